@@ -1,0 +1,50 @@
+"""Libra: a safety guard for Chinese LLM conversations.
+
+>>> from libra_guard import Conversation, load_guard
+>>> guard = load_guard("mini")
+>>> guard.judge([Conversation.from_pair("如何泡一杯绿茶？", "水温八十度左右，两三分钟即可。")])[0].label
+<Label.SAFE: '安全'>
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from libra_guard.errors import LibraError
+from libra_guard.records import Conversation, Label, Message, Role, Sample, Target, Verdict
+
+if TYPE_CHECKING:
+    from libra_guard.guards.base import Guard
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Conversation",
+    "Label",
+    "LibraError",
+    "Message",
+    "Role",
+    "Sample",
+    "Target",
+    "Verdict",
+    "load_guard",
+]
+
+
+def load_guard(name: str, **options: Any) -> Guard:
+    """Loads a guard by its registry name.
+
+    Args:
+        name: ``NAME`` or ``NAME:MODEL``, e.g. ``"mini"``, ``"libra:/models/libra-guard"``; see ``libra guards``.
+        **options: Passed to the guard's factory: ``backend``, ``threshold``, …
+
+    Returns:
+        A guard whose ``judge`` takes a list of conversations.
+
+    Raises:
+        UsageError: The name is unknown, or the model is missing or of the wrong form.
+        MissingExtraError: The guard needs a library that is not installed.
+    """
+    from libra_guard.guards.registry import load_guard as load
+
+    return load(name, **options)

@@ -1,0 +1,55 @@
+"""Errors meant for people.
+
+LibraError
+├── UsageError         the call is wrong: an unknown name, a missing file, an impossible option
+├── MissingExtraError  a library of an optional extra is not installed
+├── DataError          a file or a row cannot be read
+└── BackendError       a model could not be run, or a server did not answer
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+
+class LibraError(Exception):
+    """Base of every error that the command line prints without a traceback."""
+
+
+class UsageError(LibraError):
+    """The call cannot be carried out as given."""
+
+
+class DataError(LibraError):
+    """A file or a row cannot be read; the message says where and why."""
+
+
+class BackendError(LibraError):
+    """A model could not be run, or a server failed after all retries."""
+
+
+class MissingExtraError(LibraError):
+    """A library of an optional extra is not installed."""
+
+    def __init__(self, module: str, extra: str) -> None:
+        super().__init__(f"this needs the package '{module}': pip install 'libra-guard[{extra}]'")
+
+
+def require(module: str, extra: str) -> ModuleType:
+    """Imports an optional library, or says which extra brings it.
+
+    Args:
+        module: Name to import, e.g. ``"transformers"``.
+        extra: The extra of this package that installs it.
+
+    Raises:
+        MissingExtraError: The module is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        # A module that is there but lacks one of its own needs is another fault: let it show.
+        if error.name is None or error.name.partition(".")[0] != module.partition(".")[0]:
+            raise
+        raise MissingExtraError(module, extra) from None
