@@ -1,0 +1,379 @@
+"""Reading rows from JSON, JSONL, CSV and Parquet files, folders of them, and Hugging Face datasets.
+
+Everything is streamed: a file of any size takes the memory of one row (one row group for Parquet). What cannot be
+read becomes a ``BadRow`` with its place and reason; the rest of the file goes on.
+"""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import csv
+import gzip
+import hashlib
+import io
+import json
+import os
+import re
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from libra_guard.errors import DataError, UsageError, require
+
+SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
+_SAMPLE = 1 << 20
+_CHUNK = 1 << 20
+# An opening quote or brace without its end must not take the rest of a large file into memory.
+_LONGEST_ITEM = 1 << 26
+_EXCERPT = 10_000
+_BETWEEN = re.compile(r"[ \t\r\n,]*")
+_BROKEN = re.compile("[\udc80-\udcff]")
+
+
+class Row(NamedTuple):
+    """One record and where it stands."""
+
+    file: str
+    line: int
+    """Line of the file on which the record begins, from 1; in Parquet files and datasets the number of the row."""
+    data: dict[str, Any]
+
+
+class BadRow(NamedTuple):
+    """What could not be read, where, and why."""
+
+    file: str
+    line: int
+    reason: str
+    text: str
+    """The text itself, so that nothing is lost."""
+
+
+def read_rows(path: str | Path, *, encoding: str | None = None) -> Iterator[Row | BadRow]:
+    """Streams the rows of a file, a folder, or ``hf://owner/name[:split]``.
+
+    Args:
+        path: ``.json`` (a list of objects), ``.jsonl``, ``.csv`` or ``.parquet``, gzipped (``.gz``) or not; a folder of
+            such files, read in the order of their names; or a dataset of the Hugging Face Hub.
+        encoding: Of the text files. By default UTF-8 with or without a byte-order mark, or GB18030 where that fits
+            the first megabyte far better.
+
+    Raises:
+        UsageError: There is no such file, or its kind is unknown.
+        MissingExtraError: ``hf://`` without the ``datasets`` library.
+    """
+    if str(path).startswith("hf://"):
+        yield from _read_hub(str(path)[5:])
+        return
+    for file in list_files(path):
+        yield from _read_file(file, encoding)
+
+
+def list_files(path: str | Path) -> list[Path]:
+    """The data files that ``path`` names: itself, or those of a folder in the order of their names.
+
+    Raises:
+        UsageError: There are none.
+    """
+    path = Path(path)
+    if path.is_dir():
+        files = sorted(f for f in path.iterdir() if f.is_file() and _kind(f) in SUFFIXES)
+        if not files:
+            raise UsageError(f"{path}: no {', '.join(SUFFIXES)} file in this folder")
+        return files
+    if not path.exists():
+        raise UsageError(f"{path}: no such file or folder")
+    if _kind(path) not in SUFFIXES:
+        raise UsageError(f"{path}: unknown kind of file; known are {', '.join(SUFFIXES)}, each also with .gz")
+    return [path]
+
+
+def count_rows(path: str | Path, *, encoding: str | None = None) -> int:
+    """Number of rows, bad ones included: what ``read_rows`` yields, counted without keeping any."""
+    return sum(1 for _ in read_rows(path, encoding=encoding))
+
+
+def file_hash(path: str | Path) -> str:
+    """SHA-256 over the data files' bytes in order, as ``sha256:…``; a hub dataset is named, not hashed."""
+    if str(path).startswith("hf://"):
+        return str(path)
+    digest = hashlib.sha256()
+    for file in list_files(path):
+        with file.open("rb") as stream:
+            while chunk := stream.read(_CHUNK):
+                digest.update(chunk)
+    return "sha256:" + digest.hexdigest()
+
+
+def dumps(record: Any) -> str:
+    """One line of JSON, Chinese kept readable; escaped throughout where a lone surrogate could not be written.
+
+    What JSON has no form for (a date of a Parquet file) is written as text.
+    """
+    text = json.dumps(record, ensure_ascii=False, default=str)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        text = json.dumps(record, ensure_ascii=True, default=str)
+    return text
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Writes a whole file or nothing: a reader, or a crash, never sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8", newline="\n") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _kind(path: Path) -> str:
+    name = path.name.lower()
+    return Path(name.removesuffix(".gz")).suffix
+
+
+def _open(path: Path) -> io.BufferedReader | gzip.GzipFile:
+    return gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb")
+
+
+def _read_file(path: Path, encoding: str | None) -> Iterator[Row | BadRow]:
+    readers = {".jsonl": _read_jsonl, ".csv": _read_csv, ".json": _read_json, ".parquet": _read_parquet}
+    kind = _kind(path)
+    line = 0
+    try:
+        coding = "" if kind == ".parquet" else _coding(path, encoding)
+        for row in readers[kind](path, coding):
+            line = row.line
+            yield row
+    except (EOFError, OSError, zlib.error, UnicodeDecodeError) as error:
+        yield BadRow(str(path), line + 1, f"the file cannot be read on: {error}", "")
+
+
+def _coding(path: Path, encoding: str | None) -> str:
+    """The codec of a text file; a byte-order mark is no part of UTF-8 text, whoever names the encoding."""
+    try:
+        name = codecs.lookup(encoding).name if encoding else _guess_encoding(path)
+        "".encode(name)
+    except LookupError as error:
+        raise UsageError(f"{path}: {error}") from None
+    return "utf-8-sig" if name == "utf-8" else name
+
+
+def _guess_encoding(path: Path) -> str:
+    """UTF-8, unless GB18030 fits the first megabyte far better.
+
+    Counted over all of it: one broken byte in a UTF-8 file must cost one row, not turn the whole file into mojibake,
+    and one broken byte in a GB18030 file likewise.
+    """
+    sample = b""
+    # What stands before the place where a damaged file breaks off is enough.
+    with contextlib.suppress(EOFError, OSError, zlib.error), _open(path) as stream:
+        while len(sample) < _SAMPLE and (data := stream.read1(_SAMPLE)):
+            sample += data
+    text = sample.decode("utf-8", "surrogateescape")
+    broken = len(_BROKEN.findall(text))
+    foreign = len(text) - len(text.encode("ascii", "ignore"))
+    if broken > foreign - broken and 10 * len(_BROKEN.findall(sample.decode("gb18030", "surrogateescape"))) < broken:
+        return "gb18030"
+    return "utf-8"
+
+
+def _texts(stream: io.BufferedReader | gzip.GzipFile, encoding: str) -> Iterator[str]:
+    """The text in pieces; bytes that are none become lone surrogates (PEP 383), which no text file can hold."""
+    decoder = codecs.getincrementaldecoder(encoding)("surrogateescape")
+    while data := stream.read1(_CHUNK):
+        yield decoder.decode(data)
+    yield decoder.decode(b"", final=True)
+
+
+def _shown(text: str) -> str:
+    """The text with undecodable bytes written as ``\\xff``."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _read_jsonl(path: Path, encoding: str) -> Iterator[Row | BadRow]:
+    coding = encoding.removesuffix("-sig")
+    with _open(path) as stream:
+        for number, raw in enumerate(stream, 1):
+            data = raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw
+            if data.strip():
+                yield _parsed(path, number, data.decode(coding, "surrogateescape").strip(), coding)
+
+
+def _parsed(path: Path, line: int, text: str, coding: str) -> Row | BadRow:
+    try:
+        item = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        reason = f"not {coding}" if _BROKEN.search(text) else f"not JSON: {error}"
+        return BadRow(str(path), line, reason, _shown(text))
+    return _checked(path, line, item, text, coding)
+
+
+def _checked(path: Path, line: int, item: Any, text: str, coding: str) -> Row | BadRow:
+    if _BROKEN.search(text):
+        return BadRow(str(path), line, f"not {coding}", _shown(text))
+    if isinstance(item, dict):
+        return Row(str(path), line, item)
+    return BadRow(str(path), line, f"a {type(item).__name__} where an object is needed", text)
+
+
+def _read_json(path: Path, encoding: str) -> Iterator[Row | BadRow]:
+    """A list of objects, item by item; a file that begins with an object is read as JSON lines, or as one object."""
+    with _open(path) as stream:
+        texts = _texts(stream, encoding)
+        buffer = ""
+        for text in texts:
+            buffer += text
+            if buffer.strip():
+                break
+        start = buffer.lstrip()[:1]
+        if start == "[":
+            yield from _read_list(path, texts, buffer, encoding.removesuffix("-sig"))
+        elif start not in ("", "{"):
+            yield BadRow(str(path), 1, "neither a list of objects nor an object", _shown(buffer[:_EXCERPT]))
+        if start != "{":
+            return
+    if not isinstance(next(_read_jsonl(path, encoding), None), Row):
+        with _open(path) as stream:
+            whole = _parsed(path, 1, "".join(_texts(stream, encoding)), encoding.removesuffix("-sig"))
+        # The first line may be damaged and the others whole.
+        if isinstance(whole, Row) or not any(isinstance(row, Row) for row in _read_jsonl(path, encoding)):
+            yield whole
+            return
+    yield from _read_jsonl(path, encoding)
+
+
+def _read_list(path: Path, texts: Iterator[str], buffer: str, coding: str) -> Iterator[Row | BadRow]:
+    decoder = json.JSONDecoder()
+    position = buffer.index("[") + 1
+    line, ended = buffer.count("\n", 0, position) + 1, False
+    while True:
+        after = _skip(buffer, position)
+        line += buffer.count("\n", position, after)
+        position = after
+        if buffer[position : position + 1] == "]":
+            break
+        try:
+            item, after = decoder.raw_decode(buffer, position)
+            # A number at the end of the buffer could go on in the next piece ("1", "1.", "1e+").
+            whole = ended or isinstance(item, dict) or after + 3 <= len(buffer)
+        except (ValueError, RecursionError) as error:
+            whole, broken = False, error
+            open_string = isinstance(error, json.JSONDecodeError) and error.msg.startswith("Unterminated string")
+            near_end = isinstance(error, json.JSONDecodeError) and error.pos >= len(buffer) - 16
+            if ended or len(buffer) - position > _LONGEST_ITEM or not (open_string or near_end):
+                rest = _shown(buffer[position : position + _EXCERPT])
+                reason = "the file ends inside the list" if ended and not rest else f"not JSON from here on: {broken}"
+                yield BadRow(str(path), line, reason, rest)
+                return
+        if whole:
+            yield _checked(path, line, item, buffer[position:after], coding)
+            line += buffer.count("\n", position, after)
+            position = after
+            continue
+        more = next(texts, None)
+        ended = more is None
+        buffer, position = buffer[position:] + (more or ""), 0
+    rest = buffer[position + 1 :].strip() or next((text.strip() for text in texts if text.strip()), "")
+    if rest:
+        yield BadRow(str(path), line, "text after the end of the list", _shown(rest[:_EXCERPT]))
+
+
+def _skip(text: str, position: int) -> int:
+    found = _BETWEEN.match(text, position)
+    return found.end() if found else position
+
+
+def _read_csv(path: Path, encoding: str) -> Iterator[Row | BadRow]:
+    csv.field_size_limit(_LONGEST_ITEM)
+    header: list[str] | None = None
+    taken: list[str] = []
+    # Not the codec's own reader: it ends lines at U+2028 and its like, which stand in ordinary texts.
+    with io.TextIOWrapper(_open(path), encoding, "surrogateescape", newline="") as stream:
+        reader = csv.reader(_remembered(stream, taken), strict=True)
+        while True:
+            taken.clear()
+            line = reader.line_num + 1
+            try:
+                fields = next(reader, None)
+                reason = ""
+            except csv.Error as error:
+                fields, reason = [], f"not CSV: {error}"
+            if fields is None:
+                return
+            text = "".join(taken).rstrip("\r\n")
+            if _BROKEN.search(text):
+                reason = f"not {encoding.removesuffix('-sig')}"
+            elif fields and header is not None and len(fields) != len(header):
+                reason = f"{len(fields)} fields where the header has {len(header)}"
+            if reason:
+                yield BadRow(str(path), line, reason, _shown(text))
+                if header is None:
+                    yield BadRow(str(path), line + 1, "no row can be read without the header", "")
+                    return
+            elif header is None:
+                header = fields or None
+            elif fields:
+                yield Row(str(path), line, dict(zip(header, fields, strict=True)))
+
+
+def _remembered(lines: Iterable[str], taken: list[str]) -> Iterator[str]:
+    for line in lines:
+        taken.append(line)
+        yield line
+
+
+def _read_parquet(path: Path, _: str) -> Iterator[Row | BadRow]:
+    import pyarrow
+    import pyarrow.parquet
+
+    number = 0
+    try:
+        source: Any = str(path)
+        if path.name.lower().endswith(".gz"):
+            # Parquet is read from its end, so a gzipped one has to be unpacked whole.
+            with _open(path) as stream:
+                source = pyarrow.BufferReader(stream.read())
+        with pyarrow.parquet.ParquetFile(source) as file:
+            for batch in file.iter_batches(batch_size=1024):
+                for record in _records(batch):
+                    number += 1
+                    if isinstance(record, str):
+                        yield BadRow(str(path), number, record, "")
+                    else:
+                        yield Row(str(path), number, record)
+    except (pyarrow.ArrowException, OSError) as error:
+        yield BadRow(str(path), number + 1, f"not readable as Parquet from here on: {error}", "")
+
+
+def _records(batch: Any) -> Iterator[dict[str, Any] | str]:
+    """The rows of a batch; in place of a row that has no Python form (a text that is no UTF-8), the reason."""
+    try:
+        yield from batch.to_pylist()
+    except ValueError:
+        for i in range(batch.num_rows):
+            try:
+                yield from batch.slice(i, 1).to_pylist()
+            except ValueError as error:
+                yield f"not readable: {error}"
+
+
+def _read_hub(name: str) -> Iterator[Row]:
+    datasets = require("datasets", "hf")
+    name, _, split = name.partition(":")
+    try:
+        splits = datasets.get_dataset_split_names(name)
+        if not split and len(splits) > 1:
+            raise UsageError(f"hf://{name} has the splits {', '.join(splits)}: name one, as in hf://{name}:{splits[0]}")
+        rows = datasets.load_dataset(name, split=split or splits[0], streaming=True)
+        for number, record in enumerate(rows, 1):
+            yield Row(f"hf://{name}", number, dict(record))
+    except (OSError, ValueError) as error:
+        raise DataError(f"hf://{name}: {error}") from error

@@ -1,0 +1,189 @@
+"""The records that every part shares: conversations, labelled samples, verdicts.
+
+Labels are Chinese in data (安全 / 不安全) and enum members in code. This module imports no other part of Libra.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from enum import StrEnum
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+
+class Label(StrEnum):
+    """A judgement. ``CONTROVERSIAL`` is given only by guards with three states."""
+
+    SAFE = "安全"
+    UNSAFE = "不安全"
+    CONTROVERSIAL = "有争议"
+
+
+class Role(StrEnum):
+    """Who speaks."""
+
+    SYSTEM = "system"
+    USER = "user"
+    ASSISTANT = "assistant"
+
+
+class Target(StrEnum):
+    """What is judged: the last user message, or the last answer."""
+
+    PROMPT = "prompt"
+    RESPONSE = "response"
+
+
+class Method(StrEnum):
+    """How a verdict was read from the model (``Backend``'s three capabilities)."""
+
+    CHOOSE = "choose"
+    GENERATE = "generate"
+    LOGITS = "logits"
+
+
+def check_text(text: str, field: str) -> str:
+    """Returns ``text`` if it can be judged.
+
+    Raises:
+        ValueError: It is blank, or holds a lone surrogate (which no UTF-8 file, tokenizer or server accepts).
+    """
+    if not text.strip():
+        raise ValueError(f"{field} is empty")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{field} holds a lone surrogate U+{ord(text[error.start]):04X} at {error.start}") from None
+    return text
+
+
+class Message(BaseModel):
+    """One turn."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    role: Role
+    content: str
+
+    @field_validator("content")
+    @classmethod
+    def _content(cls, value: str) -> str:
+        return check_text(value, "content")
+
+
+class Conversation(BaseModel):
+    """Messages, the last of which is judged. Fields longer than a guard's window are the guard's business."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    messages: tuple[Message, ...] = Field(min_length=1)
+    """In the order spoken; the last one is the user's or the assistant's, never the system's."""
+
+    @model_validator(mode="after")
+    def _last(self) -> Self:
+        if self.messages[-1].role is Role.SYSTEM:
+            raise ValueError("the last message must be the user's or the assistant's")
+        return self
+
+    @classmethod
+    def from_pair(cls, question: str, response: str | None = None) -> Self:
+        """A question with its answer; without one, the question itself is judged."""
+        check_text(question, "question")
+        messages = [Message(role=Role.USER, content=question)]
+        if response is not None:
+            check_text(response, "response")
+            messages.append(Message(role=Role.ASSISTANT, content=response))
+        return cls(messages=tuple(messages))
+
+    @property
+    def target(self) -> Target:
+        """What is judged, told by who spoke last."""
+        return Target.RESPONSE if self.messages[-1].role is Role.ASSISTANT else Target.PROMPT
+
+    @property
+    def question(self) -> str:
+        """The last user message, or an empty text where the assistant speaks unasked."""
+        return next((m.content for m in reversed(self.messages) if m.role is Role.USER), "")
+
+    @property
+    def response(self) -> str | None:
+        """The answer that is judged; None where the question is."""
+        return self.messages[-1].content if self.target is Target.RESPONSE else None
+
+
+class Sample(BaseModel):
+    """One labelled row in the Libra-Test format; further fields are kept as they are."""
+
+    model_config = ConfigDict(extra="allow")
+
+    source: str = ""
+    category_name: str = ""
+    sub_category_name: str = ""
+    question: str
+    response: str
+    label: Label
+    analyze: str = ""
+    id: str | int = ""
+
+    @field_validator("question", "response")
+    @classmethod
+    def _text(cls, value: str) -> str:
+        return check_text(value, "text")
+
+    @field_validator("label")
+    @classmethod
+    def _two_states(cls, value: Label) -> Label:
+        if value is Label.CONTROVERSIAL:
+            raise ValueError("a sample's label is 安全 or 不安全")
+        return value
+
+    @property
+    def conversation(self) -> Conversation:
+        """The pair as a conversation."""
+        return Conversation.from_pair(self.question, self.response)
+
+
+class Verdict(BaseModel):
+    """What a guard says of one conversation. Fails closed: see ``flagged``."""
+
+    model_config = ConfigDict(frozen=True)
+
+    label: Label | None
+    """None where the answer could not be read."""
+    unsafe_score: float | None = Field(default=None, ge=0, le=1)
+    """Higher is worse; None where the guard gives no score."""
+    categories: dict[str, float] = Field(default_factory=dict)
+    """Name in the guard's own taxonomy → score in [0, 1]; 1.0 where the guard only names the category."""
+    analysis: str | None = None
+    """The guard's reasons; None unless asked for or given anyway."""
+    raw: str | None = None
+    """The model's own text, where there is one."""
+    valid: bool = True
+    """False where the model's answer could not be read."""
+    guard: str = ""
+    """Registry name of the guard that spoke."""
+    method: Method | None = None
+    """How the verdict was read; ``generate`` where the backend cannot score."""
+    windows: int = Field(default=1, ge=1)
+    """Number of overlapping windows that the text was judged in; the worst decided."""
+    notes: tuple[str, ...] = ()
+    """What the reader should know: an earlier turn left out, a question shortened."""
+
+    @model_validator(mode="after")
+    def _label_or_invalid(self) -> Self:
+        if self.valid == (self.label is None):
+            raise ValueError("a valid verdict has a label, an invalid one has none")
+        return self
+
+    @property
+    def flagged(self) -> bool:
+        """Whether a caller who must decide should block: anything that is not plainly safe."""
+        return self.label is not Label.SAFE
+
+
+def content_id(record: dict[str, Any]) -> str:
+    """A stable name for a row that has no id: the first 16 hex digits of SHA-256 over its canonical JSON."""
+    text = json.dumps(record, ensure_ascii=True, sort_keys=True, separators=(",", ":"), default=str)
+    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()[:16]
