@@ -1,0 +1,1 @@
+"""How to run a model; one file a runtime."""

@@ -1,0 +1,179 @@
+"""Finds and loads a pretrained model for the transformers backend, and says plainly what is missing."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import transformers
+
+from libra_guard.errors import UsageError, require
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+class Loaded(NamedTuple):
+    """A model ready to run."""
+
+    model: Any
+    tokenizer: Any
+    classifier: bool
+    adapter: str | None
+
+
+def load(
+    model: str, *, adapter: str | None, revision: str | None, trust_remote_code: bool, dtype: str, device: str
+) -> Loaded:
+    """Loads model and tokenizer, with the adapter merged into the weights.
+
+    Args:
+        model: A model folder, a LoRA adapter's folder, or a hub name.
+        adapter: A LoRA adapter's folder or hub name.
+        revision: Of the model on the hub.
+        trust_remote_code: Whether the model may bring code of its own.
+        dtype: One of ``DTYPES``.
+        device: ``auto`` or a name that torch knows.
+
+    Raises:
+        UsageError: Something is not there, or not of the form that it should have.
+    """
+    if dtype not in DTYPES:
+        raise UsageError(f"there is no dtype '{dtype}'; there are: {', '.join(DTYPES)}")
+    place = find_device(device)
+    if adapter is None and (Path(model).expanduser() / "adapter_config.json").is_file():
+        model, adapter = _base_of(model), model
+    if adapter is not None:
+        _check_adapter(adapter)
+    folder = _check_folder(model)
+    common: dict[str, Any] = {"trust_remote_code": trust_remote_code, **({"revision": revision} if revision else {})}
+    try:
+        config = transformers.AutoConfig.from_pretrained(folder, **common)
+        own = adapter is not None and (Path(adapter).expanduser() / "tokenizer_config.json").is_file()
+        tokenizer = transformers.AutoTokenizer.from_pretrained(adapter if own else folder, **({} if own else common))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"cannot read a model from '{model}': {_first_line(error)}") from error
+    classifier = _is_classifier(config, model)
+    loaded = _weights(folder, config, classifier, common, _dtype(dtype, config, place), model)
+    if adapter is not None:
+        loaded = _merged(loaded, adapter, classifier)
+    return Loaded(loaded.eval().to(place), tokenizer, classifier, adapter)
+
+
+def find_device(name: str) -> torch.device:
+    """The device to run on; ``auto`` is a GPU where there is one.
+
+    Raises:
+        UsageError: There is no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"there is no device '{name}'; use auto, cpu, cuda or cuda:N") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(f"the device '{name}' is not there: torch sees {torch.cuda.device_count()} GPUs")
+    return device
+
+
+def context(config: Any, tokenizer: Any) -> int | None:
+    """Tokens that the model takes; a tokenizer's limit of astronomic size means that it has none."""
+    limits = [getattr(config, "max_position_embeddings", None), tokenizer.model_max_length]
+    return min((int(n) for n in limits if n and 0 < n < 10**9), default=None)
+
+
+def _dtype(name: str, config: Any, device: torch.device) -> torch.dtype:
+    if name != "auto":
+        chosen: torch.dtype = getattr(torch, name)
+        return chosen
+    # On a CPU half precision is slow and loses digits for nothing.
+    stored = getattr(config, "dtype", None)
+    return stored if device.type != "cpu" and isinstance(stored, torch.dtype) else torch.float32
+
+
+def _check_folder(model: str) -> str:
+    path = Path(model).expanduser()
+    if model and path.is_dir():
+        if not (path / "config.json").is_file():
+            raise UsageError(
+                f"'{model}' is no model folder: it has neither config.json (a model) "
+                "nor adapter_config.json (a LoRA adapter)"
+            )
+        if not any(path.glob("*.safetensors")):
+            raise UsageError(f"'{model}' has no *.safetensors weights; pickled weights are not loaded: convert them")
+        return str(path)
+    # A hub name is NAME or OWNER/NAME.
+    if path.exists() or path.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1 or not model:
+        raise UsageError(f"there is no model folder '{model}'")
+    return model
+
+
+def _base_of(adapter: str) -> str:
+    path = Path(adapter).expanduser() / "adapter_config.json"
+    try:
+        base = json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"'{path}' names no base model ({type(error).__name__}: {error})") from None
+    if not isinstance(base, str) or not base:
+        raise UsageError(f"'{path}' names no base model; give the model, and this folder as adapter")
+    return base
+
+
+def _check_adapter(adapter: str) -> None:
+    require("peft", "hf")
+    path = Path(adapter).expanduser()
+    if not path.is_dir():
+        _check_folder(adapter)
+    else:
+        for name in ("adapter_config.json", "adapter_model.safetensors"):
+            if not (path / name).is_file():
+                raise UsageError(f"'{adapter}' is no LoRA adapter folder: it has no {name}")
+
+
+def _is_classifier(config: Any, model: str) -> bool:
+    for architecture in config.architectures or ():
+        if architecture.endswith("ForSequenceClassification"):
+            return True
+        if architecture.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")):
+            return False
+    raise UsageError(
+        f"'{model}' is neither a causal language model nor a sequence classifier: "
+        f"its config names {config.architectures or 'no architecture'}"
+    )
+
+
+def _weights(folder: str, config: Any, classifier: bool, common: dict[str, Any], dtype: torch.dtype, model: str) -> Any:
+    auto: Any = transformers.AutoModelForSequenceClassification if classifier else transformers.AutoModelForCausalLM
+    try:
+        loaded, info = auto.from_pretrained(
+            folder, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **common
+        )
+    except (OSError, ValueError) as error:
+        raise UsageError(f"cannot load the weights of '{model}' from safetensors: {_first_line(error)}") from error
+    if info["missing_keys"]:
+        # Transformers would fill them with random numbers and go on.
+        raise UsageError(f"the weights of '{model}' lack {', '.join(sorted(info['missing_keys'])[:3])}")
+    return loaded
+
+
+def _merged(model: Any, adapter: str, classifier: bool) -> Any:
+    import peft
+
+    try:
+        config = peft.PeftConfig.from_pretrained(adapter)
+        if config.task_type == "SEQ_CLS" and not classifier:
+            raise UsageError(f"the adapter '{adapter}' is a classifier's, its base model is none: merge it first")
+        with warnings.catch_warnings():
+            # peft's own affair with transformers, not the user's.
+            warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)
+            # Merged, the model runs as fast as its base and takes every argument of it.
+            return peft.PeftModel.from_pretrained(model, adapter).merge_and_unload()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UsageError(f"cannot put the adapter '{adapter}' on its base: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

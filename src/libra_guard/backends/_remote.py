@@ -1,0 +1,189 @@
+"""What the backends for servers share: an event loop of their own, bounded concurrency, retries, errors for people."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import email.utils
+import json
+import threading
+import time
+import weakref
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from types import ModuleType
+from typing import Any, TypeVar
+
+import stamina
+
+from libra_guard.errors import BackendError, UsageError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+MAX_RETRY_AFTER = 120.0
+"""Seconds; a server that asks for more patience than this has failed for now."""
+
+
+class UnreadableError(Exception):
+    """The server's answer is not of the form that its API promises."""
+
+
+class Remote:
+    """Runs requests from synchronous code, many at once, each with retries.
+
+    Retried are connection errors, timeouts, answers of the wrong form, and the statuses 408, 409, 429 and 5xx, with
+    growing pauses or after the time that ``Retry-After`` asks for. A request that waits keeps its place, so a server
+    that is too busy is asked less.
+
+    Args:
+        name: Of the backend, for messages.
+        sdk: ``openai`` or ``anthropic``; their error classes have the same names.
+        close: Closes the client; called once, in the loop.
+        concurrency: Requests at a time.
+        retries: Further attempts after the first.
+        backoff: Seconds before the second attempt; doubled for each next one, with as much jitter.
+        max_backoff: Seconds that a pause may grow to.
+
+    Raises:
+        UsageError: A number makes no sense.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        sdk: ModuleType,
+        close: Callable[[], Awaitable[None]],
+        *,
+        concurrency: int,
+        retries: int,
+        backoff: float,
+        max_backoff: float,
+    ) -> None:
+        if concurrency < 1 or retries < 0 or backoff < 0:
+            raise UsageError("concurrency must be at least 1, retries and backoff at least 0")
+        self._name, self._sdk = name, sdk
+        self._slots = asyncio.Semaphore(concurrency)
+        self._patience = {
+            "attempts": retries + 1,
+            "timeout": None,
+            "wait_initial": backoff,
+            "wait_jitter": backoff,
+            "wait_max": max_backoff,
+        }
+        self._loop = asyncio.new_event_loop()
+        thread = threading.Thread(target=self._loop.run_forever, name=f"libra-{name}", daemon=True)
+        thread.start()
+        # Also runs when the backend is forgotten, and before the interpreter ends.
+        self.close = weakref.finalize(self, _stop, self._loop, thread, close)
+
+    def map(self, call: Callable[[Item], Awaitable[Result]], items: Sequence[Item]) -> list[Result]:
+        """Calls for every item, results in the items' order.
+
+        Raises:
+            BackendError: One item failed for good; the others are given up.
+        """
+        if not self.close.alive:
+            raise BackendError(f"the backend '{self._name}' is closed")
+        future = asyncio.run_coroutine_threadsafe(self._all(call, items), self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    async def _all(self, call: Callable[[Item], Awaitable[Result]], items: Sequence[Item]) -> list[Result]:
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self._one(call, item)) for item in items]
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+        return [task.result() for task in tasks]
+
+    async def _one(self, call: Callable[[Item], Awaitable[Result]], item: Item) -> Result:
+        attempts = 0
+        async with self._slots:
+            try:
+                # Not stamina's callers: they would put the item, a user's text, into the log.
+                async for attempt in stamina.retry_context(self._retry, **self._patience):  # type: ignore[arg-type]
+                    with attempt:
+                        attempts += 1
+                        return await call(item)
+            except (self._sdk.APIError, UnreadableError, json.JSONDecodeError) as error:
+                tried = f" ({attempts} attempts)" if attempts > 1 else ""
+                raise BackendError(f"the backend '{self._name}': {self._words(error)}{tried}") from error
+        raise AssertionError("stamina neither returned nor raised")
+
+    def _retry(self, error: Exception) -> bool | float:
+        """Whether to try again, or after how many seconds."""
+        if isinstance(error, (self._sdk.APIConnectionError, UnreadableError, json.JSONDecodeError)):
+            return True
+        status = getattr(error, "status_code", 0)
+        if status not in (408, 409, 429) and status < 500:
+            return False
+        asked = retry_after(error.response.headers)  # type: ignore[attr-defined]
+        if asked is None:
+            return True
+        return asked if asked <= MAX_RETRY_AFTER else False
+
+    def _words(self, error: Exception) -> str:
+        if isinstance(error, self._sdk.APITimeoutError):
+            return "the server did not answer in time"
+        if isinstance(error, self._sdk.APIConnectionError):
+            return f"no connection to the server: {error.__cause__ or error}"
+        if isinstance(error, json.JSONDecodeError):
+            return f"the server's answer is no JSON: {error}"
+        status = getattr(error, "status_code", None)
+        if status is None:
+            return str(error)
+        return f"the server answered {status}: {_message(getattr(error, 'body', None)) or error}"
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds that a server asks to wait (RFC 9110, 10.2.3: seconds or a date); None where it does not."""
+    value = headers.get("retry-after")
+    if value is None:
+        return None
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+    except (ValueError, OverflowError):
+        return None
+
+
+@contextlib.contextmanager
+def reading(what: str) -> Iterator[None]:
+    """Turns the errors of reading an answer of the wrong form into one that is retried."""
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise UnreadableError(f"the server's answer has no {what}: {error}") from error
+
+
+def _message(body: Any) -> str | None:
+    """The server's own words, wherever it put them."""
+    if isinstance(body, Mapping):
+        inner = body.get("error")
+        words = body.get("message") or (_message(inner) if isinstance(inner, Mapping) else inner) or body.get("detail")
+        return str(words) if words else None
+    return body.strip()[:500] if isinstance(body, str) else None
+
+
+def _stop(loop: asyncio.AbstractEventLoop, thread: threading.Thread, close: Callable[[], Awaitable[None]]) -> None:
+    if threading.current_thread() is thread:
+        # Forgotten while the loop itself ran: it cannot wait for itself.
+        loop.call_soon(loop.stop)
+        return
+
+    async def closing() -> None:
+        await close()
+
+    with contextlib.suppress(Exception):
+        work: Coroutine[Any, Any, None] = closing()
+        asyncio.run_coroutine_threadsafe(work, loop).result(timeout=5)
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(timeout=5)
+    if not loop.is_running():
+        loop.close()

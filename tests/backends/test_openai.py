@@ -1,0 +1,322 @@
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("openai")
+pytest.importorskip("stamina")
+
+from libra_guard.backends.base import Prompt
+from libra_guard.backends.openai import OpenAIBackend
+from libra_guard.errors import BackendError, UsageError
+from libra_guard.records import Message, Method, Role
+
+QUICK = {"backoff": 0.01, "max_backoff": 0.02, "retries": 2, "timeout": 5.0}
+LABELS = ("安全", "不安全")
+PREFIX = '{\n  "答案": "'
+Make = Callable[..., OpenAIBackend]
+
+
+@pytest.fixture(autouse=True)
+def _no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def make(server: Any) -> Iterator[Make]:
+    made = []
+
+    def build(**options: Any) -> OpenAIBackend:
+        made.append(OpenAIBackend("m", base_url=server.url + "/v1", **{**QUICK, **options}))
+        return made[-1]
+
+    yield build
+    for backend in made:
+        backend.close()
+
+
+def chat(content: str | None, logprobs: Any = None) -> dict[str, Any]:
+    message = {"role": "assistant", "content": content}
+    choice = {"index": 0, "finish_reason": "stop", "message": message, "logprobs": logprobs}
+    return {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]}
+
+
+def entry(token: str, tops: dict[str, float], *, with_bytes: bool = True) -> dict[str, Any]:
+    def one(text: str, p: float) -> dict[str, Any]:
+        return {"token": text, "bytes": list(text.encode()) if with_bytes else None, "logprob": math.log(p)}
+
+    return {**one(token, tops[token]), "top_logprobs": [one(t, p) for t, p in tops.items()]}
+
+
+def ok(body: dict[str, Any]) -> tuple[int, dict[str, str], Any]:
+    return 200, {}, body
+
+
+# What the server does wrong.
+
+
+@pytest.mark.parametrize(
+    ("reply", "message", "attempts"),
+    [
+        ((400, {}, {"error": {"message": "too long"}}), r"answered 400: too long$", 1),
+        ((401, {}, {"error": {"message": "bad key"}}), r"answered 401: bad key$", 1),
+        ((404, {}, {"detail": "no such model"}), r"answered 404: no such model$", 1),
+        ((500, {}, {"error": {"message": "crash"}}), r"answered 500: crash \(3 attempts\)", 3),
+        ((503, {}, "busy"), r"answered 503: busy \(3 attempts\)", 3),
+        ((409, {}, {}), r"answered 409", 3),
+        ((408, {}, {}), r"answered 408", 3),
+        ((429, {"retry-after": "0.01"}, {"error": {"message": "slow down"}}), r"answered 429: slow down \(3 att", 3),
+        ((429, {"retry-after": "9999"}, {"error": {"message": "tomorrow"}}), r"answered 429: tomorrow$", 1),
+        ((200, {}, '{"choices": ['), r"is no JSON: .*\(3 attempts\)", 3),
+        ((200, {"content-type": "text/html"}, "<html>"), r"has no text: .*\(3 attempts\)", 3),
+        ((200, {}, {"choices": []}), r"has no text", 3),
+        ((200, {}, {"object": "error"}), r"has no text", 3),
+        ((200, {}, {"choices": [{"message": None}]}), r"has no text", 3),
+    ],
+)
+def test_failure_for_good(server: Any, make: Make, reply: Any, message: str, attempts: int) -> None:
+    server.reply = lambda _: reply
+    with pytest.raises(BackendError, match=message):
+        make().generate([Prompt.from_user("问")])
+    assert len(server.asked) == attempts
+
+
+def test_timeout(server: Any, make: Make) -> None:
+    server.reply = lambda _: (time.sleep(0.5), ok(chat("late")))[1]
+    with pytest.raises(BackendError, match=r"did not answer in time \(2 attempts\)"):
+        make(timeout=0.05, retries=1).generate([Prompt.from_user("问")])
+
+
+def test_nobody_listens() -> None:
+    backend = OpenAIBackend("m", base_url="http://127.0.0.1:9/v1", **QUICK)
+    with pytest.raises(BackendError, match=r"no connection to the server: .*\(3 attempts\)"):
+        backend.generate([Prompt.from_user("问")])
+    backend.close()
+
+
+def test_one_failure_gives_the_others_up(server: Any, make: Make) -> None:
+    def reply(asked: dict[str, Any]) -> Any:
+        if asked["messages"][0]["content"] == "3":
+            return 400, {}, {"error": {"message": "no"}}
+        time.sleep(0.02)
+        return ok(chat("x"))
+
+    server.reply = reply
+    with pytest.raises(BackendError, match="answered 400: no"):
+        make(concurrency=2).generate([Prompt.from_user(str(n)) for n in range(100)])
+    assert len(server.asked) < 50
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"concurrency": 0}, "concurrency must"), ({"retries": -1}, "retries"), ({"backoff": -1}, "backoff")],
+)
+def test_bad_option(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        OpenAIBackend("m", base_url="http://127.0.0.1:9/v1", **options)
+
+
+def test_no_key_and_no_server() -> None:
+    with pytest.raises(UsageError, match="set OPENAI_API_KEY"):
+        OpenAIBackend("m")
+
+
+def test_closed(make: Make) -> None:
+    backend = make()
+    backend.close()
+    with pytest.raises(BackendError, match="is closed"):
+        backend.generate([Prompt.from_user("问")])
+
+
+# What it does right.
+
+
+def test_429_then_success_waits_as_long_as_asked(server: Any, make: Make) -> None:
+    replies = iter([(429, {"retry-after": "0.2"}, {}), ok(chat("好"))])
+    server.reply = lambda _: next(replies)
+    assert make().generate([Prompt.from_user("问")]) == ["好"]
+    assert server.times[1] - server.times[0] >= 0.2
+
+
+def test_500_then_success(server: Any, make: Make) -> None:
+    replies = iter([(500, {}, {}), (200, {}, "{"), ok(chat("好"))])
+    server.reply = lambda _: next(replies)
+    assert make().generate([Prompt.from_user("问")]) == ["好"]
+
+
+def test_order_is_kept_and_concurrency_is_bounded(server: Any, make: Make) -> None:
+    def reply(asked: dict[str, Any]) -> Any:
+        number = int(asked["messages"][0]["content"])
+        time.sleep(0.03 if number % 3 else 0.06)
+        return ok(chat(f"answer {number}"))
+
+    server.reply = reply
+    prompts = [Prompt.from_user(str(n)) for n in range(20)]
+    backend = make(concurrency=4)
+    assert backend.generate(prompts) == [f"answer {n}" for n in range(20)]
+    assert server.most_at_once == 4
+
+
+def test_concurrency_is_bounded_over_threads(server: Any, make: Make) -> None:
+    server.reply = lambda _: (time.sleep(0.03), ok(chat("x")))[1]
+    backend = make(concurrency=3)
+    prompts = [Prompt.from_user("x")] * 6
+    threads = [threading.Thread(target=backend.generate, args=(prompts,)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(server.asked) == 18
+    assert server.most_at_once == 3
+
+
+def test_works_inside_a_running_loop(server: Any, make: Make) -> None:
+    import asyncio
+
+    server.reply = lambda _: ok(chat("好"))
+    backend = make()
+
+    async def inside() -> list[str]:
+        return backend.generate([Prompt.from_user("问")])
+
+    assert asyncio.run(inside()) == ["好"]
+
+
+def test_what_is_asked(server: Any, make: Make) -> None:
+    server.reply = lambda _: ok(chat("全文"))
+    backend = make(extra_body={"top_k": 5, "seed": 7})
+    system = Message(role=Role.SYSTEM, content="规则")
+    prompt = Prompt(
+        (system, Message(role=Role.USER, content="问<|im_end|>")),
+        prefix=PREFIX,
+        template_options={"enable_thinking": False},
+    )
+    assert backend.generate([prompt], max_tokens=9) == ["全文"]
+    assert server.paths == ["/v1/chat/completions"]
+    assert server.headers[0]["authorization"] == "Bearer EMPTY"
+    assert server.asked == [
+        {
+            "model": "m",
+            "messages": [{"role": "system", "content": "规则"}, {"role": "user", "content": "问< |im_end|>"}],
+            "max_tokens": 9,
+            "temperature": 0.0,
+            "seed": 7,
+            "top_k": 5,
+            "chat_template_kwargs": {"enable_thinking": False},
+        }
+    ]
+    assert not backend.continues
+
+
+def test_key_from_the_environment(server: Any, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "k")
+    server.reply = lambda _: ok(chat(None))
+    backend = make()
+    assert backend.generate([Prompt.from_user("问")]) == [""]
+    assert server.headers[0]["authorization"] == "Bearer k"
+    assert "k" not in backend.provenance().values()
+
+
+def test_openais_own_server_has_another_name_for_the_limit() -> None:
+    backend = OpenAIBackend("gpt", api_key="k")
+    assert backend._limit == "max_completion_tokens"
+    backend.close()
+
+
+def test_continued_answer(server: Any, make: Make) -> None:
+    server.reply = lambda _: ok(chat('安全"}'))
+    backend = make(continue_final=True)
+    assert backend.continues
+    assert backend.generate([Prompt.from_user("问", prefix=PREFIX)]) == ['安全"}']
+    asked = server.asked[0]
+    assert asked["messages"][-1] == {"role": "assistant", "content": PREFIX}
+    assert (asked["continue_final_message"], asked["add_generation_prompt"]) == (True, False)
+
+
+def test_raw_prompts(server: Any, make: Make) -> None:
+    server.reply = lambda _: ok({"choices": [{"index": 0, "finish_reason": "stop", "text": "下文"}]})
+    halves = tuple(Message(role=Role.USER, content=c) for c in ("问<|im_", "end|>"))
+    assert make().generate([Prompt(halves, prefix="<|x|>答", raw=True)]) == ["下文"]
+    assert server.paths == ["/v1/completions"]
+    assert server.asked[0]["prompt"] == "问< |im_end|><|x|>答"
+
+
+def test_nothing_to_do(server: Any, make: Make) -> None:
+    assert make().generate([]) == []
+    assert make(logprobs=True).choose([], LABELS).shape == (0, 2)
+
+
+# choose.
+
+
+def test_choose_only_where_the_server_tells(make: Make) -> None:
+    assert make().capabilities == {Method.GENERATE}
+    with pytest.raises(BackendError, match="cannot score"):
+        make().choose([Prompt.from_user("问")], LABELS)
+    backend = make(logprobs=True)
+    assert backend.capabilities == {Method.GENERATE, Method.CHOOSE}
+    with pytest.raises(UsageError, match="choices must"):
+        backend.choose([Prompt.from_user("问")], ("安全", ""))
+
+
+@pytest.mark.parametrize("logprobs", [None, {"content": None}, {"content": []}])
+def test_no_logprobs_is_nan(server: Any, make: Make, logprobs: Any) -> None:
+    server.reply = lambda _: ok(chat("安全", logprobs))
+    found = make(logprobs=True).choose([Prompt.from_user("问")], LABELS)
+    assert found.shape == (1, 2)
+    assert np.isnan(found).all()
+
+
+def test_choose_reads_the_first_token(server: Any, make: Make) -> None:
+    steps = [entry("安全", {"安全": 0.7, "不": 0.2, "好": 0.1}), entry('"', {'"': 1.0})]
+    server.reply = lambda _: ok(chat('安全"', {"content": steps}))
+    found = make(logprobs=True).choose([Prompt.from_user("问")] * 2, LABELS)
+    np.testing.assert_allclose(found, [[0.7, 0.2]] * 2)
+    asked = server.asked[0]
+    assert (asked["logprobs"], asked["top_logprobs"], asked["temperature"]) == (True, 20, 0.0)
+
+
+def test_choose_behind_a_prefix_that_the_model_spells(server: Any, make: Make) -> None:
+    steps = [
+        entry('{"', {'{"': 0.9, "好": 0.1}),
+        entry("答案", {"答案": 1.0}),
+        entry('":', {'":': 1.0}),
+        entry(' "', {' "': 1.0}),
+        entry("不", {"不": 0.6, "安全": 0.4}),
+        entry("安全", {"安全": 0.95, "好": 0.05}),
+    ]
+    prompts = [Prompt.from_user("问", prefix=PREFIX)]
+    server.reply = lambda _: ok(chat("…", {"content": steps}))
+    np.testing.assert_allclose(make(logprobs=True).choose(prompts, LABELS), [[0.4, 0.6 * 0.95]])
+    server.reply = lambda _: ok(chat("抱歉", {"content": [entry("抱歉", {"抱歉": 1.0})]}))
+    assert np.isnan(make(logprobs=True).choose(prompts, LABELS)).all()
+    # A server that goes on from the prefix starts with the choice.
+    server.reply = lambda _: ok(chat("…", {"content": steps[4:]}))
+    found = make(logprobs=True, continue_final=True).choose(prompts, LABELS)
+    np.testing.assert_allclose(found, [[0.4, 0.6 * 0.95]])
+
+
+def test_choose_for_raw_prompts(server: Any, make: Make) -> None:
+    logprobs = {
+        "tokens": ["安全"],
+        "token_logprobs": [math.log(0.75)],
+        "top_logprobs": [{"不安全": math.log(0.25)}],
+    }
+    choice = {"index": 0, "finish_reason": "length", "text": "安全", "logprobs": logprobs}
+    server.reply = lambda _: ok({"choices": [choice]})
+    found = make(logprobs=True, top_logprobs=5).choose([Prompt.from_user("问", prefix=PREFIX, raw=True)], LABELS)
+    np.testing.assert_allclose(found, [[0.75, 0.25]])
+    assert server.asked[0]["logprobs"] == 5
+
+
+def test_logprobs_of_the_wrong_form(server: Any, make: Make) -> None:
+    server.reply = lambda _: ok(chat("安全", {"content": [{"token": None, "logprob": "x"}]}))
+    with pytest.raises(BackendError, match="has no log probabilities"):
+        make(logprobs=True).choose([Prompt.from_user("问")], LABELS)
