@@ -1,0 +1,157 @@
+"""Classifier guards: one unsafe logit and one for each of the seven scenarios, from a model folder that says so.
+
+Two members of the family ship their weights as ONNX: ``mini``, the bundled guard, and ``ngram:PATH``, its baseline.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from libra_guard.backends.base import Backend, Text
+from libra_guard.errors import UsageError
+from libra_guard.guards.base import Guard
+from libra_guard.guards.normalise import normalise
+from libra_guard.guards.rendering import template
+from libra_guard.guards.windows import Windows, cut
+from libra_guard.records import Conversation, Label, Method, Target, Verdict
+from libra_guard.taxonomy import scenario
+
+UNSAFE = "unsafe"
+LANGUAGES = ("zh", "en")
+_SENTENCE = re.compile(r"[^。！？!?；;\n]+[。！？!?；;\n]*[”’」』）)]*")
+_CLAUSE = re.compile(r"[^，,、：:。！？!?；;\n]+[，,、：:。！？!?；;\n]*")
+_MOST_SENTENCES = 24
+_SPECIAL = 8
+
+
+class ClassifierGuard(Guard):
+    """Judges a question, an answer, or the pair, by a classifier's sigmoid outputs.
+
+    The backend's ``config`` names the outputs in order (``labels``: ``unsafe``, then Libra scenarios) and the
+    calibrated ``threshold``. ``categories`` holds every scenario's own probability, whether or not the text is unsafe.
+
+    The analysis is evidence, not generated text: the sentence whose removal lowers the unsafe score most (occlusion,
+    Zeiler and Fergus 2014, arXiv:1311.2901), and the scenarios above the threshold.
+
+    Args:
+        backend: One with ``logits`` and a ``config``.
+        threshold: Unsafe from this score on; by default the model's own.
+        language: Of the analysis: ``zh`` or ``en``.
+
+    Raises:
+        UsageError: The model's labels are not those of a Libra classifier, or the language is unknown.
+    """
+
+    def __init__(self, backend: Backend, *, threshold: float | None = None, language: str = "zh") -> None:
+        config: dict[str, Any] = getattr(backend, "config", {})
+        labels = config.get("labels", [])
+        if not labels or labels[0] != UNSAFE:
+            raise UsageError(f"the model's config.json needs 'labels' beginning with '{UNSAFE}', not {labels}")
+        if language not in LANGUAGES:
+            raise UsageError(f"the analysis is written in {' or '.join(LANGUAGES)}, not '{language}'")
+        super().__init__(backend, threshold=float(config.get("threshold", 0.5)) if threshold is None else threshold)
+        self.scenarios = tuple(labels[1:])
+        self.scenario_threshold = float(config.get("scenario_threshold", 0.5))
+        self.language = language
+
+    def _windows(self, conversation: Conversation) -> Windows:
+        conversation = normalised(conversation)
+        if self.backend.context is None:
+            return Windows([conversation])
+        return cut(conversation, self.backend.context - _SPECIAL, self.backend.spans)
+
+    def _judge(self, conversations: Sequence[Conversation]) -> list[Verdict]:
+        return [self._verdict(row) for row in self._probabilities([as_text(c) for c in conversations])]
+
+    def _probabilities(self, texts: Sequence[Text]) -> NDArray[np.float64]:
+        return 1 / (1 + np.exp(-np.clip(self.backend.logits(texts), -40, 40)))
+
+    def _verdict(self, row: NDArray[np.float64]) -> Verdict:
+        score = round(float(row[0]), 6)
+        categories = {name: round(float(p), 6) for name, p in zip(self.scenarios, row[1:], strict=True)}
+        return Verdict(label=self._label(score), unsafe_score=score, categories=categories, method=Method.LOGITS)
+
+    def _explain(self, conversations: Sequence[Conversation], verdicts: list[Verdict]) -> list[Verdict]:
+        return [
+            v.model_copy(update={"analysis": self._analysis(c, v)}) for c, v in zip(conversations, verdicts, strict=True)
+        ]
+
+    def _analysis(self, conversation: Conversation, verdict: Verdict) -> str:
+        score = verdict.unsafe_score or 0.0
+        evidence, without = self._evidence(conversation, score) if verdict.label is Label.UNSAFE else ("", score)
+        found = sorted((p, n) for n, p in verdict.categories.items() if p >= self.scenario_threshold)
+        named = [scenario(name) for _, name in reversed(found)]
+        text = template(f"mini_analysis.{self.language}.j2").render(
+            judged=conversation.target.value,
+            label=verdict.label,
+            score=score,
+            threshold=self.threshold,
+            scenarios=[s.name_zh if self.language == "zh" else s.name for s in named],
+            evidence=evidence,
+            without=without,
+        )
+        return " ".join(text.split()) if self.language == "en" else "".join(text.splitlines()).strip()
+
+    def _evidence(self, conversation: Conversation, score: float) -> tuple[str, float]:
+        """The sentence that the score leans on most, and the score without it; empty where there is none."""
+        judged = conversation.response or conversation.question
+        sentences = _pieces(judged)
+        if len(sentences) < 2:
+            return "", score
+        rests = ["".join(sentences[:i] + sentences[i + 1 :]) for i in range(len(sentences))]
+        texts = [as_text(with_judged(conversation, rest)) for rest in rests]
+        scores = self._probabilities(texts)[:, 0]
+        least = int(np.argmin(scores))
+        if scores[least] >= score:
+            return "", score
+        return sentences[least].strip(), float(scores[least])
+
+
+class MiniGuard(ClassifierGuard):
+    """Libra-Guard-Mini, the guard that ships inside the package."""
+
+    name = "mini"
+
+
+class NgramGuard(ClassifierGuard):
+    """Logistic regression over hashed character n-grams: the baseline that is hard to beat."""
+
+    name = "ngram"
+
+
+def as_text(conversation: Conversation) -> Text:
+    """What the classifier reads: the question alone, or the pair (an empty question where the assistant began)."""
+    if conversation.target is Target.PROMPT:
+        return conversation.question
+    return (conversation.question, conversation.response or "")
+
+
+def normalised(conversation: Conversation) -> Conversation:
+    """The last exchange as the classifier was trained to read it; a text of invisible characters alone stays as it is."""
+    question, response = conversation.question, conversation.response
+    question = normalise(question) or question
+    if response is not None and conversation.question:
+        return Conversation.from_pair(question, normalise(response) or response)
+    if response is not None:
+        return with_judged(conversation, normalise(response) or response)
+    return Conversation.from_pair(question)
+
+
+def with_judged(conversation: Conversation, text: str) -> Conversation:
+    """The same conversation with another last message."""
+    last = conversation.messages[-1].model_copy(update={"content": text})
+    return Conversation.model_construct(messages=(*conversation.messages[:-1], last))
+
+
+def _pieces(text: str) -> list[str]:
+    """Sentences; clauses where there is one sentence only; neighbours joined where there are very many."""
+    pieces = [p for p in _SENTENCE.findall(text) if p.strip()]
+    if len(pieces) < 2:
+        pieces = [p for p in _CLAUSE.findall(text) if p.strip()]
+    size = -(-len(pieces) // _MOST_SENTENCES)
+    return ["".join(pieces[i : i + size]) for i in range(0, len(pieces), max(1, size))]
