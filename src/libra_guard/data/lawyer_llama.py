@@ -1,0 +1,33 @@
+"""Lawyer LLaMA: lawful advice, much of it about crime, without refusal.
+
+Read from ``question`` and ``response``, or from the published ``instruction``, ``input`` and ``output``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from libra_guard.data._benign import safe_pair
+from libra_guard.data.base import DatasetInfo, read_samples
+from libra_guard.io import BadRow
+from libra_guard.records import Sample
+
+INFO = DatasetInfo(
+    name="lawyer-llama",
+    title="Lawyer LLaMA instruction data",
+    address="https://github.com/AndrewZhe/lawyer-llama",
+    licence="Apache-2.0; academic use asked for",
+    language="zh",
+    label_worth="safe by assumption; ChatGPT's answers, the law in them is not checked",
+    bundled_training=True,
+    citation="Huang et al., Lawyer LLaMA Technical Report, arXiv 2305.15062",
+    files={"lawyer_llama.jsonl": ""},
+)
+
+_convert = safe_pair((("instruction", "input"), "output"), (("input",), "output"))
+
+
+def read(path: str | Path) -> Iterator[Sample | BadRow]:
+    """Reads the pairs from a file or a folder."""
+    return read_samples(INFO, path, _convert)

@@ -1,0 +1,33 @@
+"""SMILE: people in distress and a counsellor's first answer. Safe, on grave subjects, and never a refusal.
+
+Read from a file of ``question`` and ``response``: the first client turn and the first counsellor turn of a dialogue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from libra_guard.data._benign import safe_pair
+from libra_guard.data.base import DatasetInfo, read_samples
+from libra_guard.io import BadRow
+from libra_guard.records import Sample
+
+INFO = DatasetInfo(
+    name="smile",
+    title="SMILE, first turns of mental-health dialogues",
+    address="https://github.com/qiuhuachuan/smile",
+    licence="CC0-1.0",
+    language="zh",
+    label_worth="safe by assumption",
+    bundled_training=True,
+    citation="Qiu et al., SMILE: Single-turn to Multi-turn Inclusive Language Expansion, arXiv 2305.00450",
+    files={"smile.jsonl": ""},
+)
+
+_convert = safe_pair()
+
+
+def read(path: str | Path) -> Iterator[Sample | BadRow]:
+    """Reads the pairs from the JSON lines file or its folder."""
+    return read_samples(INFO, path, _convert)
