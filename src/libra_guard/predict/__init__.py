@@ -1,0 +1,1 @@
+"""A guard over files: sharding, resume, rejects."""

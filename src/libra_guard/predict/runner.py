@@ -1,0 +1,247 @@
+"""A guard over a file: sharded, resumable, every row accounted for.
+
+The input is cut into chunks by row number. A chunk's rejects are written first, then its verdicts, each in one append
+that waits for the disk. A resumed run walks input and output side by side, finds the first chunk that is not whole,
+judges that whole chunk again (so every text has the same neighbours as before) and writes what is missing: the files
+end up with the bytes of an uninterrupted run.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from libra_guard.errors import BackendError, DataError, UsageError
+from libra_guard.guards.base import Guard
+from libra_guard.guards.libra import answer_json
+from libra_guard.io import count_rows, file_hash, read_rows, write_atomic
+from libra_guard.predict.journal import Journal
+from libra_guard.predict.rows import ADDED, Fields, Job, Reject, Shard, chunks, read_jobs, row_key
+from libra_guard.records import Label, Verdict
+
+Progress = Callable[[int], None]
+_CRITIC_SCORE = "不安全得分 {:.4f}"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run does; two runs with other settings do not share a folder."""
+
+    data: str
+    out: Path
+    shard: Shard = field(default_factory=Shard)
+    fields: Fields = field(default_factory=Fields)
+    explain: bool = False
+    encoding: str | None = None
+    chunk: int = 64
+    """Rows judged and written together; a kill loses at most so much work."""
+
+    @property
+    def predictions(self) -> Path:
+        """Where the verdicts go."""
+        return self.out / f"{self.shard}.jsonl"
+
+    def beside(self, name: str) -> Path:
+        """A file beside the predictions; of several shards, each has its own."""
+        stem, _, suffix = name.partition(".")
+        return self.out / (name if self.shard.count == 1 else f"{stem}-{self.shard}.{suffix}")
+
+
+@dataclass
+class Outcome:
+    """What a run did."""
+
+    judged: int = 0
+    """Verdicts in the file, those of earlier runs included."""
+    resumed: int = 0
+    """Of them, those that stood there already."""
+    rejected: int = 0
+    unreadable: int = 0
+    """Verdicts whose answer could not be read; counted over this run and the ones before it."""
+    flagged: int = 0
+
+
+def run(guard: Guard, settings: Settings, *, command: str = "", progress: Progress = lambda _: None) -> Outcome:
+    """Judges every row of the shard.
+
+    Args:
+        guard: Judges.
+        settings: What and where.
+        command: Kept in ``run.json``.
+        progress: Called with the number of rows that were done, chunk by chunk.
+
+    Returns:
+        The counts, over this run and those that it resumed.
+
+    Raises:
+        UsageError: The folder holds another run's output, or another process writes to it.
+        BackendError: Not one row of a chunk could be judged: the model or the server is gone. Resume later.
+    """
+    _describe(guard, settings, command)
+    outcome = Outcome()
+    with Journal(settings.predictions) as verdicts, Journal(settings.beside("rejects.jsonl")) as rejects:
+        resume = _Resume(verdicts.written(), rejects.written(), outcome)
+        for chunk in chunks(_shard_jobs(settings), settings.chunk):
+            if not resume.covers(chunk):
+                _judge_chunk(guard, settings, chunk, resume, verdicts, rejects, outcome)
+            progress(len(chunk))
+        resume.finish()
+    return outcome
+
+
+class _Resume:
+    """Walks the files of an earlier run in step with the input."""
+
+    def __init__(
+        self, verdicts: Iterator[dict[str, Any]], rejects: Iterator[dict[str, Any]], outcome: Outcome
+    ) -> None:
+        self._verdicts = verdicts
+        self._next = next(verdicts, None)
+        self.rejected = {(r["file"], r["line"]) for r in rejects}
+        self._outcome = outcome
+        outcome.rejected = len(self.rejected)
+        self.done: set[str] = set()
+
+    def covers(self, chunk: list[Job | Reject]) -> bool:
+        """Whether the chunk is whole; ``done`` then or else holds the keys of its verdicts that stand already."""
+        self.done = set()
+        whole = True
+        for job in chunk:
+            if _place(job) in self.rejected:
+                continue
+            if isinstance(job, Reject) or self._next is None:
+                whole = False
+                continue
+            if row_key({k: v for k, v in self._next.items() if k not in ADDED}) != job.key:
+                raise UsageError(
+                    f"the output so far does not fit line {job.row.line} of {job.row.file}: it was written from other "
+                    "data, or changed; choose another --out, or move it away"
+                )
+            self.done.add(job.key)
+            _count(self._outcome, Verdict.model_validate(self._next["verdict"]))
+            self._outcome.resumed += 1
+            self._next = next(self._verdicts, None)
+        return whole
+
+    def finish(self) -> None:
+        """Raises DataError if the output holds more than the input."""
+        if self._next is not None:
+            raise DataError("the output holds verdicts on rows that are not in the data: it was written from other data")
+
+
+def _judge_chunk(
+    guard: Guard,
+    settings: Settings,
+    chunk: list[Job | Reject],
+    resume: _Resume,
+    verdicts: Journal,
+    rejects: Journal,
+    outcome: Outcome,
+) -> None:
+    jobs = [j for j in chunk if isinstance(j, Job) and _place(j) not in resume.rejected]
+    found = _judge(guard, jobs, settings.explain)
+    places = {_place(j): v for j, v in zip(jobs, found, strict=True)}
+    fresh: list[Reject] = []
+    lines: list[dict[str, Any]] = []
+    for job in chunk:
+        if _place(job) in resume.rejected:
+            continue
+        result = job if isinstance(job, Reject) else places[_place(job)]
+        if isinstance(result, Reject):
+            fresh.append(result)
+        elif isinstance(job, Job) and job.key not in resume.done:
+            lines.append({**job.row.data, "critic": critic(result), "verdict": result.model_dump(mode="json")})
+            _count(outcome, result)
+    rejects.append(r.as_dict() for r in fresh)
+    outcome.rejected += len(fresh)
+    verdicts.append(lines)
+
+
+def _judge(guard: Guard, jobs: list[Job], explain: bool) -> list[Verdict | Reject]:
+    """Verdicts; where the whole batch failed, row by row, so that one bad row does not take the others with it."""
+    if not jobs:
+        return []
+    try:
+        return list(guard.judge([j.conversation for j in jobs], explain=explain))
+    except (BackendError, UsageError) as error:
+        if len(jobs) == 1:
+            failure = error
+            results: list[Verdict | Reject] = []
+        else:
+            results = []
+            for job in jobs:
+                try:
+                    results += guard.judge([job.conversation], explain=explain)
+                except (BackendError, UsageError) as single:
+                    results.append(Reject(job.row.file, job.row.line, f"not judged: {single}", None, job.row.data))
+                    failure = single
+        if not any(isinstance(r, Verdict) for r in results):
+            raise failure
+        return results
+
+
+def critic(verdict: Verdict) -> str:
+    """The model's own text, or the published JSON form where the guard has none; unreadable stays unreadable."""
+    if verdict.raw is not None:
+        return verdict.raw
+    if verdict.label is None:
+        return ""
+    analysis = verdict.analysis
+    if analysis is None and verdict.unsafe_score is not None:
+        analysis = _CRITIC_SCORE.format(verdict.unsafe_score)
+    return answer_json(verdict.label, analysis)
+
+
+def _count(outcome: Outcome, verdict: Verdict) -> None:
+    outcome.judged += 1
+    outcome.unreadable += not verdict.valid
+    outcome.flagged += verdict.label is not Label.SAFE
+
+
+def _place(job: Job | Reject) -> tuple[str, int]:
+    return (job.row.file, job.row.line) if isinstance(job, Job) else (job.file, job.line)
+
+
+def _shard_jobs(settings: Settings) -> Iterator[Job | Reject]:
+    rows = read_rows(settings.data, encoding=settings.encoding)
+    if settings.shard.count == 1:
+        return read_jobs(rows, settings.fields)
+    part = settings.shard.range(count_rows(settings.data, encoding=settings.encoding))
+    return read_jobs(islice(rows, part.start, part.stop), settings.fields)
+
+
+def _describe(guard: Guard, settings: Settings, command: str) -> None:
+    """Writes ``run.json``, or refuses a folder whose ``run.json`` tells of another run."""
+    what = {
+        "guard": guard.provenance(),
+        "data": settings.data,
+        "data_hash": file_hash(settings.data),
+        "shard": str(settings.shard),
+        "fields": asdict(settings.fields),
+        "explain": settings.explain,
+        "chunk": settings.chunk,
+    }
+    how = {"command": command, "libra_guard": version("libra-guard"), "python": platform.python_version()}
+    how |= {"machine": f"{platform.system()} {platform.machine()}"}
+    path = settings.beside("run.json")
+    if path.exists():
+        try:
+            old = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            raise UsageError(f"{path}: not JSON; choose another --out") from None
+        wanted = json.loads(json.dumps(what))
+        other = [k for k, v in wanted.items() if k != "data" and old.get(k) != v]
+        if other:
+            raise UsageError(
+                f"{settings.out} holds another run (other {', '.join(other)}): choose another --out, or empty the folder"
+            )
+        return
+    if settings.predictions.exists() and settings.predictions.stat().st_size:
+        raise UsageError(f"{settings.predictions} is there without {path.name}: choose another --out")
+    write_atomic(path, json.dumps({**what, **how}, ensure_ascii=False, indent=2) + "\n")

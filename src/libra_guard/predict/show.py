@@ -1,0 +1,51 @@
+"""What people see of a run: a progress bar and a summary, both on stderr."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+from libra_guard.io import count_rows
+from libra_guard.predict.runner import Outcome, Progress, Settings
+
+_COUNTED_BYTES = 200_000_000
+"""Files up to this size are counted first, so that the bar knows its end."""
+
+
+@contextmanager
+def progress_bar(settings: Settings) -> Iterator[Progress]:
+    """A bar with rate and remaining time; silent where stderr is no terminal."""
+    console = Console(stderr=True)
+    columns = (TextColumn("judging"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.speed} rows/s"))
+    with Bar(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=_total(settings) if console.is_terminal else None)
+        yield partial(_advance, bar, task)
+
+
+def summary(outcome: Outcome, settings: Settings) -> str:
+    """One paragraph: what was judged, what was not, and where both are."""
+    lines = [f"{outcome.judged} judged ({outcome.flagged} flagged) → {settings.predictions}"]
+    if outcome.resumed:
+        lines.append(f"{outcome.resumed} of them stood there already")
+    if outcome.unreadable:
+        lines.append(f"{outcome.unreadable} verdicts could not be read; they count as flagged")
+    if outcome.rejected:
+        lines.append(f"{outcome.rejected} rows could not be judged → {settings.beside('rejects.jsonl')}")
+    return "\n".join(lines)
+
+
+def _advance(bar: Bar, task: TaskID, rows: int) -> None:
+    bar.advance(task, rows)
+
+
+def _total(settings: Settings) -> int | None:
+    path = Path(settings.data)
+    if settings.data.startswith("hf://") or not path.is_file() or path.stat().st_size > _COUNTED_BYTES:
+        return None
+    return len(settings.shard.range(count_rows(path, encoding=settings.encoding)))
