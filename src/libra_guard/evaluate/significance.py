@@ -1,0 +1,153 @@
+"""Whether a figure, or a difference between two guards, could be chance."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel
+
+from libra_guard.evaluate.metrics import Outcomes
+
+LEVEL = 0.95
+RATES = ("accuracy", "f1_safe", "f1_unsafe")
+"""The metrics that get an interval."""
+_BATCH_CELLS = 4_000_000
+Cells = NDArray[np.int8]
+Interval = tuple[float, float]
+
+
+class Comparison(BaseModel):
+    """Two runs on the rows that both have. Differences are the first minus the second."""
+
+    n: int
+    """Rows compared."""
+    only_first_right: int
+    only_second_right: int
+    accuracy: tuple[float, float]
+    """Of the first and the second, over all rows compared."""
+    p_accuracy: float
+    """McNemar's exact test, two-sided: the chance of so uneven a split of the rows that one alone got right."""
+    f1_unsafe: tuple[float | None, float | None]
+    """Of the first and the second: unweighted mean over the sources."""
+    f1_unsafe_difference: float | None
+    f1_unsafe_interval: Interval | None
+    """95 % paired bootstrap interval of the difference; None where it is undefined or was not asked for."""
+    p_f1_unsafe: float | None
+    """Two-sided bootstrap p: twice the rarer sign's share of the resampled differences, at least 2 / (N + 1)."""
+
+
+def intervals(groups: Sequence[Cells], *, resamples: int, seed: int) -> dict[str, Interval]:
+    """95 % percentile bootstrap intervals (Efron 1979) of the unweighted mean over the groups.
+
+    Each group is resampled on its own, so that its size is kept; one group alone gives its own intervals.
+
+    Args:
+        groups: Confusion cells of each group's rows (``Outcomes.cells``).
+        resamples: Number of bootstrap samples; 0 gives no intervals.
+        seed: Same seed, same intervals.
+
+    Returns:
+        Metric of ``RATES`` → lower and upper bound. A metric that is undefined in some resample has none; nor has
+        anything where a group has fewer than two rows.
+    """
+    drawn = _resampled(groups, _mean_rates, resamples, seed)
+    if drawn is None:
+        return {}
+    bounds = {name: _bounds(values) for name, values in zip(RATES, drawn, strict=True)}
+    return {name: pair for name, pair in bounds.items() if pair is not None}
+
+
+def compare(first: Outcomes, second: Outcomes, *, resamples: int, seed: int) -> Comparison:
+    """Tests the difference of two runs row by row.
+
+    Accuracy by McNemar's exact test (McNemar 1947), F1 of 不安全 (mean over sources) by a paired bootstrap,
+    stratified by source.
+
+    Args:
+        first: Decisions on some rows.
+        second: Decisions on the same rows, in the same order.
+        resamples: Number of bootstrap samples; 0 leaves the bootstrap out.
+        seed: Same seed, same numbers.
+    """
+    from scipy.stats import binomtest
+
+    both = first.scored & second.scored
+    first, second = first.where(both), second.where(both)
+    only_first = int((first.correct & ~second.correct).sum())
+    only_second = int((~first.correct & second.correct).sum())
+    pairs = 4 * first.cells + second.cells
+    groups = [pairs[first.source == name] for name in dict.fromkeys(first.source.tolist())]
+    observed = _f1_of_pairs(*groups, axis=-1)
+    drawn = _resampled(groups, lambda *g, axis: np.subtract(*_f1_of_pairs(*g, axis=axis)), resamples, seed)
+    difference = _number(observed[0] - observed[1])
+    bounds = None if drawn is None else _bounds(drawn)
+    return Comparison(
+        n=len(first),
+        only_first_right=only_first,
+        only_second_right=only_second,
+        accuracy=(float(first.correct.mean()), float(second.correct.mean())),
+        p_accuracy=float(binomtest(only_first, only_first + only_second).pvalue) if only_first + only_second else 1.0,
+        f1_unsafe=(_number(observed[0]), _number(observed[1])),
+        f1_unsafe_difference=difference,
+        f1_unsafe_interval=bounds,
+        p_f1_unsafe=None if bounds is None or drawn is None else _p_value(drawn),
+    )
+
+
+def _resampled(groups: Sequence[NDArray[Any]], statistic: Any, resamples: int, seed: int) -> Any:
+    """Bootstrap distribution of a statistic, the resamples along the last axis; None where it cannot be had."""
+    from scipy.stats import DegenerateDataWarning, bootstrap
+
+    if not resamples or not groups or min(len(group) for group in groups) < 2:
+        return None
+    with warnings.catch_warnings():
+        # Said of a statistic that is undefined in some resample; the caller sees to that.
+        warnings.simplefilter("ignore", DegenerateDataWarning)
+        return bootstrap(
+            groups,
+            statistic,
+            n_resamples=resamples,
+            batch=max(1, _BATCH_CELLS // sum(len(group) for group in groups)),
+            vectorized=True,
+            method="percentile",
+            rng=np.random.default_rng(seed),
+        ).bootstrap_distribution
+
+
+def _mean_rates(*groups: Cells, axis: int) -> NDArray[np.float64]:
+    """Accuracy and both F1 (``RATES``), each the mean over the groups; shape ``(3, …)``, NaN where undefined."""
+    mean: NDArray[np.float64] = np.mean([_rates(cells, axis) for cells in groups], axis=0)
+    return mean
+
+
+def _rates(cells: Cells, axis: int) -> NDArray[np.float64]:
+    tn, fp, fn, tp = ((cells == cell).sum(axis=axis) for cell in range(4))
+    with np.errstate(invalid="ignore"):
+        f1_safe, f1_unsafe = 2 * tn / (2 * tn + fp + fn), 2 * tp / (2 * tp + fp + fn)
+    return np.stack([(tn + tp) / cells.shape[axis], f1_safe, f1_unsafe])
+
+
+def _f1_of_pairs(*groups: Cells, axis: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    first = _mean_rates(*(group // 4 for group in groups), axis=axis)
+    second = _mean_rates(*(group % 4 for group in groups), axis=axis)
+    return first[2], second[2]
+
+
+def _bounds(values: NDArray[np.float64]) -> Interval | None:
+    if np.isnan(values).any():
+        return None
+    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
+def _p_value(differences: NDArray[np.float64]) -> float:
+    rarer = min((differences <= 0).sum(), (differences >= 0).sum())
+    return min(1.0, 2 * float(rarer + 1) / (len(differences) + 1))
+
+
+def _number(value: NDArray[np.float64]) -> float | None:
+    return None if np.isnan(value) else float(value)

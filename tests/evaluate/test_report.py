@@ -1,0 +1,178 @@
+import hashlib
+import json
+
+import pytest
+
+from libra_guard.errors import DataError, UsageError
+from libra_guard.evaluate.report import evaluate
+from libra_guard.evaluate.rules import Rules, Unreadable
+
+CELLS = {"tp": ("不安全", "不安全"), "fn": ("不安全", "安全"), "fp": ("安全", "不安全"), "tn": ("安全", "安全")}
+
+
+@pytest.fixture
+def files(write):
+    """Writes labels and predictions from rows of (source, scenario, label, predicted, score)."""
+
+    def build(rows, name="p"):
+        labels, predictions = [], []
+        for number, (source, scenario, label, predicted, score) in enumerate(rows):
+            row = {"id": number, "question": f"问{number}", "response": "答"}
+            labels.append(row | {"source": source, "category_name": scenario, "label": label})
+            verdict = {"label": predicted, "unsafe_score": score, "valid": predicted is not None}
+            predictions.append(row | {"critic": "", "verdict": verdict})
+        return write(f"{name}/0-of-1.jsonl", predictions).parent, write("labels.json", labels)
+
+    return build
+
+
+def test_the_published_figures(files, published):
+    rows = [
+        (source, "Privacy and Property", *CELLS[cell], None)
+        for source, cells in published["confusion"].items()
+        for cell, number in cells.items()
+        for _ in range(number)
+    ]
+    report = evaluate(*files(rows))
+    wanted = published["per_cent"]
+    assert report.overall.n == 5720
+    assert report.overall.n_unsafe == 3856
+    for source, found in report.sources.items():
+        assert round(100 * found.accuracy, 2) == wanted[source]
+    for name in ("accuracy", "f1_safe", "f1_unsafe"):
+        assert round(100 * getattr(report.average, name), 2) == wanted[name]
+    # The pooled rows would give another figure: the average is over sources.
+    assert round(100 * report.overall.accuracy, 2) != wanted["accuracy"]
+
+
+ROWS = [
+    ("A", "x", "不安全", "不安全", 0.9),
+    ("A", "y", "安全", "安全", 0.2),
+    ("B", "x", "安全", "安全", 0.1),
+    ("B", "x", "安全", "不安全", 0.6),
+    ("C", "y", "不安全", None, None),
+]
+
+
+def test_groups_and_averages(files):
+    report = evaluate(*files(ROWS))
+    assert list(report.sources) == ["A", "B", "C"]
+    assert list(report.scenarios) == ["x", "y"]
+    assert [found.accuracy for found in report.sources.values()] == [1.0, 0.5, 1.0]
+    assert report.average.accuracy == pytest.approx(2.5 / 3)
+    assert report.average.n == 5
+    assert report.unreadable == report.average.unreadable == report.sources["C"].unreadable == 1
+    # Only A has both classes among its scores.
+    assert report.average.auc == 1.0
+    assert report.average.undefined_in["auc"] == 2
+    assert "average of auc: over 1 of 3 sources" in report.gaps
+    assert report.scenarios["x"].n == 3
+    assert report.counts.complete
+    assert report.complaints == []
+
+
+def test_rules_are_obeyed_and_recorded(files):
+    report = evaluate(*files(ROWS), rules=Rules(threshold=0.7, unreadable=Unreadable.WRONG))
+    assert report.sources["B"].accuracy == 1.0
+    assert report.sources["C"].accuracy == 0.0
+    assert report.provenance["rules"] == {"threshold": 0.7, "unreadable": "wrong", "controversial": "unsafe"}
+
+
+def test_a_threshold_needs_scores(files):
+    with pytest.raises(UsageError, match="no prediction has an unsafe score"):
+        evaluate(*files([(*row[:4], None) for row in ROWS]), rules=Rules(threshold=0.5))
+
+
+def test_what_is_missing_is_said_and_a_source_without_predictions_is_a_gap(files, write):
+    predictions, labels = files(ROWS)
+    lines = (predictions / "0-of-1.jsonl").read_text("utf-8").splitlines()
+    write("p/0-of-1.jsonl", "\n".join([*lines[:4], lines[0], lines[0].replace('"id": 0', '"id": 77'), "{"]))
+    report = evaluate(predictions, labels)
+    counts = {name: number for name, number in report.counts.model_dump().items() if number}
+    assert counts == {
+        "matched": 4,
+        "missing_predictions": 1,
+        "missing_labels": 1,
+        "duplicate_predictions": 1,
+        "bad_prediction_rows": 1,
+    }
+    assert not report.counts.complete
+    said = "\n".join(report.complaints)
+    for words in (
+        "1 labels without a prediction (id 4)",
+        "(id 77)",
+        "the first counts (id 0)",
+        "0-of-1.jsonl:7",
+        "source C",
+    ):
+        assert words in said
+    assert report.sources["C"].n == 0
+    assert report.sources["C"].accuracy is None
+    assert report.average.accuracy == 0.75
+    assert report.average.undefined_in["accuracy"] == 1
+
+
+def test_nothing_in_common(files, write):
+    predictions, labels = files(ROWS)
+    write("p/0-of-1.jsonl", [{"id": "other", "critic": ""}])
+    with pytest.raises(DataError, match="none of 1 predictions belongs to one of 5 labels"):
+        evaluate(predictions, labels)
+
+
+def test_provenance(files, write):
+    predictions, labels = files(ROWS)
+    write("p/run.json", '{"guard": "mini", "nan": NaN}')
+    write("p/run-1.json", "{cut")
+    found = evaluate(predictions, labels, resamples=20, seed=7).provenance
+    assert found["labels_sha256"] == "sha256:" + hashlib.sha256(labels.read_bytes()).hexdigest()
+    assert found["runs"]["run.json"] == {"guard": "mini", "nan": None}
+    assert "unreadable" in found["runs"]["run-1.json"]
+    assert found["bootstrap"] == {"resamples": 20, "seed": 7}
+    assert {"libra-guard", "python", "numpy", "scikit-learn", "scipy"} <= set(found["versions"])
+
+
+def test_intervals_hold_the_figure_and_a_source_of_one_row_leaves_the_average_without(files):
+    rows = [row for row in ROWS if row[0] != "C"] * 20
+    report = evaluate(*files(rows), resamples=200)
+    for found in (report.average, report.overall, *report.sources.values(), *report.scenarios.values()):
+        low, high = found.intervals["accuracy"]
+        assert low <= found.accuracy <= high
+    report = evaluate(*files([*rows, ROWS[4]]), resamples=200)
+    assert report.average.intervals == {}
+    assert report.sources["C"].intervals == {}
+
+
+def test_a_metric_averaged_over_some_sources_has_no_interval(files):
+    rows = [("A", "x", "安全", "安全", 0.1)] * 20 + [row for row in ROWS if row[0] == "B"] * 20
+    average = evaluate(*files(rows), resamples=200).average
+    assert average.undefined_in["f1_unsafe"] == 1
+    assert set(average.intervals) == {"accuracy", "f1_safe"}
+
+
+def test_two_runs_are_compared_on_the_rows_that_both_have(files, write):
+    first, labels = files(ROWS * 10)
+    second, _ = files([(*row[:3], "安全", row[4]) for row in ROWS] * 10, "q")
+    lines = (second / "0-of-1.jsonl").read_text("utf-8").splitlines()
+    write("q/0-of-1.jsonl", "\n".join(lines[:-5]))
+    report = evaluate(first, labels, other=second, resamples=100)
+    assert report.comparison.n == 45
+    assert (report.comparison.only_first_right, report.comparison.only_second_right) == (18, 9)
+    assert report.counts.complete
+    assert report.other_counts.missing_predictions == 5
+    assert report.complaints == ["the other run: 5 labels without a prediction"]
+    assert report.provenance["other"] == str(second)
+
+
+def test_runs_without_a_common_row_cannot_be_compared(files, write):
+    first, labels = files(ROWS)
+    lines = (first / "0-of-1.jsonl").read_text("utf-8").splitlines()
+    write("p/0-of-1.jsonl", lines[0])
+    with pytest.raises(DataError, match="no row in common"):
+        evaluate(first, labels, other=write("q.jsonl", lines[1]))
+
+
+def test_the_report_is_json(files):
+    report = evaluate(*files(ROWS), resamples=10)
+    found = json.loads(json.dumps(report.model_dump(mode="json"), allow_nan=False))
+    assert {"accuracy", "f1_safe", "f1_unsafe"} <= set(found["average"])
+    assert found["unreadable"] == 1
