@@ -1,0 +1,182 @@
+"""Trains a classifier guard from a recipe: stages of the encoder, the n-grams, their join, the ONNX file, the card.
+
+    libra train classifier configs/train/mini.yaml --data DIR --out runs/mini
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from libra_guard.evaluate.metrics import Outcomes, measure
+from libra_guard.io import file_hash, write_atomic
+from libra_guard.train.card import write_card
+from libra_guard.train.join import Joint, choose_threshold, fit_joint
+from libra_guard.train.mixture import LABELS, Example, Reader, Split
+from libra_guard.train.recipe import Recipe, Source
+from libra_guard.train.wide import WideModel, fit_wide
+
+Report = Callable[[str], None]
+
+
+def train_classifier(
+    recipe: Recipe, data: str | Path, out: str | Path, *, encoder_base: str | None = None, report: Report
+) -> dict[str, Any]:
+    """Trains, joins, exports and measures a guard.
+
+    A stage whose result stands in ``out`` and was made by the same recipe is not trained again.
+
+    Args:
+        recipe: What to do.
+        data: Folder that the sources' paths are relative to.
+        out: Folder for the guard (``guard/``) and the stages' weights.
+        encoder_base: Overrides the recipe's base, e.g. with a local folder.
+        report: Called with lines for people.
+
+    Returns:
+        What ``train.json`` holds: metrics by source for each part and the whole, parity, threshold, provenance.
+
+    Raises:
+        UsageError: A set is missing or empty, or the base cannot be loaded: before anything is trained.
+    """
+    out = Path(out)
+    reader = Reader(data, seed=recipe.seed)
+    stages = [(stage, reader.read(stage.data, Split.TRAIN)) for stage in recipe.stages]
+    wide_examples = reader.read(recipe.ngrams.data, Split.TRAIN) if recipe.ngrams else []
+    calibration = reader.read(recipe.calibration.data, Split.CALIBRATE)
+    benign = reader.read(recipe.calibration.benign, Split.CALIBRATE)
+    test = reader.read(recipe.test, Split.TEST)
+    report(f"rows left out, by set: {dict(reader.rejected) or 'none'}")
+
+    wide = fit_wide(recipe.ngrams, wide_examples, seed=recipe.seed) if recipe.ngrams else None
+    trainer = None
+    if recipe.encoder:
+        trainer = _train_encoder(recipe, stages, out, encoder_base, report)
+
+    def parts(examples: list[Example]) -> tuple[NDArray[np.float64] | None, NDArray[np.float64] | None]:
+        texts = [e.text for e in examples]
+        return trainer and trainer.logits(texts), wide and wide.logits(texts)
+
+    fitted_on = calibration + benign
+    joint = fit_joint(*parts(fitted_on), fitted_on, seed=recipe.seed)
+    scores = _scores(joint, *parts(calibration))
+    benign_scores = _scores(joint, *parts(benign)) if benign else np.zeros(0)
+    threshold = choose_threshold(
+        scores, calibration, benign_scores, false_positives=recipe.calibration.false_positives
+    )
+    config = {"name": recipe.name, "labels": list(LABELS), "threshold": threshold, "scenario_threshold": 0.5}
+    from libra_guard.train.export import export_guard, parity
+
+    guard = out / "guard"
+    report(f"writing {guard}")
+    export_guard(guard, trainer=trainer, wide=wide, joint=joint, config=config)
+    tested = parts(test) if test else (None, None)
+    result: dict[str, Any] = {
+        "name": recipe.name,
+        "threshold": threshold,
+        "test": _measure(joint, *tested, test, threshold) if test else {},
+        "parity": parity(guard, [e.text for e in test], _logits(joint, *tested), threshold) if test else {},
+        "examples": {
+            "stages": {s.name: _counts(x) for s, x in stages},
+            "ngrams": _counts(wide_examples),
+            "calibration": _counts(fitted_on),
+            "test": _counts(test),
+        },
+        "provenance": _provenance(recipe, data),
+    }
+    write_atomic(out / "train.json", json.dumps(result, ensure_ascii=False, indent=2) + "\n")
+    write_card(guard / "README.md", recipe, result)
+    return result
+
+
+def _train_encoder(
+    recipe: Recipe, stages: list[tuple[Any, list[Example]]], out: Path, base: str | None, report: Report
+) -> Any:
+    from libra_guard.train.encoder import EncoderTrainer
+
+    assert recipe.encoder is not None
+    encoder = recipe.encoder.model_copy(update={"base": base} if base else {})
+    # Of the first stage alone, so that a later stage's data can change without training the first again.
+    texts = [t for x in stages[0][1] for t in ((x.text,) if isinstance(x.text, str) else x.text)]
+    trainer = EncoderTrainer(encoder, texts, seed=recipe.seed, dtype=recipe.dtype, report=report)
+    key = ""
+    for stage, examples in stages:
+        # A stage stands on all before it, so its mark covers them too.
+        key = hashlib.sha256(f"{key}{encoder}{recipe.seed}{stage}{examples}".encode()).hexdigest()
+        folder, mark = out / f"stage-{stage.name}", out / f"stage-{stage.name}" / "done"
+        if mark.exists() and mark.read_text() == key:
+            report(f"stage '{stage.name}': taken from {folder}")
+            trainer.load(folder)
+            continue
+        trainer.fit(stage, examples)
+        trainer.save(folder)
+        write_atomic(mark, key)
+    return trainer
+
+
+def _logits(joint: Joint, deep: NDArray[np.float64] | None, wide: NDArray[np.float64] | None) -> NDArray[np.float64]:
+    zero = np.zeros_like(deep if deep is not None else wide)
+    return joint.apply(zero if deep is None else deep, zero if wide is None else wide)
+
+
+def _scores(joint: Joint, deep: NDArray[np.float64] | None, wide: NDArray[np.float64] | None) -> NDArray[np.float64]:
+    return np.asarray(1 / (1 + np.exp(-_logits(joint, deep, wide)[:, 0])))
+
+
+def _measure(
+    joint: Joint,
+    deep: NDArray[np.float64] | None,
+    wide: NDArray[np.float64] | None,
+    examples: list[Example],
+    threshold: float,
+) -> dict[str, Any]:
+    """Metrics by source, of the whole at its threshold and of each part at its own logit 0."""
+    systems = {"guard": (_scores(joint, deep, wide), threshold)}
+    for name, logits in (("encoder", deep), ("ngrams", wide)):
+        if logits is not None and (deep is not None) == (wide is not None):
+            systems[name] = (1 / (1 + np.exp(-logits[:, 0])), 0.5)
+    sources = np.array([f"{e.source} ({'question' if isinstance(e.text, str) else 'pair'})" for e in examples])
+    unsafe = np.array([e.unsafe for e in examples])
+    return {
+        system: {
+            str(source): _metrics(unsafe[sources == source], scores[sources == source], limit)
+            for source in dict.fromkeys(sources)
+        }
+        for system, (scores, limit) in systems.items()
+    }
+
+
+def _metrics(unsafe: NDArray[np.bool_], scores: NDArray[np.float64], threshold: float) -> dict[str, Any]:
+    everywhere, nowhere = np.ones(len(unsafe), dtype=bool), np.full(len(unsafe), "")
+    rows = Outcomes(unsafe, scores >= threshold, everywhere, everywhere, scores, nowhere, nowhere)
+    found = measure(rows).model_dump()
+    return {k: round(v, 4) if isinstance(v, float) else v for k, v in found.items()}
+
+
+def _counts(examples: list[Example]) -> dict[str, dict[str, int]]:
+    counts: dict[str, dict[str, int]] = {}
+    for example in examples:
+        row = counts.setdefault(example.source, {"safe": 0, "unsafe": 0})
+        row["unsafe" if example.unsafe else "safe"] += 1
+    return counts
+
+
+def _provenance(recipe: Recipe, data: str | Path) -> dict[str, Any]:
+    sources: list[Source] = [s for stage in recipe.stages for s in stage.data]
+    sources += [*(recipe.ngrams.data if recipe.ngrams else []), *recipe.calibration.data, *recipe.calibration.benign]
+    sources += recipe.test
+    libraries = ["libra-guard", "numpy", "scikit-learn", "onnxruntime", "onnx", "torch", "transformers", "tokenizers"]
+    return {
+        "recipe": recipe.model_dump(mode="json"),
+        "data": {s.path: file_hash(Path(data) / s.path) for s in sources},
+        "versions": {name: version(name) for name in libraries} | {"python": platform.python_version()},
+        "machine": f"{platform.system()} {platform.machine()}",
+    }

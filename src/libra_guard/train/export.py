@@ -1,0 +1,140 @@
+"""From trained parts to a guard folder: one ONNX file, int8 where it counts, checked against the parts in torch."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from onnxruntime.quantization import QuantType, quantize_dynamic
+from torch import nn
+
+from libra_guard.backends.base import Text
+from libra_guard.backends.onnx import OnnxBackend
+from libra_guard.train.encoder import EncoderTrainer
+from libra_guard.train.join import Joint
+from libra_guard.train.wide import WideModel
+
+
+class GuardModel(nn.Module):
+    """The whole guard as one graph; a part that is absent adds nothing and takes no input."""
+
+    def __init__(self, deep: nn.Module | None, wide: WideModel | None, joint: Joint) -> None:
+        super().__init__()
+        self.deep = deep
+        self.wide = wide is not None
+        if wide is not None:
+            # Half precision halves the file; the weights carry no more than three digits of meaning.
+            self.register_buffer("table", torch.from_numpy(wide.table * joint.wide_scale).half())
+        bias = joint.bias if wide is None else joint.bias + wide.bias * joint.wide_scale
+        self.register_buffer("scale", torch.from_numpy(joint.deep_scale).float())
+        self.register_buffer("bias", torch.from_numpy(bias).float())
+
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        """Logits ``(1, 8)`` of one text: ids and mask ``(1, length)``, then n-gram ids and weights ``(1, m)``."""
+        rest = list(inputs)
+        logits: Any = self.bias
+        if self.deep is not None:
+            logits = logits + self.scale * self.deep(rest.pop(0), rest.pop(0))
+        if self.wide:
+            table: Any = self.table
+            rows = nn.functional.embedding(rest[0], table).float()
+            logits = logits + (rows * rest[1].unsqueeze(-1)).sum(1)
+        return torch.as_tensor(logits)
+
+
+def export_guard(
+    folder: Path,
+    *,
+    trainer: EncoderTrainer | None,
+    wide: WideModel | None,
+    joint: Joint,
+    config: dict[str, Any],
+) -> None:
+    """Writes ``model.onnx``, ``config.json`` and, with an encoder, ``tokenizer.json``.
+
+    Matrix products and token embeddings become int8 with a scale for each output channel; the n-gram table stays half
+    precision, for a few large weights would take the whole of a common scale.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    deep = None if trainer is None else trainer.model.to("cpu").float().eval()
+    model = GuardModel(deep, wide, joint).eval()
+    inputs, names = _example_inputs(deep is not None, wide is not None)
+    with tempfile.TemporaryDirectory() as scratch:
+        plain = Path(scratch) / "model.onnx"
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                model,
+                inputs,
+                str(plain),
+                input_names=names,
+                output_names=["logits"],
+                dynamic_axes={name: {1: f"{name.partition('_')[0]}_length"} for name in names},
+                opset_version=17,
+                dynamo=False,
+            )
+        if deep is None:
+            onnx.save(onnx.load(plain), folder / "model.onnx")
+        else:
+            kept = [node.name for node in onnx.load(plain).graph.node if "table" in node.input]
+            quantize_dynamic(
+                plain,
+                folder / "model.onnx",
+                weight_type=QuantType.QInt8,
+                per_channel=True,
+                nodes_to_exclude=kept,
+                extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
+            )
+    if trainer is not None:
+        trainer.tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
+        config = {**config, "max_length": trainer.recipe.max_length}
+    if wide is not None:
+        config = {**config, "ngrams": wide.features.config()}
+    (folder / "config.json").write_text(json.dumps(config, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+
+
+def parity(folder: Path, texts: Sequence[Text], wanted: NDArray[np.float64], threshold: float) -> dict[str, float]:
+    """How far the exported guard is from the parts it was made of.
+
+    Args:
+        folder: The exported guard.
+        texts: What to compare on.
+        wanted: Joined logits of the parts in torch and scikit-learn, shape ``(n, 8)``.
+        threshold: Of the unsafe score.
+
+    Returns:
+        Median and largest difference of the unsafe score, and the share of equal labels.
+    """
+    found = OnnxBackend(folder).logits(texts)
+    before, after = _sigmoid(wanted[:, 0]), _sigmoid(found[:, 0])
+    difference = np.abs(before - after)
+    return {
+        "pairs": float(len(texts)),
+        "median_score_difference": round(float(np.median(difference)), 5),
+        "largest_score_difference": round(float(difference.max()), 5),
+        "label_agreement": round(float(np.mean((before >= threshold) == (after >= threshold))), 5),
+    }
+
+
+def _example_inputs(deep: bool, wide: bool) -> tuple[tuple[torch.Tensor, ...], list[str]]:
+    inputs: list[torch.Tensor] = []
+    names: list[str] = []
+    if deep:
+        inputs += [torch.arange(5, 13).unsqueeze(0), torch.ones(1, 8, dtype=torch.long)]
+        names += ["input_ids", "attention_mask"]
+    if wide:
+        inputs += [torch.arange(6).unsqueeze(0), torch.ones(1, 6)]
+        names += ["ngram_ids", "ngram_weights"]
+    return tuple(inputs), names
+
+
+def _sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(1 / (1 + np.exp(-np.clip(x, -40, 40))))

@@ -1,0 +1,101 @@
+"""Joining the deep and the wide part, and choosing the threshold, on questions that neither was trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+
+from libra_guard.train.mixture import LABELS, Example, target_array
+
+_FEWEST = 10
+
+
+@dataclass(frozen=True)
+class Joint:
+    """``logit = deep_scale * deep + wide_scale * wide + bias``, for each output; all of shape ``(8,)``.
+
+    Stacked generalisation (Wolpert, 1992) with logistic regression, which calibrates the result at once (Platt, 1999).
+    """
+
+    deep_scale: NDArray[np.float64]
+    wide_scale: NDArray[np.float64]
+    bias: NDArray[np.float64]
+
+    def apply(self, deep: NDArray[np.float64], wide: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Joined logits, shape ``(n, 8)``."""
+        return deep * self.deep_scale + wide * self.wide_scale + self.bias
+
+
+def fit_joint(
+    deep: NDArray[np.float64] | None, wide: NDArray[np.float64] | None, examples: Sequence[Example], *, seed: int
+) -> Joint:
+    """Fits the join on calibration examples, each source weighing the same.
+
+    Args:
+        deep: Logits of the deep part, shape ``(n, 8)``; None where there is none.
+        wide: Likewise of the wide part.
+        examples: What they were computed on.
+        seed: For the solver.
+    """
+    parts = [p for p in (deep, wide) if p is not None]
+    weights = _equal_sources(examples)
+    targets = target_array(examples)
+    scales = np.zeros((2, len(LABELS)))
+    bias = np.zeros(len(LABELS))
+    for column in range(len(LABELS)):
+        known = ~np.isnan(targets[:, column])
+        wanted = targets[known, column] == 1
+        if min(wanted.sum(), (~wanted).sum()) < _FEWEST:
+            # Too few to fit: the parts' own mean stands.
+            scales[:, column] = [p is not None for p in (deep, wide)]
+            scales[:, column] /= len(parts)
+            continue
+        stacked = np.stack([p[known, column] for p in parts], axis=1)
+        model = LogisticRegression(C=1.0, random_state=seed).fit(stacked, wanted, sample_weight=weights[known])
+        fitted = iter(model.coef_[0])
+        scales[:, column] = [next(fitted) if p is not None else 0.0 for p in (deep, wide)]
+        bias[column] = model.intercept_[0]
+    return Joint(scales[0], scales[1], bias)
+
+
+def choose_threshold(
+    scores: NDArray[np.float64], examples: Sequence[Example], benign: NDArray[np.float64], *, false_positives: float
+) -> float:
+    """The threshold with the best mean F1-unsafe over the sources, among those that keep benign pairs unflagged.
+
+    Args:
+        scores: Unsafe probabilities of the calibration examples, shape ``(n,)``.
+        examples: The calibration examples.
+        benign: Unsafe probabilities of benign pairs; may be empty.
+        false_positives: Largest share of them that may be flagged.
+
+    Returns:
+        A threshold in [0.05, 0.95], to three decimals.
+    """
+    unsafe = np.array([e.unsafe for e in examples])
+    sources = np.array([e.source for e in examples])
+    groups = [sources == s for s in sorted(set(sources)) if unsafe[sources == s].any()]
+    best, chosen = -1.0, 0.5
+    for threshold in np.linspace(0.05, 0.95, 181):
+        if len(benign) and np.mean(benign >= threshold) > false_positives:
+            continue
+        flagged = scores >= threshold
+        f1 = float(np.mean([_f1(unsafe[g], flagged[g]) for g in groups]))
+        if f1 > best:
+            best, chosen = f1, float(threshold)
+    return round(chosen, 3)
+
+
+def _f1(wanted: NDArray[np.bool_], flagged: NDArray[np.bool_]) -> float:
+    hits = float((wanted & flagged).sum())
+    return 2 * hits / max(1.0, float(wanted.sum() + flagged.sum()))
+
+
+def _equal_sources(examples: Sequence[Example]) -> NDArray[np.float64]:
+    names = [e.source for e in examples]
+    counts = {name: names.count(name) for name in set(names)}
+    return np.array([len(examples) / len(counts) / counts[name] for name in names])

@@ -1,0 +1,125 @@
+"""From a recipe's sources to training examples, split by question."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from libra_guard.backends.base import Text
+from libra_guard.data.base import normalise_question, question_bucket, split_text
+from libra_guard.data.registry import load_dataset_rows
+from libra_guard.errors import UsageError
+from libra_guard.guards.classifier import UNSAFE
+from libra_guard.guards.normalise import normalise
+from libra_guard.io import BadRow
+from libra_guard.records import Label, Sample
+from libra_guard.taxonomy import SCENARIOS
+from libra_guard.train.recipe import Source
+
+LABELS = (UNSAFE, *(s.name for s in SCENARIOS))
+"""The classifier's outputs, in order."""
+
+
+class Split(Enum):
+    """Which tenths of the questions; a question stands on one side only, in every set and for ever."""
+
+    TRAIN = range(2, 10)
+    CALIBRATE = range(1)
+    TEST = range(1, 2)
+
+
+@dataclass(frozen=True)
+class Example:
+    """What the classifier is shown and what it should say."""
+
+    text: Text
+    targets: tuple[float, ...]
+    """One for each of ``LABELS``, 1 or 0; NaN where the data do not tell (an unsafe sample without its scenario)."""
+    source: str
+    question: str
+
+    @property
+    def unsafe(self) -> bool:
+        """Whether the first target is 1."""
+        return self.targets[0] == 1
+
+
+class Reader:
+    """Reads sets once, and draws from them by a seed.
+
+    Args:
+        root: Folder that the sources' paths are relative to.
+        seed: For drawing.
+    """
+
+    def __init__(self, root: str | Path, *, seed: int) -> None:
+        self.root = Path(root)
+        self.seed = seed
+        self.seen: set[str] = set()
+        """Normalised questions of all examples read for training and calibration so far."""
+        self.rejected: Counter[str] = Counter()
+        self._sets: dict[tuple[str, str], list[Sample]] = {}
+
+    def read(self, sources: Iterable[Source], split: Split) -> list[Example]:
+        """The examples of one split, in a fixed order.
+
+        Raises:
+            UsageError: A source has none.
+        """
+        return [example for source in sources for example in self._read_source(source, split)]
+
+    def _samples(self, source: Source) -> list[Sample]:
+        key = (source.set, source.path)
+        if key not in self._sets:
+            samples = []
+            for row in load_dataset_rows(source.set, self.root / source.path):
+                if isinstance(row, BadRow):
+                    self.rejected[source.set] += 1
+                else:
+                    samples.append(row)
+            self._sets[key] = samples
+        return self._sets[key]
+
+    def _read_source(self, source: Source, split: Split) -> list[Example]:
+        rng = random.Random(f"{self.seed}:{source.set}:{source.path}:{split.name}")
+        groups: dict[tuple[str, Label], list[Sample]] = defaultdict(list)
+        for sample in self._samples(source):
+            question = normalise_question(split_text(sample))
+            here = question not in self.seen if source.unseen else question_bucket(question) in split.value
+            if here and (source.scenarios is None or sample.category_name in source.scenarios):
+                groups[question, sample.label].append(sample)
+        kept = list(groups.values())
+        if source.reads == "question":
+            kept = [g[:1] for g in {k[0]: g for k, g in groups.items()}.values()]
+        elif source.per_question:
+            kept = [rng.sample(g, min(len(g), source.per_question)) for g in kept]
+        rng.shuffle(kept)
+        samples = [s for group in kept for s in group][: source.sample]
+        if not samples:
+            raise UsageError(f"{source.set} ({source.path}): no sample for the {split.name.lower()} split")
+        if split is not Split.TEST:
+            self.seen.update(normalise_question(split_text(s)) for s in samples)
+        return [_example(s, source) for s in samples for _ in range(source.repeat)]
+
+
+def _example(sample: Sample, source: Source) -> Example:
+    question, response = normalise(sample.question), normalise(sample.response)
+    text: Text = question if source.reads == "question" else (question if source.reads == "pair" else "", response)
+    unsafe = (source.label or sample.label) is Label.UNSAFE
+    rest: list[float] = [0.0] * len(SCENARIOS)
+    if unsafe:
+        known = [float(s.name == sample.category_name) for s in SCENARIOS]
+        rest = known if any(known) else [float("nan")] * len(SCENARIOS)
+    return Example(text, (float(unsafe), *rest), source.set, sample.question)
+
+
+def target_array(examples: Sequence[Example]) -> NDArray[np.float32]:
+    """Targets of all examples, shape ``(n, 8)``; NaN where unknown."""
+    return np.array([e.targets for e in examples], dtype=np.float32).reshape(-1, len(LABELS))
