@@ -1,0 +1,124 @@
+"""libra check: judge one conversation."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from libra_guard.cli.options import BackendOption, GuardOption, SettingsOption, ThresholdOption, open_guard
+from libra_guard.errors import UsageError
+from libra_guard.records import Conversation, Label, Message, Verdict
+
+_BAR = 24
+_COLOURS = {Label.SAFE: "green", Label.UNSAFE: "red", Label.CONTROVERSIAL: "yellow", None: "magenta"}
+
+
+def check(
+    question: Annotated[str | None, typer.Option("--question", "-q", help="What the user said.")] = None,
+    response: Annotated[str | None, typer.Option("--response", "-r", help="The answer; judged where given.")] = None,
+    file: Annotated[Path | None, typer.Option("--file", "-f", help="JSON of one conversation; - is stdin.")] = None,
+    guard: GuardOption = "mini",
+    backend: BackendOption = None,
+    threshold: ThresholdOption = None,
+    settings: SettingsOption = None,
+    explain: Annotated[bool, typer.Option(help="Also say why.")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    exit_code: Annotated[bool, typer.Option(help="Exit with 1 where the conversation is flagged.")] = False,
+) -> None:
+    """Judge one conversation: an answer in view of its question, or a question by itself.
+
+    Without --question, a JSON object is read from --file or stdin: {"question", "response"} or {"messages": [...]}.
+    """
+    conversation = _conversation(question, response, file)
+    judge = open_guard(guard, backend, threshold, settings)
+    verdict = judge.judge([conversation], explain=explain)[0]
+    if as_json:
+        typer.echo(json.dumps(verdict.model_dump(mode="json"), ensure_ascii=False))
+    else:
+        _show(verdict, judge.threshold)
+    if exit_code and verdict.flagged:
+        raise typer.Exit(1)
+
+
+def _conversation(question: str | None, response: str | None, file: Path | None) -> Conversation:
+    if question is not None and file is not None:
+        raise UsageError("give --question or --file, not both")
+    try:
+        if question is not None:
+            return Conversation.from_pair(question, response)
+        if response is not None:
+            raise UsageError("--response needs --question")
+        return _from_record(_read(file))
+    except ValueError as error:
+        raise UsageError(f"the conversation cannot be judged: {_first(error)}") from None
+
+
+def _read(file: Path | None) -> Any:
+    if file is None and sys.stdin.isatty():
+        raise UsageError("nothing to judge: give --question, --file, or a JSON object on stdin")
+    name = "stdin" if file is None or str(file) == "-" else str(file)
+    try:
+        data = sys.stdin.buffer.read() if name == "stdin" else Path(name).read_bytes()
+        return json.loads(data.decode("utf-8-sig"))
+    except OSError as error:
+        raise UsageError(f"{name}: {error.strerror}") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UsageError(f"{name}: not one JSON object in UTF-8: {error}") from None
+
+
+def _from_record(record: Any) -> Conversation:
+    if not isinstance(record, dict):
+        raise ValueError(f"a {type(record).__name__} where an object is needed")
+    if "messages" in record:
+        return Conversation(messages=tuple(Message.model_validate(m) for m in record["messages"]))
+    for field in ("question", "response"):
+        if not isinstance(record.get(field), str | None):
+            raise ValueError(f"{field}: a {type(record[field]).__name__} where a text is needed")
+    if record.get("question") is None:
+        raise ValueError("question: missing")
+    return Conversation.from_pair(record["question"], record.get("response"))
+
+
+def _first(error: ValueError) -> str:
+    """One line for people, also where pydantic has several."""
+    details = getattr(error, "errors", None)
+    if details is None:
+        return str(error)
+    first = details()[0]
+    place = ".".join(map(str, first["loc"]))
+    return f"{place}: {first['msg'].removeprefix('Value error, ')}".removeprefix(": ")
+
+
+def _show(verdict: Verdict, threshold: float) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    colour = _COLOURS[verdict.label]
+    console.print(Text(verdict.label or "无法判断 (unreadable)", style=f"bold {colour}"))
+    if verdict.unsafe_score is not None:
+        console.print(_bar(verdict.unsafe_score, threshold, colour))
+    from libra_guard.taxonomy import scenario
+
+    for name, score in sorted(verdict.categories.items(), key=lambda item: -item[1])[:3]:
+        if score >= 0.1:
+            console.print(Text(f"  {score:.2f}  {scenario(name).name_zh}  {name}", style="dim"))
+    if verdict.analysis:
+        console.print(Text(verdict.analysis))
+    for note in (*verdict.notes, *([f"judged in {verdict.windows} windows"] if verdict.windows > 1 else [])):
+        console.print(Text(f"note: {note}", style="dim"))
+
+
+def _bar(score: float, threshold: float, colour: str) -> Any:
+    from rich.text import Text
+
+    filled, mark = round(score * _BAR), min(_BAR - 1, round(threshold * _BAR))
+    cells = ["█" if i < filled else "░" for i in range(_BAR)]
+    bar = Text("unsafe ")
+    for i, cell in enumerate(cells):
+        bar.append("│" if i == mark else cell, style="bold" if i == mark else colour)
+    return bar.append(f" {score:.3f}  (threshold {threshold:.3f})")

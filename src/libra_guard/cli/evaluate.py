@@ -1,0 +1,63 @@
+"""``libra evaluate``: scores of predictions against a benchmark."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from libra_guard.evaluate.rules import Controversial, Rules, Unreadable
+from libra_guard.evaluate.tables import Format
+
+
+def evaluate(
+    predictions: Annotated[Path, typer.Option(help="Folder that `libra infer` wrote, or one file of predictions.")],
+    labels: Annotated[str, typer.Option(help="Benchmark in the Libra-Test format.")],
+    form: Annotated[Format, typer.Option("--format", help="How to write the scores.")] = Format.TABLE,
+    compare: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Predictions of a second run: tests the difference.")
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="Decide anew: unsafe means a score of at least this.", min=0, max=1)
+    ] = None,
+    unreadable: Annotated[
+        Unreadable, typer.Option(help="What an answer that cannot be read counts as; 'wrong' is the published rule.")
+    ] = Unreadable.FLAGGED,
+    controversial: Annotated[Controversial, typer.Option(help="What 有争议 counts as.")] = Controversial.UNSAFE,
+    bootstrap: Annotated[int, typer.Option(help="Resamples for 95 % intervals; 0 for none.", min=0)] = 1000,
+    seed: Annotated[int, typer.Option(help="Of the bootstrap.", min=0)] = 42,
+    out: Annotated[Path | None, typer.Option(help="Write to this file instead of standard output.")] = None,
+) -> None:
+    """Score predictions against labels: per source, their average, per scenario.
+
+    Exit status: 0 done, 1 done but something was missing or left out (told on standard error), 2 wrong use.
+    """
+    from libra_guard.evaluate.report import evaluate as score
+    from libra_guard.evaluate.tables import render, sentences
+    from libra_guard.io import write_atomic
+
+    rules = Rules(threshold=threshold, unreadable=unreadable, controversial=controversial)
+    report = score(predictions, labels, rules=rules, other=compare, resamples=bootstrap, seed=seed)
+    terminal = out is None and sys.stdout.isatty()
+    text = render(report, form, width=_width() if terminal else None, colour=terminal)
+    if out is None:
+        typer.echo(text)
+    else:
+        write_atomic(out, text + "\n")
+    for line in [*report.complaints, *report.gaps]:
+        typer.echo(line, err=True)
+    if form in (Format.CSV, Format.LATEX) and report.comparison is not None:
+        for line in sentences(report.comparison):
+            typer.echo(line, err=True)
+    counts = report.counts
+    typer.echo(f"{counts.matched} rows scored, {report.unreadable} unreadable (counted as: {unreadable})", err=True)
+    if not counts.complete or (report.other_counts is not None and not report.other_counts.complete):
+        raise typer.Exit(1)
+
+
+def _width() -> int:
+    import shutil
+
+    return shutil.get_terminal_size().columns

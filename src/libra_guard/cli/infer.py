@@ -1,0 +1,69 @@
+"""libra infer: a guard over a file or a folder."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from libra_guard.cli.options import BackendOption, GuardOption, SettingsOption, ThresholdOption, open_guard
+from libra_guard.errors import UsageError
+from libra_guard.records import Target
+
+if TYPE_CHECKING:
+    from libra_guard.predict.rows import Shard
+
+ENGINES = ("local",)
+
+
+def infer(
+    data: Annotated[str, typer.Option(metavar="PATH", help="JSON, JSONL, CSV, Parquet, a folder, or hf://NAME.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the results; an interrupted run goes on.")],
+    guard: GuardOption = "mini",
+    backend: BackendOption = None,
+    threshold: ThresholdOption = None,
+    settings: SettingsOption = None,
+    shard: Annotated[str, typer.Option(metavar="R/N", help="Part R (from 0) of N contiguous parts.")] = "0/1",
+    explain: Annotated[bool, typer.Option(help="Also write an analysis.")] = False,
+    judge: Annotated[Target, typer.Option(help="Judge the answers, or the questions alone.")] = Target.RESPONSE,
+    question_field: Annotated[str, typer.Option(help="Where a row keeps its question.")] = "question",
+    response_field: Annotated[str, typer.Option(help="Where a row keeps its answer.")] = "response",
+    encoding: Annotated[str | None, typer.Option(help="Of text files; by default UTF-8, or GB18030 if it is.")] = None,
+    chunk: Annotated[int, typer.Option(min=1, help="Rows judged and written together.")] = 64,
+    engine: Annotated[str, typer.Option(help="Where it runs.")] = "local",
+) -> None:
+    """Judge every row of a file. Results: R-of-N.jsonl, rejects.jsonl, run.json. Exits with 1 if rows were rejected."""
+    from libra_guard.predict.rows import Fields
+    from libra_guard.predict.runner import Settings, run
+    from libra_guard.predict.show import progress_bar, summary
+
+    if engine not in ENGINES:
+        raise UsageError(f"--engine is one of {', '.join(ENGINES)}, not '{engine}'")
+    wanted = Settings(
+        data=data,
+        out=out,
+        shard=_shard(shard),
+        fields=Fields(question_field, response_field, target=judge),
+        explain=explain,
+        encoding=encoding,
+        chunk=chunk,
+    )
+    opened = open_guard(guard, backend, threshold, settings)
+    with progress_bar(wanted) as progress:
+        outcome = run(opened, wanted, command=shlex.join(["libra", *sys.argv[1:]]), progress=progress)
+    typer.echo(summary(outcome, wanted), err=True)
+    if outcome.rejected:
+        raise typer.Exit(1)
+
+
+def _shard(text: str) -> Shard:
+    from libra_guard.predict.rows import Shard
+
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not match or not int(match[1]) < int(match[2]):
+        raise UsageError(f"--shard {text}: write R/N with 0 ≤ R < N, e.g. 0/4")
+    return Shard(int(match[1]), int(match[2]))

@@ -1,0 +1,43 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from libra_guard.errors import UsageError
+from libra_guard.guards.base import Guard
+
+GuardOption = Annotated[str, typer.Option("--guard", "-g", metavar="NAME[:MODEL]", help="See `libra guards`.")]
+BackendOption = Annotated[str | None, typer.Option(help="How the model is run; by default the guard's first.")]
+ThresholdOption = Annotated[float | None, typer.Option(min=0, max=1, help="Unsafe from this score on.")]
+SettingsOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Option of the guard or backend, e.g. dtype=bfloat16. Repeatable."),
+]
+
+
+def open_guard(name: str, backend: str | None, threshold: float | None, settings: list[str] | None) -> Guard:
+    """Loads a guard from a command's options.
+
+    Raises:
+        UsageError: An option is not of the form KEY=VALUE, or the guard cannot be had.
+    """
+    from libra_guard.guards.registry import load_guard
+
+    options = dict(_pair(s) for s in settings or ())
+    if threshold is not None:
+        options["threshold"] = threshold
+    return load_guard(name, backend=backend, **options)
+
+
+def _pair(text: str) -> tuple[str, Any]:
+    key, sign, value = text.partition("=")
+    if not sign or not key.isidentifier():
+        raise UsageError(f"--set {text}: write KEY=VALUE")
+    try:
+        return key, yaml.safe_load(value)
+    except yaml.YAMLError:
+        return key, value
