@@ -125,7 +125,8 @@ def write_atomic(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("w", encoding="utf-8", newline="\n") as stream:
+        # A lone surrogate (of a file name that is no UTF-8) is written as JSON escapes it.
+        with temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as stream:
             stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())
@@ -177,12 +178,13 @@ def _guess_encoding(path: Path) -> str:
     with contextlib.suppress(EOFError, OSError, zlib.error), _open(path) as stream:
         while len(sample) < _SAMPLE and (data := stream.read1(_SAMPLE)):
             sample += data
-    text = sample.decode("utf-8", "surrogateescape")
-    broken = len(_BROKEN.findall(text))
-    foreign = len(text) - len(text.encode("ascii", "ignore"))
-    if broken > foreign - broken and 10 * len(_BROKEN.findall(sample.decode("gb18030", "surrogateescape"))) < broken:
-        return "gb18030"
-    return "utf-8"
+    # Decoded as if it went on: the sample may end inside a character.
+    utf8, gb18030 = (
+        codecs.getincrementaldecoder(name)("surrogateescape").decode(sample) for name in ("utf-8", "gb18030")
+    )
+    broken = len(_BROKEN.findall(utf8))
+    foreign = len(utf8) - len(utf8.encode("ascii", "ignore"))
+    return "gb18030" if 2 * broken > foreign and 10 * len(_BROKEN.findall(gb18030)) < broken else "utf-8"
 
 
 def _texts(stream: io.BufferedReader | gzip.GzipFile, encoding: str) -> Iterator[str]:
@@ -194,7 +196,7 @@ def _texts(stream: io.BufferedReader | gzip.GzipFile, encoding: str) -> Iterator
 
 
 def _shown(text: str) -> str:
-    """The text with undecodable bytes written as ``\\xff``."""
+    r"""The text with undecodable bytes written as ``\xff``."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
@@ -204,7 +206,7 @@ def _read_jsonl(path: Path, encoding: str) -> Iterator[Row | BadRow]:
         for number, raw in enumerate(stream, 1):
             data = raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw
             if data.strip():
-                yield _parsed(path, number, data.decode(coding, "surrogateescape").strip(), coding)
+                yield _parsed(path, number, data.decode(coding, "surrogateescape").rstrip("\r\n"), coding)
 
 
 def _parsed(path: Path, line: int, text: str, coding: str) -> Row | BadRow:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from libra_guard.backends.base import Text
 
 _PRIMES = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0x27D4EB2F165667C5], dtype=np.uint64)
+_BITS = 24
 
 
 @dataclass(frozen=True)
@@ -27,13 +28,15 @@ class NgramFeatures:
     """
 
     buckets: int = 1 << 18
-    """Size of the table; a power of two."""
+    """Size of the table; a power of two, at most 2**24 (the hash has so many bits)."""
     longest: int = 3
     """n-grams of 1 to ``longest`` characters, at most 4."""
 
     def __post_init__(self) -> None:
-        if self.buckets & (self.buckets - 1) or not 1 <= self.longest <= len(_PRIMES):
-            raise ValueError(f"buckets must be a power of two and longest 1 to {len(_PRIMES)}, not {self}")
+        if not 0 < self.buckets <= 1 << _BITS or self.buckets.bit_count() != 1:
+            raise ValueError(f"buckets must be a power of two up to 2**{_BITS}, not {self.buckets}")
+        if not 1 <= self.longest <= len(_PRIMES):
+            raise ValueError(f"longest must be 1 to {len(_PRIMES)}, not {self.longest}")
 
     def __call__(self, text: Text) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Bucket numbers (unique, sorted) and weights of one text or pair; both of shape ``(m,)``, m ≥ 1."""
@@ -58,5 +61,5 @@ class NgramFeatures:
                 for i in range(n):
                     mixed = (mixed ^ codes[i : len(codes) - n + 1 + i]) * _PRIMES[i]
                     mixed ^= mixed >> np.uint64(29)
-                found.append(((mixed * _PRIMES[0]) >> np.uint64(40)) & np.uint64(self.buckets - 1))
+                found.append(((mixed * _PRIMES[0]) >> np.uint64(64 - _BITS)) & np.uint64(self.buckets - 1))
         return np.concatenate(found).astype(np.int64) if found else np.zeros(0, np.int64)

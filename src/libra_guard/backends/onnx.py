@@ -1,4 +1,4 @@
-"""ONNX Runtime: classifiers in a folder of ``model.onnx``, ``config.json`` and, where tokens are used, ``tokenizer.json``.
+"""ONNX Runtime: classifiers in a folder of ``model.onnx``, ``config.json`` and, where needed, ``tokenizer.json``.
 
 The model's own input names say what it reads: ``input_ids`` and ``attention_mask`` for an encoder, ``ngram_ids`` and
 ``ngram_weights`` for hashed n-grams, or both. Needs no torch.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from bisect import bisect_left
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from libra_guard.backends.base import Backend, Span, Text
-from libra_guard.backends.control_tokens import neutralise
+from libra_guard.backends.control_tokens import breaks, neutralise
 from libra_guard.backends.ngrams import NgramFeatures
 from libra_guard.errors import BackendError, UsageError
 from libra_guard.records import Method
@@ -64,7 +65,7 @@ class OnnxBackend(Backend):
         if unknown := self._inputs - _TOKENS - _NGRAMS:
             raise UsageError(f"{path}: unknown inputs {', '.join(sorted(unknown))}")
         self._tokenizer = self._load_tokenizer() if "input_ids" in self._inputs else None
-        self._ngrams = NgramFeatures(**self.config.get("ngrams", {})) if self._inputs & _NGRAMS else None
+        self._ngrams = self._load_ngrams() if self._inputs & _NGRAMS else None
         self.context = int(self.config.get("max_length", 512)) if self._tokenizer else None
         self._threads = threads or len(os.sched_getaffinity(0))
         self._pool = ThreadPoolExecutor(self._threads) if self._threads > 1 else None
@@ -72,7 +73,8 @@ class OnnxBackend(Backend):
     def logits(self, texts: Sequence[Text]) -> NDArray[np.float64]:
         """See ``Backend.logits``."""
         if not texts:
-            return np.zeros((0, self._session.get_outputs()[0].shape[-1]))
+            width = self._session.get_outputs()[0].shape[-1]
+            return np.zeros((0, width if isinstance(width, int) else 0))
         # Longest first, so that no thread is left alone with a long text at the end.
         order = sorted(range(len(texts)), key=lambda i: -_size(texts[i]))
         ordered = [texts[i] for i in order]
@@ -86,8 +88,11 @@ class OnnxBackend(Backend):
         """See ``Backend.spans``."""
         if self._tokenizer is None:
             return super().spans(texts)
+        inert = [neutralise(text, self._control) for text in texts]
+        encoded = self._tokenizer.encode_batch(inert, add_special_tokens=False)
         return [
-            [Span(*o) for o in e.offsets] for e in self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+            _in_original([Span(*o) for o in e.offsets], breaks(text, self._control))
+            for text, e in zip(texts, encoded, strict=True)
         ]
 
     def provenance(self) -> dict[str, Any]:
@@ -104,17 +109,28 @@ class OnnxBackend(Backend):
         path = self.folder / "tokenizer.json"
         if not path.is_file():
             raise UsageError(f"{self.folder}: no tokenizer.json beside model.onnx")
-        tokenizer = Tokenizer.from_file(str(path))
+        try:
+            tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises plain exceptions
+            raise UsageError(f"{path}: not a tokenizer: {error}") from None
         tokenizer.no_truncation()
         tokenizer.no_padding()
+        # Special tokens are looked for after normalising, which may make one out of other characters.
+        tokenizer.encode_special_tokens = True
         self._control = tuple(t.content for t in tokenizer.get_added_tokens_decoder().values())
         return tokenizer
+
+    def _load_ngrams(self) -> NgramFeatures:
+        try:
+            return NgramFeatures(**self.config.get("ngrams", {}))
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"{self.folder / 'config.json'}: ngrams: {error}") from None
 
     def _run(self, text: Text) -> NDArray[np.float32]:
         feed: dict[str, NDArray[Any]] = {}
         if self._tokenizer is not None:
-            parts = [neutralise(t, self._control) for t in ((text,) if isinstance(text, str) else text)]
-            encoded = self._tokenizer.encode(*parts)
+            first, *second = (neutralise(t, self._control) for t in ((text,) if isinstance(text, str) else text))
+            encoded = self._tokenizer.encode(first, second[0] if second else None)
             if self.context is not None and len(encoded.ids) > self.context:
                 raise BackendError(f"a text of {len(encoded.ids)} tokens where the model takes {self.context}")
             feed["input_ids"] = np.array([encoded.ids], dtype=np.int64)
@@ -123,8 +139,17 @@ class OnnxBackend(Backend):
         if self._ngrams is not None:
             ids, weights = self._ngrams(text)
             feed["ngram_ids"], feed["ngram_weights"] = ids[None], weights[None]
-        output = self._session.run(None, {k: v for k, v in feed.items() if k in self._inputs})[0]
+        try:
+            output = self._session.run(None, {k: v for k, v in feed.items() if k in self._inputs})[0]
+        except Exception as error:  # onnxruntime raises several types that share no base of its own
+            raise BackendError(f"{self.folder}: the model failed: {error}") from error
         return np.asarray(output[0], dtype=np.float32)
+
+
+def _in_original(spans: list[Span], cuts: Sequence[int]) -> list[Span]:
+    """Spans in a neutralised text as spans in the text without its separators, which were put in at ``cuts``."""
+    separators = [cut + i for i, cut in enumerate(cuts)]
+    return [Span(s.start - bisect_left(separators, s.start), s.end - bisect_left(separators, s.end)) for s in spans]
 
 
 def _size(text: Text) -> int:

@@ -11,7 +11,7 @@ import typer
 
 from libra_guard.cli.options import BackendOption, GuardOption, SettingsOption, ThresholdOption, open_guard
 from libra_guard.errors import UsageError
-from libra_guard.records import Conversation, Label, Message, Verdict
+from libra_guard.records import Conversation, Label, Verdict
 
 _BAR = 24
 _COLOURS = {Label.SAFE: "green", Label.UNSAFE: "red", Label.CONTROVERSIAL: "yellow", None: "magenta"}
@@ -60,13 +60,14 @@ def _conversation(question: str | None, response: str | None, file: Path | None)
 def _read(file: Path | None) -> Any:
     if file is None and sys.stdin.isatty():
         raise UsageError("nothing to judge: give --question, --file, or a JSON object on stdin")
-    name = "stdin" if file is None or str(file) == "-" else str(file)
+    source = None if file is None or str(file) == "-" else file
+    name = source or "stdin"
     try:
-        data = sys.stdin.buffer.read() if name == "stdin" else Path(name).read_bytes()
+        data = sys.stdin.buffer.read() if source is None else source.read_bytes()
         return json.loads(data.decode("utf-8-sig"))
     except OSError as error:
         raise UsageError(f"{name}: {error.strerror}") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{name}: not one JSON object in UTF-8: {error}") from None
 
 
@@ -74,7 +75,7 @@ def _from_record(record: Any) -> Conversation:
     if not isinstance(record, dict):
         raise ValueError(f"a {type(record).__name__} where an object is needed")
     if "messages" in record:
-        return Conversation(messages=tuple(Message.model_validate(m) for m in record["messages"]))
+        return Conversation.model_validate({"messages": record["messages"]})
     for field in ("question", "response"):
         if not isinstance(record.get(field), str | None):
             raise ValueError(f"{field}: a {type(record[field]).__name__} where a text is needed")

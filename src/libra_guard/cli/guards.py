@@ -28,7 +28,8 @@ def guards(as_json: Annotated[bool, typer.Option("--json", help="A JSON list on 
         table.add_column(column, overflow="fold")
     for entry in GUARDS.values():
         name = f"{entry.name}[:MODEL]" if entry.bundled else f"{entry.name}:MODEL"
-        table.add_row(escape(name), entry.summary, ", ".join(entry.judges), ", ".join(entry.backends), _needs(entry))
+        cells = (name, entry.summary, ", ".join(entry.judges), ", ".join(entry.backends), _needs(entry))
+        table.add_row(*map(escape, cells))
     console = Console()
     console.print(table)
     for entry in GUARDS.values():

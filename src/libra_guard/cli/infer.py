@@ -22,7 +22,9 @@ ENGINES = ("local",)
 
 def infer(
     data: Annotated[str, typer.Option(metavar="PATH", help="JSON, JSONL, CSV, Parquet, a folder, or hf://NAME.")],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the results; an interrupted run goes on.")],
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", file_okay=False, help="Folder for the results; an interrupted run goes on.")
+    ],
     guard: GuardOption = "mini",
     backend: BackendOption = None,
     threshold: ThresholdOption = None,

@@ -32,15 +32,19 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
+VersionOption = Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it and exit.")]
+
+
 @app.callback()
-def _options(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it and exit.")] = False,
-) -> None:
+def _options(version: VersionOption = False) -> None:
     pass
 
 
 def main() -> None:
-    """Entry point: errors meant for people are one message and exit code 2, without a traceback."""
+    """Entry point: errors meant for people are one message and exit code 2, without a traceback.
+
+    A reader of the output that goes away, as `head` does, ends the program quietly; click sees to it.
+    """
     for stream in (sys.stdout, sys.stderr):
         # Data is UTF-8 whatever the terminal's locale is, and a lone surrogate must not end the program.
         if hasattr(stream, "reconfigure"):
@@ -50,10 +54,11 @@ def main() -> None:
     except LibraError as error:
         typer.echo(f"libra: {error}", err=True)
         sys.exit(2)
-    except BrokenPipeError:
-        # The reader of our output has gone, as `head` does: nothing more to say.
-        sys.stderr.close()
-        sys.exit(0)
+    except OSError as error:
+        # No right to read or write, no space left: not a fault of the program, and exit code 1 would mean "done".
+        place = f"{error.filename}: " if error.filename else ""
+        typer.echo(f"libra: {place}{error.strerror or error}", err=True)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -23,14 +23,20 @@ def open_guard(name: str, backend: str | None, threshold: float | None, settings
     """Loads a guard from a command's options.
 
     Raises:
-        UsageError: An option is not of the form KEY=VALUE, or the guard cannot be had.
+        UsageError: An option is not of the form KEY=VALUE or has an impossible value, or the guard cannot be had.
     """
     from libra_guard.guards.registry import load_guard
 
     options = dict(_pair(s) for s in settings or ())
     if threshold is not None:
         options["threshold"] = threshold
-    return load_guard(name, backend=backend, **options)
+    try:
+        return load_guard(name, backend=backend, **options)
+    except (TypeError, ValueError) as error:
+        if not settings:
+            raise
+        # A value of the wrong type shows only where it is used.
+        raise UsageError(f"--set {' '.join(settings)}: {error}") from error
 
 
 def _pair(text: str) -> tuple[str, Any]:

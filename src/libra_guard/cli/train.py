@@ -21,8 +21,12 @@ def _group() -> None:
 @app.command()
 def classifier(
     recipe: Annotated[Path, typer.Argument(help="YAML, e.g. configs/train/mini.yaml.")],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the guard; finished stages in it are kept.")],
-    data: Annotated[Path, typer.Option(metavar="DIR", help="Folder that the recipe's paths are relative to.")] = Path(),
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", file_okay=False, help="Folder for the guard; finished stages in it are kept.")
+    ],
+    data: Annotated[
+        Path, typer.Option(metavar="DIR", file_okay=False, help="Folder that the recipe's paths are relative to.")
+    ] = Path(),
     base: Annotated[str | None, typer.Option(help="Another pretrained encoder, e.g. a local folder.")] = None,
 ) -> None:
     """Train a classifier guard: an encoder by stages, n-grams, or both; then ONNX and a card.
@@ -37,4 +41,6 @@ def classifier(
     result = train_classifier(
         Recipe.read(recipe), data, out, encoder_base=base, report=lambda line: typer.echo(line, err=True)
     )
-    typer.echo(json.dumps({k: result[k] for k in ("name", "threshold", "test", "parity")}, ensure_ascii=False, indent=2))
+    typer.echo(
+        json.dumps({k: result[k] for k in ("name", "threshold", "test", "parity")}, ensure_ascii=False, indent=2)
+    )

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from libra_guard.backends.base import Backend, Text
-from libra_guard.errors import UsageError
+from libra_guard.errors import BackendError, UsageError
 from libra_guard.guards.base import Guard
 from libra_guard.guards.normalise import normalise
 from libra_guard.guards.rendering import template
@@ -59,6 +59,10 @@ class ClassifierGuard(Guard):
         self.scenario_threshold = float(config.get("scenario_threshold", 0.5))
         self.language = language
 
+    def provenance(self) -> dict[str, Any]:
+        """See ``Guard.provenance``."""
+        return {**super().provenance(), "language": self.language}
+
     def _windows(self, conversation: Conversation) -> Windows:
         conversation = normalised(conversation)
         if self.backend.context is None:
@@ -69,16 +73,23 @@ class ClassifierGuard(Guard):
         return [self._verdict(row) for row in self._probabilities([as_text(c) for c in conversations])]
 
     def _probabilities(self, texts: Sequence[Text]) -> NDArray[np.float64]:
-        return 1 / (1 + np.exp(-np.clip(self.backend.logits(texts), -40, 40)))
+        logits = self.backend.logits(texts)
+        if len(logits) and logits.shape[1] != 1 + len(self.scenarios):
+            raise BackendError(f"the model has {logits.shape[1]} outputs, its config {1 + len(self.scenarios)} labels")
+        return 1 / (1 + np.exp(-np.clip(logits, -40, 40)))
 
     def _verdict(self, row: NDArray[np.float64]) -> Verdict:
+        if not np.isfinite(row).all():
+            # A comparison with NaN is false, which would read as safe.
+            return Verdict(label=None, valid=False, method=Method.LOGITS, notes=("the model gave no numbers",))
         score = round(float(row[0]), 6)
         categories = {name: round(float(p), 6) for name, p in zip(self.scenarios, row[1:], strict=True)}
         return Verdict(label=self._label(score), unsafe_score=score, categories=categories, method=Method.LOGITS)
 
     def _explain(self, conversations: Sequence[Conversation], verdicts: list[Verdict]) -> list[Verdict]:
         return [
-            v.model_copy(update={"analysis": self._analysis(c, v)}) for c, v in zip(conversations, verdicts, strict=True)
+            v.model_copy(update={"analysis": self._analysis(c, v)}) if v.valid else v
+            for c, v in zip(conversations, verdicts, strict=True)
         ]
 
     def _analysis(self, conversation: Conversation, verdict: Verdict) -> str:
@@ -132,7 +143,7 @@ def as_text(conversation: Conversation) -> Text:
 
 
 def normalised(conversation: Conversation) -> Conversation:
-    """The last exchange as the classifier was trained to read it; a text of invisible characters alone stays as it is."""
+    """The last exchange as the classifier was trained to read it; a text of invisible characters alone stays."""
     question, response = conversation.question, conversation.response
     question = normalise(question) or question
     if response is not None and conversation.question:

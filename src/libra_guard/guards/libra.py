@@ -7,6 +7,7 @@ cannot score generates the whole answer, which is parsed; the verdict's ``method
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -89,7 +90,9 @@ class LibraGuard(Guard):
         self.examples = tuple(examples)
         self.instruct = instruct
         self.answer_prefix = answer_prefix
-        self._generation: dict[str, Any] = {"max_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
+        self.max_new_tokens = max_new_tokens
+        self.temperature = temperature
+        self.seed = seed
 
     def prompt(self, question: str, response: str, *, prefix: str = "") -> Prompt:
         """The published prompt, byte for byte, and how the answer is to begin."""
@@ -98,14 +101,18 @@ class LibraGuard(Guard):
 
     def provenance(self) -> dict[str, Any]:
         """See ``Guard.provenance``."""
+        asked = self.prompt("", "").messages[0].content + self.answer_prefix
         own = {"method": self.method.value, "few_shot": len(self.examples), "instruct": self.instruct}
-        return {**super().provenance(), **own, **self._generation}
+        own["prompt_sha256"] = hashlib.sha256(asked.encode()).hexdigest()
+        decoding = {"max_tokens": self.max_new_tokens, "temperature": self.temperature, "seed": self.seed}
+        return {**super().provenance(), **own, **decoding}
 
     def _windows(self, conversation: Conversation) -> Windows:
         if self.backend.context is None:
             return Windows([conversation])
-        reserved = self.backend.overhead(self.prompt("", "", prefix=self.answer_prefix)) + self._generation["max_tokens"]
-        return cut(conversation, self.backend.context - reserved, self.backend.spans)
+        overhead = self.backend.overhead(self.prompt("", "", prefix=self.answer_prefix))
+        room = self.backend.context - overhead - self.max_new_tokens
+        return cut(conversation, room, self.backend.spans)
 
     def _judge(self, conversations: Sequence[Conversation]) -> list[Verdict]:
         if self.method is Method.GENERATE:
@@ -130,22 +137,32 @@ class LibraGuard(Guard):
 
     def _generate(self, conversations: Sequence[Conversation]) -> list[Verdict]:
         prompts = [self.prompt(c.question, c.response or "") for c in conversations]
-        return [parse_verdict(text) for text in self.backend.generate(prompts, **self._generation)]
+        return [parse_verdict(text) for text in self._texts(prompts)]
+
+    def _texts(self, prompts: Sequence[Prompt]) -> list[str]:
+        return self.backend.generate(
+            prompts, max_tokens=self.max_new_tokens, temperature=self.temperature, seed=self.seed
+        )
 
     def _explain(self, conversations: Sequence[Conversation], verdicts: list[Verdict]) -> list[Verdict]:
         todo = [i for i, v in enumerate(verdicts) if v.label and v.analysis is None]
         if not todo or Method.GENERATE not in self.backend.capabilities:
             return verdicts
-        beginnings = [f'{self.answer_prefix}{verdicts[i].label}",\n  "分析": "' for i in todo]
+        # A server that cannot go on from a beginning writes its answer anew, perhaps with another label.
+        opening = '{}{}",\n  "分析": "' if self.backend.continues else ""
+        beginnings = [opening.format(self.answer_prefix, verdicts[i].label) for i in todo]
         prompts = [
             self.prompt(conversations[i].question, conversations[i].response or "", prefix=beginning)
             for i, beginning in zip(todo, beginnings, strict=True)
         ]
         explained = list(verdicts)
-        texts = self.backend.generate(prompts, **self._generation)
+        texts = self._texts(prompts)
         for i, beginning, text in zip(todo, beginnings, texts, strict=True):
-            raw = beginning + text
-            explained[i] = verdicts[i].model_copy(update={"raw": raw, "analysis": read_answer(raw).analysis})
+            answer = read_answer(beginning + text)
+            found: dict[str, Any] = {"raw": beginning + text, "analysis": answer.analysis}
+            if answer.label is not verdicts[i].label:
+                found = {"notes": (*verdicts[i].notes, "an analysis that came to another label was left out")}
+            explained[i] = verdicts[i].model_copy(update=found)
         return explained
 
 

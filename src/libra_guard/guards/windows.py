@@ -14,6 +14,8 @@ OVERLAP = 0.25
 Spans = Callable[[Sequence[str]], list[list[Span]]]
 """A backend's ``spans``."""
 
+_LEAST = 16
+_LEFT_OUT = "……"
 _SEVERITY = {Label.SAFE: 0, Label.CONTROVERSIAL: 1, None: 2, Label.UNSAFE: 3}
 
 
@@ -47,16 +49,11 @@ def cut(conversation: Conversation, room: int, spans: Spans) -> Windows:
         return Windows([Conversation.from_pair(piece) for piece in split(conversation.question, room, spans)])
     question = shorten(conversation.question, room // 2, spans)
     notes = () if question == conversation.question else ("the question was shortened to its beginning and end",)
-    # The question is counted only where the two texts might not fit together.
-    response = conversation.response or ""
-    if len(question.encode()) + len(response.encode()) > room:
-        room -= len(spans([question])[0])
-    else:
-        room -= len(question.encode())
     asked = (Message(role=Role.USER, content=question),) if question else ()
+    left = room - len(spans([question])[0])
     pieces = [
         Conversation(messages=(*asked, Message(role=Role.ASSISTANT, content=piece)))
-        for piece in split(response, room, spans)
+        for piece in split(conversation.response or "", left, spans)
     ]
     return Windows(pieces, notes)
 
@@ -86,18 +83,39 @@ def split(text: str, room: int, spans: Spans) -> list[str]:
         The text alone where it fits; else pieces that cover it, each but the last repeating a quarter in the next.
 
     Raises:
-        UsageError: There is no room at all.
+        UsageError: There is next to no room for a text that is longer.
     """
-    if room < 16:
-        raise UsageError(f"the prompt leaves {room} tokens for the text; a larger context is needed")
-    # A token stands for at least one byte, so a text this short fits without being tokenized.
-    if len(text.encode()) <= room:
-        return [text]
     tokens = spans([text])[0]
     if len(tokens) <= room:
         return [text]
+    if room < _LEAST:
+        raise UsageError(f"the prompt leaves {room} tokens for the text; a larger context is needed")
     # Cutting inside a character or a word can cost a few tokens more than the whole text had there.
-    size = max(8, room - max(4, room // 32))
+    size = room - max(4, room // 32)
+    while True:
+        pieces = _pieces(text, tokens, size)
+        excess = max(map(len, spans(pieces))) - room
+        if excess <= 0 or size == 1:
+            return pieces
+        size = max(1, size - excess)
+
+
+def shorten(text: str, room: int, spans: Spans) -> str:
+    """The text's beginning and end, of at most ``room`` tokens together; the text itself where it fits."""
+    tokens = spans([text])[0]
+    if len(tokens) <= room:
+        return text
+    half = (room - max(4, room // 32)) // 2
+    while half > 0:
+        short = text[: tokens[half - 1].end] + _LEFT_OUT + text[tokens[-half].start :]
+        excess = len(spans([short])[0]) - room
+        if excess <= 0:
+            return short
+        half -= -(-excess // 2)
+    raise UsageError(f"there are {room} tokens for the question; a larger context is needed")
+
+
+def _pieces(text: str, tokens: Sequence[Span], size: int) -> list[str]:
     step = max(1, int(size * (1 - OVERLAP)))
     pieces = []
     for first in range(0, len(tokens), step):
@@ -108,14 +126,3 @@ def split(text: str, room: int, spans: Spans) -> list[str]:
         if last == len(tokens):
             break
     return [piece for piece in pieces if piece.strip()]
-
-
-def shorten(text: str, room: int, spans: Spans) -> str:
-    """The text's beginning and end, of at most ``room`` tokens together; the text itself where it fits."""
-    if len(text.encode()) <= room:
-        return text
-    tokens = spans([text])[0]
-    if len(tokens) <= room:
-        return text
-    half = max(1, (room - max(4, room // 32)) // 2)
-    return text[: tokens[half - 1].end] + "……" + text[tokens[-half].start :]

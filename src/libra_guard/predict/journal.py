@@ -49,8 +49,11 @@ class Journal:
             for number, line in enumerate(stream, 1):
                 try:
                     record = json.loads(line)
+                    if not isinstance(record, dict):
+                        raise ValueError("no object")
                 except ValueError as error:
-                    raise DataError(f"{self.path}:{number}: damaged: {error}; move the file away to begin anew") from None
+                    damaged = f"{self.path}:{number}: damaged: {error}"
+                    raise DataError(f"{damaged}; move the file away to begin anew") from None
                 yield record
 
     def append(self, records: Iterable[dict[str, Any]]) -> None:

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from libra_guard.io import BadRow, Row
-from libra_guard.records import Conversation, Message, Role, Target, content_id
+from libra_guard.records import Conversation, Role, Target, content_id
 
 ADDED = ("critic", "verdict")
-"""Fields that inference writes; an input's own fields of these names are replaced, and do not count for its identity."""
+"""Fields that inference writes; an input's own of these names are replaced, and do not count for its identity."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,14 @@ class Job(NamedTuple):
     """A row that can be judged."""
 
     row: Row
+    number: int
+    """Of the row in the data, from 1. What tells rows apart: many can stand on one line of a JSON list."""
     key: str
     conversation: Conversation
+
+    def reject(self, reason: str) -> Reject:
+        """This row as one that could not be judged after all."""
+        return Reject(self.row.file, self.row.line, self.number, reason, None, self.row.data)
 
 
 class Reject(NamedTuple):
@@ -40,6 +46,8 @@ class Reject(NamedTuple):
 
     file: str
     line: int
+    number: int
+    """Of the row in the data, from 1."""
     reason: str
     text: str | None
     record: dict[str, Any] | None
@@ -49,38 +57,53 @@ class Reject(NamedTuple):
         return {k: v for k, v in self._asdict().items() if v is not None}
 
 
-class Shard(NamedTuple):
-    """One of ``count`` contiguous parts: rows ``int(n / count * rank)`` up to ``int(n / count * (rank + 1))``."""
+@dataclass(frozen=True)
+class Shard:
+    """One of ``count`` contiguous parts: rows ``int(n / count * rank)`` up to ``int(n / count * (rank + 1))``.
+
+    The last goes to the end, which that product can miss by rounding: ``int(1 / 49 * 49)`` is 0.
+    """
 
     rank: int = 0
     count: int = 1
 
     def range(self, rows: int) -> range:
         """Row numbers of this part of a file with so many rows, as the published script cuts it."""
-        return range(int(rows / self.count * self.rank), int(rows / self.count * (self.rank + 1)))
+        stop = rows if self.rank + 1 == self.count else int(rows / self.count * (self.rank + 1))
+        return range(int(rows / self.count * self.rank), stop)
 
     def __str__(self) -> str:
         return f"{self.rank}-of-{self.count}"
 
 
-def read_jobs(rows: Iterator[Row | BadRow], fields: Fields) -> Iterator[Job | Reject]:
-    """Turns rows into jobs; a second row with the same id is rejected, for nothing could tell their verdicts apart."""
-    seen: dict[int, str] = {}
-    for row in rows:
+def read_jobs(rows: Iterator[Row | BadRow], fields: Fields, part: range | None = None) -> Iterator[Job | Reject]:
+    """Turns rows into jobs; a second row with the same id is rejected, for nothing could tell their verdicts apart.
+
+    Args:
+        rows: Of the whole data, so that shards agree on which row was the first with an id.
+        fields: Where a row keeps its texts.
+        part: Numbers, from 0, of the rows that are wanted; by default all.
+    """
+    seen: dict[int, int] = {}
+    for number, row in enumerate(rows if part is None else islice(rows, part.stop), 1):
+        wanted = part is None or number > part.start
         if isinstance(row, BadRow):
-            yield Reject(row.file, row.line, row.reason, row.text, None)
+            if wanted:
+                yield Reject(row.file, row.line, number, row.reason, row.text, None)
             continue
-        key = row_key(row.data)
         # The hash alone is kept: about 100 bytes a row, whatever the ids look like.
-        mark = hash(key)
-        if has_id(row.data) and mark in seen:
-            yield _reject(row, f"id: '{row.data['id']}' stands already at {seen[mark]}")
-            continue
-        seen[mark] = f"line {row.line}"
-        try:
-            yield Job(row, key, _conversation(row.data, fields))
-        except ValueError as error:
-            yield _reject(row, str(error))
+        first = seen.setdefault(hash(row_key(row.data)), number) if has_id(row.data) else number
+        if wanted:
+            yield _job(row, number, first, fields)
+
+
+def _job(row: Row, number: int, first: int, fields: Fields) -> Job | Reject:
+    try:
+        if first != number:
+            raise ValueError(f"id: '{row.data['id']}' is also that of row {first}")
+        return Job(row, number, row_key(row.data), _conversation(row.data, fields))
+    except ValueError as error:
+        return Reject(row.file, row.line, number, str(error), None, row.data)
 
 
 def chunks(jobs: Iterator[Job | Reject], size: int) -> Iterator[list[Job | Reject]]:
@@ -102,7 +125,7 @@ def has_id(data: dict[str, Any]) -> bool:
 
 
 def _conversation(data: dict[str, Any], fields: Fields) -> Conversation:
-    if fields.messages in data:
+    if data.get(fields.messages) is not None:
         return _from_messages(data[fields.messages], fields)
     question = _text(data, fields.question)
     return Conversation.from_pair(question, _text(data, fields.response) if fields.target is Target.RESPONSE else None)
@@ -112,12 +135,12 @@ def _from_messages(value: Any, fields: Fields) -> Conversation:
     if not isinstance(value, list):
         raise ValueError(f"{fields.messages}: a {type(value).__name__} where a list of messages is needed")
     try:
-        messages = tuple(Message.model_validate(m) for m in value)
-        conversation = Conversation(messages=messages)
+        conversation = Conversation.model_validate({"messages": value})
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(map(str, (fields.messages, *first["loc"])))
+        place = ".".join(map(str, (fields.messages, *first["loc"][1:])))
         raise ValueError(f"{place}: {first['msg'].removeprefix('Value error, ')}") from None
+    messages = conversation.messages
     if fields.target is Target.PROMPT and conversation.target is Target.RESPONSE:
         asked = max((i for i, m in enumerate(messages) if m.role is Role.USER), default=-1)
         if asked < 0:
@@ -135,7 +158,3 @@ def _text(data: dict[str, Any], field: str) -> str:
     if not isinstance(value, str):
         raise ValueError(f"{field}: a {type(value).__name__} where a text is needed")
     return value
-
-
-def _reject(row: Row, reason: str) -> Reject:
-    return Reject(row.file, row.line, reason, None, row.data)

@@ -8,12 +8,12 @@ end up with the bytes of an uninterrupted run.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import platform
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from libra_guard.guards.libra import answer_json
 from libra_guard.io import count_rows, file_hash, read_rows, write_atomic
 from libra_guard.predict.journal import Journal
 from libra_guard.predict.rows import ADDED, Fields, Job, Reject, Shard, chunks, read_jobs, row_key
-from libra_guard.records import Label, Verdict
+from libra_guard.records import Conversation, Label, Target, Verdict
 
 Progress = Callable[[int], None]
 _CRITIC_SCORE = "不安全得分 {:.4f}"
@@ -41,6 +41,12 @@ class Settings:
     encoding: str | None = None
     chunk: int = 64
     """Rows judged and written together; a kill loses at most so much work."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.shard.rank < self.shard.count:
+            raise UsageError(f"there is no shard {self.shard.rank} of {self.shard.count}; they count from 0")
+        if self.chunk < 1:
+            raise UsageError(f"the chunk is {self.chunk}; at least 1 row is judged at a time")
 
     @property
     def predictions(self) -> Path:
@@ -81,7 +87,8 @@ def run(guard: Guard, settings: Settings, *, command: str = "", progress: Progre
 
     Raises:
         UsageError: The folder holds another run's output, or another process writes to it.
-        BackendError: Not one row of a chunk could be judged: the model or the server is gone. Resume later.
+        BackendError: Not one row of a chunk could be judged, nor a greeting: the model or the server is gone. Resume
+            later.
     """
     _describe(guard, settings, command)
     outcome = Outcome()
@@ -98,22 +105,20 @@ def run(guard: Guard, settings: Settings, *, command: str = "", progress: Progre
 class _Resume:
     """Walks the files of an earlier run in step with the input."""
 
-    def __init__(
-        self, verdicts: Iterator[dict[str, Any]], rejects: Iterator[dict[str, Any]], outcome: Outcome
-    ) -> None:
+    def __init__(self, verdicts: Iterator[dict[str, Any]], rejects: Iterator[dict[str, Any]], outcome: Outcome) -> None:
         self._verdicts = verdicts
         self._next = next(verdicts, None)
-        self.rejected = {(r["file"], r["line"]) for r in rejects}
+        self.rejected = {r.get("number") for r in rejects}
         self._outcome = outcome
         outcome.rejected = len(self.rejected)
-        self.done: set[str] = set()
+        self.done: set[int] = set()
 
     def covers(self, chunk: list[Job | Reject]) -> bool:
-        """Whether the chunk is whole; ``done`` then or else holds the keys of its verdicts that stand already."""
+        """Whether the chunk is whole; ``done`` then or else holds the numbers of its rows whose verdicts stand."""
         self.done = set()
         whole = True
         for job in chunk:
-            if _place(job) in self.rejected:
+            if job.number in self.rejected:
                 continue
             if isinstance(job, Reject) or self._next is None:
                 whole = False
@@ -123,8 +128,8 @@ class _Resume:
                     f"the output so far does not fit line {job.row.line} of {job.row.file}: it was written from other "
                     "data, or changed; choose another --out, or move it away"
                 )
-            self.done.add(job.key)
-            _count(self._outcome, Verdict.model_validate(self._next["verdict"]))
+            self.done.add(job.number)
+            _count(self._outcome, _verdict(self._next))
             self._outcome.resumed += 1
             self._next = next(self._verdicts, None)
         return whole
@@ -132,7 +137,7 @@ class _Resume:
     def finish(self) -> None:
         """Raises DataError if the output holds more than the input."""
         if self._next is not None:
-            raise DataError("the output holds verdicts on rows that are not in the data: it was written from other data")
+            raise DataError("the output holds verdicts on rows that are not in the data: choose another --out")
 
 
 def _judge_chunk(
@@ -144,18 +149,20 @@ def _judge_chunk(
     rejects: Journal,
     outcome: Outcome,
 ) -> None:
-    jobs = [j for j in chunk if isinstance(j, Job) and _place(j) not in resume.rejected]
-    found = _judge(guard, jobs, settings.explain)
-    places = {_place(j): v for j, v in zip(jobs, found, strict=True)}
+    valid = [job for job in chunk if isinstance(job, Job)]
+    jobs = [job for job in valid if job.number not in resume.rejected]
+    # A valid row that is rejected already failed the whole batch, so the others were judged one by one.
+    found = _judge(guard, jobs, settings, alone=len(jobs) < len(valid))
+    results = {job.number: result for job, result in zip(jobs, found, strict=True)}
     fresh: list[Reject] = []
     lines: list[dict[str, Any]] = []
     for job in chunk:
-        if _place(job) in resume.rejected:
+        if job.number in resume.rejected:
             continue
-        result = job if isinstance(job, Reject) else places[_place(job)]
+        result = job if isinstance(job, Reject) else results[job.number]
         if isinstance(result, Reject):
             fresh.append(result)
-        elif isinstance(job, Job) and job.key not in resume.done:
+        elif isinstance(job, Job) and job.number not in resume.done:
             lines.append({**job.row.data, "critic": critic(result), "verdict": result.model_dump(mode="json")})
             _count(outcome, result)
     rejects.append(r.as_dict() for r in fresh)
@@ -163,27 +170,25 @@ def _judge_chunk(
     verdicts.append(lines)
 
 
-def _judge(guard: Guard, jobs: list[Job], explain: bool) -> list[Verdict | Reject]:
+def _judge(guard: Guard, jobs: list[Job], settings: Settings, *, alone: bool) -> list[Verdict | Reject]:
     """Verdicts; where the whole batch failed, row by row, so that one bad row does not take the others with it."""
     if not jobs:
         return []
-    try:
-        return list(guard.judge([j.conversation for j in jobs], explain=explain))
-    except (BackendError, UsageError) as error:
-        if len(jobs) == 1:
-            failure = error
-            results: list[Verdict | Reject] = []
-        else:
-            results = []
-            for job in jobs:
-                try:
-                    results += guard.judge([job.conversation], explain=explain)
-                except (BackendError, UsageError) as single:
-                    results.append(Reject(job.row.file, job.row.line, f"not judged: {single}", None, job.row.data))
-                    failure = single
-        if not any(isinstance(r, Verdict) for r in results):
-            raise failure
-        return results
+    if not alone:
+        # What is wrong shows again row by row.
+        with contextlib.suppress(BackendError, UsageError):
+            return list(guard.judge([j.conversation for j in jobs], explain=settings.explain))
+    results: list[Verdict | Reject] = []
+    for job in jobs:
+        try:
+            results += guard.judge([job.conversation], explain=settings.explain)
+        except (BackendError, UsageError) as error:
+            results.append(job.reject(f"not judged: {error}"))
+    if not any(isinstance(r, Verdict) for r in results):
+        # The rows are at fault only if the model can still judge a greeting.
+        answer = "你好！" if settings.fields.target is Target.RESPONSE else None
+        guard.judge([Conversation.from_pair("你好", answer)], explain=settings.explain)
+    return results
 
 
 def critic(verdict: Verdict) -> str:
@@ -204,8 +209,11 @@ def _count(outcome: Outcome, verdict: Verdict) -> None:
     outcome.flagged += verdict.label is not Label.SAFE
 
 
-def _place(job: Job | Reject) -> tuple[str, int]:
-    return (job.row.file, job.row.line) if isinstance(job, Job) else (job.file, job.line)
+def _verdict(line: dict[str, Any]) -> Verdict:
+    try:
+        return Verdict.model_validate(line.get("verdict"))
+    except ValueError:
+        raise DataError("a line of the output so far has no verdict: move the file away to begin anew") from None
 
 
 def _shard_jobs(settings: Settings) -> Iterator[Job | Reject]:
@@ -213,7 +221,7 @@ def _shard_jobs(settings: Settings) -> Iterator[Job | Reject]:
     if settings.shard.count == 1:
         return read_jobs(rows, settings.fields)
     part = settings.shard.range(count_rows(settings.data, encoding=settings.encoding))
-    return read_jobs(islice(rows, part.start, part.stop), settings.fields)
+    return read_jobs(rows, settings.fields, part)
 
 
 def _describe(guard: Guard, settings: Settings, command: str) -> None:
@@ -224,6 +232,7 @@ def _describe(guard: Guard, settings: Settings, command: str) -> None:
         "data_hash": file_hash(settings.data),
         "shard": str(settings.shard),
         "fields": asdict(settings.fields),
+        "encoding": settings.encoding,
         "explain": settings.explain,
         "chunk": settings.chunk,
     }
@@ -236,11 +245,11 @@ def _describe(guard: Guard, settings: Settings, command: str) -> None:
         except ValueError:
             raise UsageError(f"{path}: not JSON; choose another --out") from None
         wanted = json.loads(json.dumps(what))
-        other = [k for k, v in wanted.items() if k != "data" and old.get(k) != v]
+        told = old if isinstance(old, dict) else {}
+        other = [k for k, v in wanted.items() if k != "data" and told.get(k) != v]
         if other:
-            raise UsageError(
-                f"{settings.out} holds another run (other {', '.join(other)}): choose another --out, or empty the folder"
-            )
+            found = f"{settings.out} holds another run (other {', '.join(other)})"
+            raise UsageError(f"{found}: choose another --out, or empty the folder")
         return
     if settings.predictions.exists() and settings.predictions.stat().st_size:
         raise UsageError(f"{settings.predictions} is there without {path.name}: choose another --out")

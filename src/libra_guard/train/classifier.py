@@ -1,6 +1,6 @@
 """Trains a classifier guard from a recipe: stages of the encoder, the n-grams, their join, the ONNX file, the card.
 
-    libra train classifier configs/train/mini.yaml --data DIR --out runs/mini
+libra train classifier configs/train/mini.yaml --data DIR --out runs/mini
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from libra_guard.errors import UsageError
 from libra_guard.evaluate.metrics import Outcomes, measure
 from libra_guard.io import file_hash, write_atomic
 from libra_guard.train.card import write_card
 from libra_guard.train.join import Joint, choose_threshold, fit_joint
 from libra_guard.train.mixture import LABELS, Example, Reader, Split
-from libra_guard.train.recipe import Recipe, Source
-from libra_guard.train.wide import WideModel, fit_wide
+from libra_guard.train.recipe import Recipe, Source, Stage
+from libra_guard.train.wide import fit_wide
 
 Report = Callable[[str], None]
 
@@ -45,8 +46,12 @@ def train_classifier(
         What ``train.json`` holds: metrics by source for each part and the whole, parity, threshold, provenance.
 
     Raises:
-        UsageError: A set is missing or empty, or the base cannot be loaded: before anything is trained.
+        UsageError: A set is missing or empty, training or calibration have one label only, or the base cannot be
+            loaded: before anything is trained.
     """
+    # Here, and not where it is used: a missing library must show before hours of training, not after.
+    from libra_guard.train.export import export_guard, parity
+
     out = Path(out)
     reader = Reader(data, seed=recipe.seed)
     stages = [(stage, reader.read(stage.data, Split.TRAIN)) for stage in recipe.stages]
@@ -55,26 +60,26 @@ def train_classifier(
     benign = reader.read(recipe.calibration.benign, Split.CALIBRATE)
     test = reader.read(recipe.test, Split.TEST)
     report(f"rows left out, by set: {dict(reader.rejected) or 'none'}")
+    _need_both_labels("the stages", [e for _, examples in stages for e in examples])
+    _need_both_labels("ngrams", wide_examples)
+    _need_both_labels("calibration", calibration + benign)
+    provenance = _provenance(recipe, data)
 
+    trainer = _load_encoder(recipe, stages, encoder_base, report) if recipe.encoder else None
     wide = fit_wide(recipe.ngrams, wide_examples, seed=recipe.seed) if recipe.ngrams else None
-    trainer = None
-    if recipe.encoder:
-        trainer = _train_encoder(recipe, stages, out, encoder_base, report)
+    if trainer:
+        _train_stages(trainer, recipe.seed, stages, out, report)
 
     def parts(examples: list[Example]) -> tuple[NDArray[np.float64] | None, NDArray[np.float64] | None]:
         texts = [e.text for e in examples]
-        return trainer and trainer.logits(texts), wide and wide.logits(texts)
+        return (trainer.logits(texts) if trainer else None), (wide.logits(texts) if wide else None)
 
     fitted_on = calibration + benign
     joint = fit_joint(*parts(fitted_on), fitted_on, seed=recipe.seed)
     scores = _scores(joint, *parts(calibration))
     benign_scores = _scores(joint, *parts(benign)) if benign else np.zeros(0)
-    threshold = choose_threshold(
-        scores, calibration, benign_scores, false_positives=recipe.calibration.false_positives
-    )
+    threshold = choose_threshold(scores, calibration, benign_scores, false_positives=recipe.calibration.false_positives)
     config = {"name": recipe.name, "labels": list(LABELS), "threshold": threshold, "scenario_threshold": 0.5}
-    from libra_guard.train.export import export_guard, parity
-
     guard = out / "guard"
     report(f"writing {guard}")
     export_guard(guard, trainer=trainer, wide=wide, joint=joint, config=config)
@@ -90,36 +95,45 @@ def train_classifier(
             "calibration": _counts(fitted_on),
             "test": _counts(test),
         },
-        "provenance": _provenance(recipe, data),
+        "provenance": provenance,
     }
     write_atomic(out / "train.json", json.dumps(result, ensure_ascii=False, indent=2) + "\n")
     write_card(guard / "README.md", recipe, result)
     return result
 
 
-def _train_encoder(
-    recipe: Recipe, stages: list[tuple[Any, list[Example]]], out: Path, base: str | None, report: Report
-) -> Any:
+def _need_both_labels(part: str, examples: list[Example]) -> None:
+    if examples and len({e.unsafe for e in examples}) < 2:
+        raise UsageError(f"{part}: all {len(examples)} examples are {'un' * examples[0].unsafe}safe; both are needed")
+
+
+def _load_encoder(recipe: Recipe, stages: list[tuple[Stage, list[Example]]], base: str | None, report: Report) -> Any:
     from libra_guard.train.encoder import EncoderTrainer
 
     assert recipe.encoder is not None
     encoder = recipe.encoder.model_copy(update={"base": base} if base else {})
     # Of the first stage alone, so that a later stage's data can change without training the first again.
     texts = [t for x in stages[0][1] for t in ((x.text,) if isinstance(x.text, str) else x.text)]
-    trainer = EncoderTrainer(encoder, texts, seed=recipe.seed, dtype=recipe.dtype, report=report)
+    return EncoderTrainer(encoder, texts, seed=recipe.seed, dtype=recipe.dtype, report=report)
+
+
+def _train_stages(
+    trainer: Any, seed: int, stages: list[tuple[Stage, list[Example]]], out: Path, report: Report
+) -> None:
     key = ""
     for stage, examples in stages:
         # A stage stands on all before it, so its mark covers them too.
-        key = hashlib.sha256(f"{key}{encoder}{recipe.seed}{stage}{examples}".encode()).hexdigest()
+        key = hashlib.sha256(f"{key}{trainer.recipe}{seed}{stage}{examples}".encode()).hexdigest()
         folder, mark = out / f"stage-{stage.name}", out / f"stage-{stage.name}" / "done"
         if mark.exists() and mark.read_text() == key:
             report(f"stage '{stage.name}': taken from {folder}")
             trainer.load(folder)
             continue
         trainer.fit(stage, examples)
+        # An earlier recipe's mark must not stand beside these weights, not even for a moment.
+        mark.unlink(missing_ok=True)
         trainer.save(folder)
         write_atomic(mark, key)
-    return trainer
 
 
 def _logits(joint: Joint, deep: NDArray[np.float64] | None, wide: NDArray[np.float64] | None) -> NDArray[np.float64]:

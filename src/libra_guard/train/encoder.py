@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import random
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -29,7 +30,7 @@ _BUCKET = 20
 
 
 class EncoderClassifier(nn.Module):
-    """An encoder, mean pooling over its tokens, dropout, and a linear head: ``(batch, length)`` ids → ``(batch, 8)``."""
+    """An encoder, mean pooling over its tokens, dropout, a linear head: ``(batch, length)`` ids → ``(batch, 8)``."""
 
     def __init__(self, encoder: nn.Module, hidden: int) -> None:
         super().__init__()
@@ -93,7 +94,7 @@ class EncoderTrainer:
         for _ in range(stage.epochs):
             for rows in _batches(encoded, stage.batch_size, rng):
                 loss = _loss(self._forward([encoded[i] for i in rows]), targets[rows].to(self.device))
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
                 optimizer.step()
                 optimizer.zero_grad()
@@ -101,7 +102,8 @@ class EncoderTrainer:
                 loss_sum, steps = loss_sum + loss.item(), steps + 1
                 if steps % 50 == 0 or steps == total:
                     rate = steps * stage.batch_size / (time.monotonic() - started)
-                    self.report(f"  step {steps}/{total}, loss {loss_sum / (steps % 50 or 50):.3f}, {rate:.1f} examples/s")
+                    mean = loss_sum / (steps % 50 or 50)
+                    self.report(f"  step {steps}/{total}, loss {mean:.3f}, {rate:.1f} examples/s")
                     loss_sum = 0.0
 
     def logits(self, texts: Sequence[Text], *, batch_size: int = 32) -> NDArray[np.float64]:
@@ -184,19 +186,29 @@ def _load(recipe: Encoder, texts: Sequence[str]) -> tuple[Tokenizer, Any]:
         _trim_embeddings(encoder, kept)
     if recipe.layers is not None:
         _keep_layers(encoder, recipe.layers)
+    if recipe.frozen_layers > len(_layers(encoder)):
+        found = len(_layers(encoder))
+        raise UsageError(f"frozen_layers: {recipe.frozen_layers}; the encoder has {found} that can be told apart")
+    for name in ("max_length", "train_length"):
+        if getattr(recipe, name) > (room := _positions(encoder)):
+            raise UsageError(f"{name}: {getattr(recipe, name)}; the encoder reads at most {room} tokens")
     return tokenizer, encoder
 
 
 def _no_pooler(base: str) -> dict[str, Any]:
     # Mean pooling needs no pooler, and BERT's would be created at random where the checkpoint has none.
-    return {"add_pooling_layer": False} if AutoConfig.from_pretrained(base).model_type in {"bert", "xlm-roberta"} else {}
+    kind = AutoConfig.from_pretrained(base).model_type
+    return {"add_pooling_layer": False} if kind in {"bert", "xlm-roberta"} else {}
 
 
 def _load_tokenizer(base: str) -> Tokenizer:
     folder = Path(base)
-    tokenizer: Tokenizer = (
-        Tokenizer.from_file(str(folder / "tokenizer.json")) if folder.is_dir() else Tokenizer.from_pretrained(base)
-    )
+    try:
+        tokenizer: Tokenizer = (
+            Tokenizer.from_file(str(folder / "tokenizer.json")) if folder.is_dir() else Tokenizer.from_pretrained(base)
+        )
+    except Exception as error:  # the library raises plain exceptions
+        raise UsageError(f"{base}: no tokenizer.json that can be read: {error}") from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
@@ -206,9 +218,9 @@ def _trim_embeddings(encoder: Any, kept: Sequence[int]) -> None:
     old = encoder.get_input_embeddings()
     new = {o: n for n, o in enumerate(kept)}
     pad = new[encoder.config.pad_token_id or 0]
-    encoder.set_input_embeddings(
-        nn.Embedding.from_pretrained(old.weight.detach()[list(kept)].clone(), freeze=False, padding_idx=pad)
-    )
+    smaller = nn.Embedding(len(kept), old.weight.shape[1], padding_idx=pad)
+    smaller.weight.data.copy_(old.weight.data[list(kept)])
+    encoder.set_input_embeddings(smaller)
     encoder.config.vocab_size = len(kept)
     for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
         value = getattr(encoder.config, name, None)
@@ -219,9 +231,17 @@ def _trim_embeddings(encoder: Any, kept: Sequence[int]) -> None:
 def _keep_layers(encoder: Any, layers: Sequence[int]) -> None:
     found = _layers(encoder)
     if max(layers) >= len(found):
-        raise UsageError(f"layers {list(layers)} were asked for; the encoder has {len(found)} that can be told apart")
+        raise UsageError(f"layers: {list(layers)}; the encoder has {len(found)} that can be told apart, from 0")
     encoder.encoder.layer = nn.ModuleList(copy.deepcopy(found[i]) for i in layers)
     encoder.config.num_hidden_layers = len(layers)
+
+
+def _positions(encoder: Any) -> int:
+    """The longest text the encoder can read, in tokens; RoBERTa's and its relatives' positions begin after the pad."""
+    longest = int(getattr(encoder.config, "max_position_embeddings", None) or sys.maxsize)
+    table = getattr(getattr(encoder, "embeddings", None), "position_embeddings", None)
+    pad: int | None = getattr(table, "padding_idx", None)
+    return longest if pad is None else longest - pad - 1
 
 
 def _layers(encoder: Any) -> nn.ModuleList:

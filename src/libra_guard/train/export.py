@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import tempfile
 import warnings
@@ -21,6 +22,9 @@ from libra_guard.backends.onnx import OnnxBackend
 from libra_guard.train.encoder import EncoderTrainer
 from libra_guard.train.join import Joint
 from libra_guard.train.wide import WideModel
+
+_SPECIAL = 8
+"""Room for the tokens that a tokenizer puts around a pair."""
 
 
 class GuardModel(nn.Module):
@@ -64,7 +68,9 @@ def export_guard(
     precision, for a few large weights would take the whole of a common scale.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    deep = None if trainer is None else trainer.model.to("cpu").float().eval()
+    config = dict(config)
+    # A copy: the trainer's own model stays on its device, to be measured there.
+    deep = None if trainer is None else copy.deepcopy(trainer.model).to("cpu").float().eval()
     model = GuardModel(deep, wide, joint).eval()
     inputs, names = _example_inputs(deep is not None, wide is not None)
     with tempfile.TemporaryDirectory() as scratch:
@@ -95,9 +101,9 @@ def export_guard(
             )
     if trainer is not None:
         trainer.tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
-        config = {**config, "max_length": trainer.recipe.max_length}
+        config |= {"max_length": trainer.recipe.max_length, "train_length": trainer.recipe.train_length}
     if wide is not None:
-        config = {**config, "ngrams": wide.features.config()}
+        config |= {"ngrams": wide.features.config()}
     (folder / "config.json").write_text(json.dumps(config, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
 
@@ -111,17 +117,32 @@ def parity(folder: Path, texts: Sequence[Text], wanted: NDArray[np.float64], thr
         threshold: Of the unsafe score.
 
     Returns:
-        Median and largest difference of the unsafe score, and the share of equal labels.
+        How many texts were compared, and how many are left out because the parts read them cut to the training length
+        and the guard does not; median and largest difference of the unsafe score, and the share of equal labels: the
+        last three are absent where no text could be compared.
     """
-    found = OnnxBackend(folder).logits(texts)
-    before, after = _sigmoid(wanted[:, 0]), _sigmoid(found[:, 0])
+    backend = OnnxBackend(folder)
+    whole = _whole(backend, texts)
+    counts = {"compared": float(whole.sum()), "longer": float((~whole).sum())}
+    if not whole.any():
+        return counts
+    found = backend.logits([text for text, fits in zip(texts, whole, strict=True) if fits])
+    before, after = _sigmoid(wanted[whole, 0]), _sigmoid(found[:, 0])
     difference = np.abs(before - after)
-    return {
-        "pairs": float(len(texts)),
+    return counts | {
         "median_score_difference": round(float(np.median(difference)), 5),
         "largest_score_difference": round(float(difference.max()), 5),
         "label_agreement": round(float(np.mean((before >= threshold) == (after >= threshold))), 5),
     }
+
+
+def _whole(backend: OnnxBackend, texts: Sequence[Text]) -> NDArray[np.bool_]:
+    """Which texts both the parts and the guard read whole."""
+    if backend.context is None:
+        return np.ones(len(texts), dtype=bool)
+    room = min(backend.context, int(backend.config["train_length"])) - _SPECIAL
+    lengths = [sum(map(len, backend.spans([t] if isinstance(t, str) else t))) for t in texts]
+    return np.array(lengths) <= room
 
 
 def _example_inputs(deep: bool, wide: bool) -> tuple[tuple[torch.Tensor, ...], list[str]]:

@@ -74,20 +74,20 @@ def choose_threshold(
         false_positives: Largest share of them that may be flagged.
 
     Returns:
-        A threshold in [0.05, 0.95], to three decimals.
+        A threshold in [0.05, 0.95], to three decimals; 0.95 where none of them keeps enough benign pairs unflagged.
     """
     unsafe = np.array([e.unsafe for e in examples])
     sources = np.array([e.source for e in examples])
     groups = [sources == s for s in sorted(set(sources)) if unsafe[sources == s].any()]
-    best, chosen = -1.0, 0.5
-    for threshold in np.linspace(0.05, 0.95, 181):
+    best, chosen = -1.0, 0.95
+    for threshold in np.linspace(0.05, 0.95, 181).round(3):
         if len(benign) and np.mean(benign >= threshold) > false_positives:
             continue
         flagged = scores >= threshold
-        f1 = float(np.mean([_f1(unsafe[g], flagged[g]) for g in groups]))
+        f1 = float(np.mean([_f1(unsafe[g], flagged[g]) for g in groups])) if groups else 0.0
         if f1 > best:
             best, chosen = f1, float(threshold)
-    return round(chosen, 3)
+    return chosen
 
 
 def _f1(wanted: NDArray[np.bool_], flagged: NDArray[np.bool_]) -> float:

@@ -103,7 +103,9 @@ class Reader:
         rng.shuffle(kept)
         samples = [s for group in kept for s in group][: source.sample]
         if not samples:
-            raise UsageError(f"{source.set} ({source.path}): no sample for the {split.name.lower()} split")
+            read, bad = len(self._samples(source)), self.rejected[source.set]
+            found = f"{read} samples were read, and {bad} rows of the set make none"
+            raise UsageError(f"{source.set} ({source.path}): no sample for the {split.name.lower()} split; {found}")
         if split is not Split.TEST:
             self.seen.update(normalise_question(split_text(s)) for s in samples)
         return [_example(s, source) for s in samples for _ in range(source.repeat)]
@@ -112,12 +114,17 @@ class Reader:
 def _example(sample: Sample, source: Source) -> Example:
     question, response = normalise(sample.question), normalise(sample.response)
     text: Text = question if source.reads == "question" else (question if source.reads == "pair" else "", response)
-    unsafe = (source.label or sample.label) is Label.UNSAFE
+    unsafe = _label(sample, source) is Label.UNSAFE
     rest: list[float] = [0.0] * len(SCENARIOS)
     if unsafe:
         known = [float(s.name == sample.category_name) for s in SCENARIOS]
         rest = known if any(known) else [float("nan")] * len(SCENARIOS)
     return Example(text, (float(unsafe), *rest), source.set, sample.question)
+
+
+def _label(sample: Sample, source: Source) -> Label:
+    own = (sample.model_extra or {}).get("question_label") if source.reads == "question" else None
+    return source.label or Label(own or sample.label)
 
 
 def target_array(examples: Sequence[Example]) -> NDArray[np.float32]:

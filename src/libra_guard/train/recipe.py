@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError, field_validator, model_validator
 
+from libra_guard.backends.ngrams import NgramFeatures
 from libra_guard.errors import UsageError
 from libra_guard.records import Label
+from libra_guard.taxonomy import SCENARIOS
 
 
 class _Strict(BaseModel):
@@ -26,7 +28,7 @@ class Source(_Strict):
     reads: Literal["pair", "question", "answer"] = "pair"
     """What the classifier is shown of each sample."""
     label: Label | None = None
-    """Overrides the samples' own: a question has no label in a set of labelled answers."""
+    """Overrides the samples' own: their ``label``, or of a question their ``question_label`` where they have one."""
     scenarios: list[str] | None = None
     """Only samples of these scenarios (English names)."""
     per_question: int | None = Field(default=None, ge=1)
@@ -38,11 +40,27 @@ class Source(_Strict):
     repeat: int = Field(default=1, ge=1)
     """How often each sample is shown in an epoch."""
 
+    @field_validator("label")
+    @classmethod
+    def _two_states(cls, value: Label | None) -> Label | None:
+        if value is Label.CONTROVERSIAL:
+            raise ValueError("a sample's label is 安全 or 不安全")
+        return value
+
+    @field_validator("scenarios")
+    @classmethod
+    def _known(cls, value: list[str] | None) -> list[str] | None:
+        names = [s.name for s in SCENARIOS]
+        if unknown := [name for name in value or () if name not in names]:
+            raise ValueError(f"no scenario is called {', '.join(unknown)}; there are {', '.join(names)}")
+        return value
+
 
 class Stage(_Strict):
     """One stage of the curriculum."""
 
-    name: str
+    name: str = Field(pattern=r"^[\w-]+$")
+    """Also that of its folder."""
     data: list[Source] = Field(min_length=1)
     epochs: int = Field(default=1, ge=1)
     learning_rate: float = Field(default=1e-4, gt=0)
@@ -57,10 +75,10 @@ class Encoder(_Strict):
 
     base: str
     """Folder or hub name."""
-    layers: list[int] | None = None
+    layers: Annotated[list[NonNegativeInt], Field(min_length=1)] | None = None
     """Layers to keep, by number; all where None."""
     vocabulary: int | None = Field(default=None, ge=1)
-    """Keep single characters of Chinese and Latin text, and longer pieces seen so often in the first stage's data; None: all."""
+    """Keep single Chinese and Latin characters, and longer pieces seen so often in the first stage; None: all."""
     freeze_vocabulary: bool = True
     frozen_layers: int = Field(default=0, ge=0)
     """So many of the lowest layers stay as they were pretrained: quicker, and steadier on little data."""
@@ -77,6 +95,12 @@ class Ngrams(_Strict):
     buckets: int = 1 << 18
     longest: int = Field(default=3, ge=1, le=4)
     inverse_regularisation: float = Field(default=4.0, gt=0)
+
+    @field_validator("buckets")
+    @classmethod
+    def _power_of_two(cls, value: int) -> int:
+        NgramFeatures(value)
+        return value
 
 
 class Calibration(_Strict):
@@ -108,6 +132,24 @@ class Recipe(_Strict):
             raise ValueError("nothing to train: give an encoder with stages, or ngrams, or both")
         return self
 
+    @model_validator(mode="after")
+    def _stages_told_apart(self) -> Self:
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) < len(names):
+            raise ValueError("stages: two have the same name, and so the same folder")
+        return self
+
+    @model_validator(mode="after")
+    def _unseen_is_for_tests(self) -> Self:
+        stages = {f"stages.{stage.name}": stage.data for stage in self.stages}
+        parts = {**stages, "ngrams": self.ngrams.data if self.ngrams else []}
+        parts |= {"calibration.data": self.calibration.data, "calibration.benign": self.calibration.benign}
+        for name, sources in parts.items():
+            if any(source.unseen for source in sources):
+                # It takes questions of every split, those of the test too.
+                raise ValueError(f"{name}: 'unseen' is for test sets alone")
+        return self
+
     @classmethod
     def read(cls, path: str | Path) -> Self:
         """Reads a recipe.
@@ -119,7 +161,7 @@ class Recipe(_Strict):
             data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         except OSError as error:
             raise UsageError(f"{path}: {error.strerror}") from None
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise UsageError(f"{path}: not YAML: {error}") from None
         try:
             return cls.model_validate(data)

@@ -48,9 +48,12 @@ def trim_tokenizer(tokenizer: Tokenizer, texts: Sequence[str], *, minimum: int) 
     special = {token["id"] for token in state["added_tokens"]} | {state["model"]["unk_id"]}
     vocabulary = state["model"]["vocab"]
     kept = [i for i, (piece, _) in enumerate(vocabulary) if i in special or _needed(piece, counts[i], minimum)]
-    new = {old: n for n, old in enumerate(kept)}
     state["model"]["vocab"] = [vocabulary[i] for i in kept]
-    state["model"]["unk_id"] = new[state["model"]["unk_id"]]
+    # Tokens that were added to the model's own are numbered after them.
+    kept += sorted(token["id"] for token in state["added_tokens"] if token["id"] >= len(vocabulary))
+    new = {old: n for n, old in enumerate(kept)}
+    if state["model"]["unk_id"] is not None:
+        state["model"]["unk_id"] = new[state["model"]["unk_id"]]
     for token in state["added_tokens"]:
         token["id"] = new[token["id"]]
     _renumber(state["post_processor"], new)
@@ -66,8 +69,12 @@ def _needed(piece: str, count: int, minimum: int) -> bool:
 
 
 def _renumber(node: Any, new: dict[int, int]) -> None:
-    """Puts new ids into a post-processor's template, wherever it names special tokens."""
+    """Puts new ids into a post-processor, wherever it names special tokens."""
     if isinstance(node, dict):
+        for name in ("sep", "cls"):
+            if isinstance(node.get(name), list):
+                token, old = node[name]
+                node[name] = [token, new[old]]
         if isinstance(node.get("ids"), list):
             node["ids"] = [new[i] for i in node["ids"]]
         for value in node.values():

@@ -18,7 +18,7 @@ from libra_guard.train.recipe import Ngrams
 
 @dataclass(frozen=True)
 class WideModel:
-    """``logits = weights[bucket] · n-gram weight, summed, + bias``; the inverse document frequency is in the weights."""
+    """``logits = sum(table[bucket] * n-gram weight) + bias``; the inverse document frequency is in the table."""
 
     features: NgramFeatures
     table: NDArray[np.float32]
@@ -62,7 +62,7 @@ def fit_wide(recipe: Ngrams, examples: Sequence[Example], *, seed: int) -> WideM
 
 
 def _matrix(features: NgramFeatures, texts: Sequence[Text]) -> sparse.csr_matrix:
-    ids, weights, ends = [], [], [0]
+    ids, weights, ends = [np.zeros(0, np.int64)], [np.zeros(0, np.float32)], [0]
     for text in texts:
         found, weight = features(text)
         ids.append(found)

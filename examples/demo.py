@@ -1,0 +1,39 @@
+"""A few conversations and what the bundled guard says of them.
+
+python examples/demo.py
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from libra_guard import Conversation, load_guard
+
+SHOWN = ("mini-illegal-01", "mini-illegal-06", "mini-bias-07", "mini-privacy-06", "mini-health-03", "mini-ethics-15")
+
+
+def main() -> None:
+    samples = json.loads(Path(__file__).with_name("libra-mini.json").read_text(encoding="utf-8"))
+    chosen = [s for s in samples if s["id"] in SHOWN]
+    guard = load_guard("mini")
+    verdicts = guard.judge([Conversation.from_pair(s["question"], s["response"]) for s in chosen], explain=True)
+    table = Table("conversation", "people", "mini", "score", "analysis", show_lines=True)
+    for sample, verdict in zip(chosen, verdicts, strict=True):
+        pair = f"问：{_short(sample['question'])}\n答：{_short(sample['response'])}"
+        colour = "red" if verdict.flagged else "green"
+        label = f"[{colour}]{verdict.label}[/]"
+        table.add_row(pair, sample["label"], label, f"{verdict.unsafe_score:.2f}", verdict.analysis)
+    Console().print(table)
+
+
+def _short(text: str, most: int = 60) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+if __name__ == "__main__":
+    main()

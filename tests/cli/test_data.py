@@ -1,0 +1,77 @@
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from libra_guard.cli.data import app
+from libra_guard.data.registry import DATASETS
+from libra_guard.errors import UsageError
+
+runner = CliRunner()
+GOOD = {"question": "几点开会？", "response": "九点。"}
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    path = tmp_path / "in" / "smile.jsonl"
+    path.parent.mkdir()
+    path.write_text(json.dumps(GOOD) + "\n" + json.dumps({"question": "?"}) + "\n" + json.dumps(GOOD) + "\n")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["get", "smiles", "--from", "."], "no data set 'smiles'"),
+        (["get", "smile", "--from", "nowhere.jsonl"], "no such file"),
+    ],
+)
+def test_wrong_use_is_an_error_for_people_and_leaves_nothing(tmp_path, arguments, reason):
+    result = runner.invoke(app, [*arguments, "--out", str(tmp_path / "out.jsonl")])
+    assert isinstance(result.exception, UsageError)
+    assert reason in str(result.exception)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_data_set_is_not_overwritten(pairs):
+    before = pairs.read_bytes()
+    result = runner.invoke(app, ["get", "smile", "--from", str(pairs), "--out", str(pairs)])
+    assert isinstance(result.exception, UsageError)
+    assert pairs.read_bytes() == before
+
+
+def test_rejects_are_kept_and_counted(pairs, tmp_path):
+    out = tmp_path / "new" / "out.jsonl"
+    result = runner.invoke(app, ["get", "smile", "--from", str(pairs), "--out", str(out)])
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert "2 samples, 1 rejects" in result.stderr
+    assert [json.loads(line)["id"] for line in out.read_text().splitlines()] == ["smile-1", "smile-3"]
+    (reject,) = (out.parent / "out.rejects.jsonl").read_text().splitlines()
+    assert json.loads(reject)["line"] == 2
+    assert {path.name for path in out.parent.iterdir()} == {"out.jsonl", "out.rejects.jsonl"}
+
+
+def test_a_clean_run_leaves_no_rejects_of_an_earlier_one(pairs, tmp_path):
+    out = tmp_path / "new" / "out.jsonl"
+    runner.invoke(app, ["get", "smile", "--from", str(pairs), "--out", str(out)])
+    pairs.write_text(json.dumps(GOOD) + "\n")
+    result = runner.invoke(app, ["get", "smile", "--from", str(pairs), "--out", str(out)])
+    assert result.exit_code == 0
+    assert [path.name for path in out.parent.iterdir()] == ["out.jsonl"]
+
+
+def test_without_out_samples_go_to_stdout(pairs):
+    result = runner.invoke(app, ["get", "smile", "--from", str(pairs)])
+    assert result.exit_code == 1
+    first = json.loads(result.stdout.splitlines()[0])
+    assert (first["question"], first["label"], first["source"]) == ("几点开会？", "安全", "smile")
+    assert "there are no fields question and response" in result.stderr
+
+
+def test_list():
+    result = runner.invoke(app, ["list"])
+    assert all(f"{name}: " in result.stdout for name in DATASETS)
+    infos = json.loads(runner.invoke(app, ["list", "--json"]).stdout)
+    assert [info["name"] for info in infos] == list(DATASETS)
+    assert {"licence", "address", "bundled_training", "label_worth"} <= set(infos[0])

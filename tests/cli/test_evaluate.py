@@ -1,0 +1,120 @@
+import json
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from libra_guard.cli.evaluate import evaluate
+from libra_guard.errors import DataError, UsageError
+
+app = typer.Typer()
+app.command()(evaluate)
+
+ROWS = [("A", "不安全", "不安全"), ("A", "安全", "安全"), ("B", "安全", "不安全"), ("B", "不安全", None)]
+
+
+@pytest.fixture
+def files(tmp_path):
+    labels, predictions = [], []
+    for number, (source, label, predicted) in enumerate(ROWS):
+        row = {"id": number, "question": f"问{number}", "response": "答"}
+        labels.append(row | {"source": source, "category_name": "x", "label": label})
+        score = {"不安全": 0.8, "安全": 0.3, None: None}[predicted]
+        verdict = {"label": predicted, "valid": predicted is not None, "unsafe_score": score}
+        predictions.append(row | {"critic": "", "verdict": verdict})
+    folder = tmp_path / "p"
+    folder.mkdir()
+    (folder / "0-of-1.jsonl").write_text("".join(json.dumps(row) + "\n" for row in predictions), "utf-8")
+    (tmp_path / "labels.json").write_text(json.dumps(labels), "utf-8")
+    return tmp_path
+
+
+def call(files, *options, predictions="p"):
+    given = ["--predictions", str(files / predictions), "--labels", str(files / "labels.json"), "--bootstrap", "20"]
+    return CliRunner().invoke(app, [*given, *options])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--format", "xml"),
+        ("--threshold", "1.5"),
+        ("--threshold", "x"),
+        ("--bootstrap", "-1"),
+        ("--seed", "-1"),
+        ("--unreadable", "no"),
+    ],
+)
+def test_wrong_use_exits_2(files, options):
+    done = call(files, *options)
+    assert done.exit_code == 2
+    assert done.stdout == ""
+    assert options[0] in done.stderr
+
+
+def test_required_options_exit_2():
+    assert CliRunner().invoke(app, []).exit_code == 2
+
+
+def test_errors_for_people_reach_the_caller(files):
+    assert isinstance(call(files, predictions="none").exception, UsageError)
+    (files / "q.jsonl").write_text("{}", "utf-8")
+    assert isinstance(call(files, predictions="q.jsonl").exception, DataError)
+
+
+def test_stdout_is_data(files):
+    done = call(files, "--format", "json")
+    assert done.exit_code == 0
+    found = json.loads(done.stdout)
+    assert {"accuracy", "f1_safe", "f1_unsafe"} <= set(found["sources"]["A"]) & set(found["average"])
+    assert found["unreadable"] == 1
+    assert done.stderr.splitlines()[-1] == "4 rows scored, 1 unreadable (counted as: flagged)"
+
+
+@pytest.mark.parametrize(
+    ("options", "accuracy"),
+    [
+        ((), 0.75),
+        (("--unreadable", "wrong"), 0.5),
+        (("--unreadable", "skip"), 0.5),
+        (("--threshold", "0.9"), 0.75),
+        (("--threshold", "0.1"), 0.5),
+    ],
+)
+def test_options_reach_the_scores(files, options, accuracy):
+    found = json.loads(call(files, "--format", "json", *options).stdout)
+    assert found["average"]["accuracy"] == pytest.approx(accuracy)
+
+
+@pytest.mark.parametrize(("reading", "accuracy"), [("unsafe", 1.0), ("safe", 0.5)])
+def test_controversial(files, reading, accuracy):
+    path = files / "p" / "0-of-1.jsonl"
+    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    rows[0]["verdict"]["label"] = "有争议"
+    path.write_text("\n".join(map(json.dumps, rows)), "utf-8")
+    found = json.loads(call(files, "--format", "json", "--controversial", reading).stdout)
+    assert found["sources"]["A"]["accuracy"] == accuracy
+
+
+def test_something_missing_exits_1_and_is_told_on_stderr(files):
+    path = files / "p" / "0-of-1.jsonl"
+    path.write_text("\n".join(path.read_text("utf-8").splitlines()[:3]), "utf-8")
+    done = call(files)
+    assert done.exit_code == 1
+    assert "1 labels without a prediction (id 3)" in done.stderr
+    assert "without a prediction" not in done.stdout
+
+
+@pytest.mark.parametrize("form", ["csv", "latex", "md", "table"])
+def test_a_comparison_is_told_whatever_the_form(files, form):
+    done = call(files, "--format", form, "--compare", str(files / "p"))
+    assert done.exit_code == 0
+    told, data = (done.stderr, done.stdout) if form in ("csv", "latex") else (done.stdout, done.stderr)
+    assert "McNemar" in told
+    assert "McNemar" not in data
+
+
+def test_out_writes_the_file_and_nothing_to_stdout(files):
+    done = call(files, "--format", "md", "--out", str(files / "new" / "report.md"))
+    assert (done.exit_code, done.stdout) == (0, "")
+    assert (files / "new" / "report.md").read_text("utf-8") == call(files, "--format", "md").stdout

@@ -1,0 +1,252 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import Result
+
+from libra_guard.errors import DataError, MissingExtraError, UsageError
+from libra_guard.records import Verdict
+
+Call = Callable[..., Result]
+Libra = Callable[..., "subprocess.CompletedProcess[bytes]"]
+ROWS = [{"id": i, "question": "水", "response": ("好", "毒")[i % 3 == 0], "label": "安全"} for i in range(10)]
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def write(path: Path, rows: list[Any]) -> Path:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return write(tmp_path / "data.jsonl", ROWS)
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def infer(call: Call, tokens_folder: Path, data: Path, out: Path) -> Call:
+    """``libra infer`` of ``data`` with a tiny guard, to which 毒 is unsafe."""
+
+    def run(*arguments: str) -> Result:
+        usual = ["--data", str(data), "--out", str(out), "--guard", f"mini:{tokens_folder}"]
+        return call("infer", *usual, *arguments)
+
+    return run
+
+
+# Wrong use
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data", "none.jsonl"], "none.jsonl: no such file"),
+        (["--data", "."], "no .json, .jsonl, .csv, .parquet file in this folder"),
+        (["--data", __file__], "unknown kind of file"),
+        (["--guard", "minni"], "did you mean 'mini'"),
+        (["--engine", "ray"], "--engine is one of local, not 'ray'"),
+        (["--encoding", "klingon"], "unknown encoding: klingon"),
+        (["--set", "x"], "write KEY=VALUE"),
+        *(
+            (["--shard", shard], f"--shard {shard}: write R/N")
+            for shard in ("1/1", "0/0", "-1/2", "1", "a/b", "0/2/3", "")
+        ),
+    ],
+)
+def test_impossible_arguments(
+    infer: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    done = infer(*arguments)
+    assert isinstance(done.exception, UsageError)
+    assert message in str(done.exception)
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    "option", [("--chunk", "0"), ("--judge", "both"), ("--threshold", "2"), ("--shards", "1"), ("--out", __file__)]
+)
+def test_impossible_options(infer: Call, out: Path, option: tuple[str, str]) -> None:
+    done = infer(*option)
+    assert done.exit_code == 2
+    assert option[0] in done.stderr
+    assert not out.exists()
+
+
+def test_a_hub_data_set_without_the_library(infer: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    done = infer("--data", "hf://owner/name")
+    assert isinstance(done.exception, MissingExtraError)
+    assert "pip install 'libra-guard[hf]'" in str(done.exception)
+
+
+# The contract: which files, which fields, in which order
+
+
+def test_results(infer: Call, data: Path, out: Path, tokens_folder: Path) -> None:
+    done = infer()
+    assert (done.exit_code, done.stdout) == (0, "")
+    assert "10 judged (4 flagged)" in done.stderr
+    assert {path.name for path in out.iterdir()} == {"0-of-1.jsonl", "rejects.jsonl", "run.json"}
+    assert (out / "rejects.jsonl").read_bytes() == b""
+    found = lines(out / "0-of-1.jsonl")
+    assert [{k: row[k] for k in ROWS[0]} for row in found] == ROWS
+    for row in found:
+        assert list(row) == [*ROWS[0], "critic", "verdict"]
+        assert list(row["verdict"]) == list(Verdict.model_fields)
+        verdict = Verdict.model_validate(row["verdict"])
+        assert verdict.label == ("不安全" if row["response"] == "毒" else "安全")
+        assert verdict.analysis is None
+        critic = json.loads(row["critic"])
+        assert list(critic) == ["答案", "分析"]
+        assert critic["答案"] == verdict.label
+    run = json.loads((out / "run.json").read_text(encoding="utf-8"))
+    assert (run["data"], run["shard"], run["chunk"], run["explain"]) == (str(data), "0-of-1", 64, False)
+    assert run["data_hash"].startswith("sha256:")
+    assert run["guard"]["model"] == "tiny-tokens"
+    assert run["command"].startswith("libra ")
+
+
+def test_rejects(infer: Call, data: Path, out: Path) -> None:
+    rows = [ROWS[0], {"id": "x", "question": "水"}, {**ROWS[2], "response": " "}, {**ROWS[3], "id": 0}, ROWS[4]]
+    write(data, rows)
+    with data.open("ab") as stream:
+        stream.write(b'{"id": 9, "question": \xff}\n[]\n')
+    done = infer()
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "2 judged" in done.stderr
+    assert "5 rows could not be judged" in done.stderr
+    assert [row["id"] for row in lines(out / "0-of-1.jsonl")] == [0, 4]
+    rejects = lines(out / "rejects.jsonl")
+    assert [r["line"] for r in rejects] == [2, 3, 4, 6, 7]
+    assert rejects[0]["record"] == rows[1]
+    for reject, reason in zip(
+        rejects, ("response: missing", "empty", "also that of", "not utf-8", "a list"), strict=True
+    ):
+        assert reason in reject["reason"]
+
+
+def test_chunks_change_nothing(infer: Call, out: Path, tmp_path: Path) -> None:
+    infer()
+    infer("--chunk", "3", "--out", str(tmp_path / "small"))
+    assert (out / "0-of-1.jsonl").read_bytes() == (tmp_path / "small" / "0-of-1.jsonl").read_bytes()
+
+
+def test_explain(infer: Call, out: Path) -> None:
+    infer("--explain")
+    assert all(row["verdict"]["analysis"] for row in lines(out / "0-of-1.jsonl"))
+
+
+def test_judge_prompt(infer: Call, data: Path, out: Path, tmp_path: Path) -> None:
+    write(data, [{"id": 1, "question": "毒", "response": "好"}, {"id": 2, "question": "水"}])
+    assert infer("--judge", "prompt").exit_code == 0
+    assert [row["verdict"]["label"] for row in lines(out / "0-of-1.jsonl")] == ["不安全", "安全"]
+    assert infer("--out", str(tmp_path / "answers")).exit_code == 1
+    answers = lines(tmp_path / "answers" / "0-of-1.jsonl")
+    assert [row["id"] for row in answers] == [1]
+    prompt_only = lines(out / "0-of-1.jsonl")[0]["verdict"]["unsafe_score"]
+    assert prompt_only == pytest.approx(answers[0]["verdict"]["unsafe_score"], abs=0.02)
+
+
+def test_other_fields_and_encodings(infer: Call, data: Path, out: Path) -> None:
+    data.with_suffix(".csv").write_bytes("问,答\n水,毒\n水,好\n".encode("gb18030"))
+    fields = ["--question-field", "问", "--response-field", "答", "--encoding", "gb18030"]
+    assert infer("--data", str(data.with_suffix(".csv")), *fields).exit_code == 0
+    assert [row["verdict"]["label"] for row in lines(out / "0-of-1.jsonl")] == ["不安全", "安全"]
+
+
+def test_threshold(infer: Call, out: Path) -> None:
+    infer("--threshold", "1")
+    assert {row["verdict"]["label"] for row in lines(out / "0-of-1.jsonl")} == {"安全"}
+    assert json.loads((out / "run.json").read_text())["guard"]["threshold"] == 1
+
+
+def test_shards(infer: Call, out: Path, tmp_path: Path) -> None:
+    for rank in range(3):
+        assert infer("--shard", f"{rank}/3").exit_code == 0
+    parts = [lines(out / f"{rank}-of-3.jsonl") for rank in range(3)]
+    assert [len(part) for part in parts] == [3, 3, 4]
+    infer("--out", str(tmp_path / "whole"))
+    assert [row for part in parts for row in part] == lines(tmp_path / "whole" / "0-of-1.jsonl")
+    assert {path.name for path in out.iterdir()} == {
+        name.format(rank)
+        for rank in range(3)
+        for name in ("{}-of-3.jsonl", "rejects-{}-of-3.jsonl", "run-{}-of-3.json")
+    }
+
+
+# Going on
+
+
+@pytest.mark.parametrize("cut", [0, 1, 300, 1000])
+def test_an_interrupted_run_goes_on_to_the_same_bytes(infer: Call, out: Path, cut: int) -> None:
+    infer("--chunk", "3")
+    path = out / "0-of-1.jsonl"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:cut])
+    standing = whole[:cut].count(b"\n")
+    done = infer("--chunk", "3")
+    assert path.read_bytes() == whole
+    assert done.exit_code == 0
+    assert ("stood there already" in done.stderr) == (standing > 0)
+
+
+def test_a_finished_run_is_left_as_it_is(infer: Call, out: Path) -> None:
+    infer()
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert "10 of them stood there already" in infer().stderr
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_another_run_does_not_go_on_with_this_one(infer: Call, data: Path, out: Path) -> None:
+    infer()
+    for arguments in (["--threshold", "0.1"], ["--explain"], ["--judge", "prompt"]):
+        done = infer(*arguments)
+        assert isinstance(done.exception, UsageError)
+        assert "holds another run" in str(done.exception)
+    write(data, ROWS[:5])
+    done = infer()
+    assert isinstance(done.exception, UsageError | DataError)
+    assert "data_hash" in str(done.exception)
+
+
+# The command itself
+
+
+def test_exit_codes(libra: Libra, tokens_folder: Path, data: Path, out: Path) -> None:
+    usual = ["infer", "--data", str(data), "--guard", f"mini:{tokens_folder}", "--out"]
+    done = libra(*usual, str(out))
+    assert (done.returncode, done.stdout) == (0, b"")
+    told = done.stderr.decode()
+    assert told == f"10 judged (4 flagged) → {out / '0-of-1.jsonl'}\n"
+    write(data, [{"question": "水"}, ROWS[0]])
+    done = libra(*usual, str(out / "b"))
+    assert (done.returncode, done.stdout) == (1, b"")
+    done = libra(*usual, str(out / "c"), "--shard", "9/2")
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr.decode() == "libra: --shard 9/2: write R/N with 0 ≤ R < N, e.g. 0/4\n"
+
+
+# The guard that ships inside
+
+
+def test_the_bundled_guard(call: Call, data: Path, out: Path) -> None:
+    write(data, [{"id": 1, "question": "如何泡一杯绿茶？", "response": "水温八十度左右，两三分钟即可。"}])
+    assert call("infer", "--data", str(data), "--out", str(out)).exit_code == 0
+    (row,) = lines(out / "0-of-1.jsonl")
+    assert (row["verdict"]["label"], row["verdict"]["guard"]) == ("安全", "mini")

@@ -1,0 +1,107 @@
+"""Tiny ONNX classifiers, made here: an encoder's inputs with a tokenizer of single characters, or hashed n-grams."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from libra_guard.taxonomy import SCENARIOS
+
+LABELS = ["unsafe", *(scenario.name for scenario in SCENARIOS)]
+CHARACTERS = (
+    "".join(chr(c) for c in range(0x4E00, 0x9FA6)) + "".join(map(chr, range(0x20, 0x7F))) + "\n，。！？：；、“”…"
+)
+BAD = "毒"
+"""The character that makes a text unsafe."""
+MakeModel = Callable[..., Path]
+
+
+def character_tokenizer(**special: Any) -> Any:
+    """One token a character, pairs as ``<s> a </s></s> b </s>``; ``<s>`` and its like are single tokens in raw text."""
+    from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
+
+    vocabulary = {token: i for i, token in enumerate(["<s>", "</s>", "<unk>", *CHARACTERS])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    tokenizer.add_special_tokens([AddedToken(token, **special) for token in ("<s>", "</s>")])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> </s> $B:1 </s>:1", special_tokens=[("<s>", 0), ("</s>", 1)]
+    )
+    return tokenizer
+
+
+def _graph(kind: str, table: Any) -> Any:
+    from onnx import TensorProto, helper, numpy_helper
+
+    size = ["one", "length"]
+    if kind == "tokens":
+        inputs = {"input_ids": TensorProto.INT64, "attention_mask": TensorProto.INT64}
+        weigh = [helper.make_node("Cast", ["attention_mask"], ["weights"], to=TensorProto.FLOAT)]
+    else:
+        inputs = {"ngram_ids": TensorProto.INT64, "ngram_weights": TensorProto.FLOAT}
+        weigh = [helper.make_node("Identity", ["ngram_weights"], ["weights"])]
+    last = numpy_helper.from_array(np.array([2], np.int64), "last")
+    middle = numpy_helper.from_array(np.array([1], np.int64), "middle")
+    bias = np.full(table.shape[1], -2, np.float32)
+    # Quantised by a scale of the whole output, as int8 models are: in a batch, rows would change each other.
+    nodes = [
+        *weigh,
+        helper.make_node("Unsqueeze", ["weights", "last"], ["column"]),
+        helper.make_node("Gather", ["table", next(iter(inputs))], ["rows"]),
+        helper.make_node("Mul", ["rows", "column"], ["weighted"]),
+        helper.make_node("ReduceSum", ["weighted", "middle"], ["sum"], keepdims=0),
+        helper.make_node("Add", ["sum", "bias"], ["exact"]),
+        helper.make_node("DynamicQuantizeLinear", ["exact"], ["int8", "scale", "zero"]),
+        helper.make_node("DequantizeLinear", ["int8", "scale", "zero"], ["logits"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        [helper.make_tensor_value_info(name, kind, size) for name, kind in inputs.items()],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["one", table.shape[1]])],
+        [numpy_helper.from_array(table, "table"), numpy_helper.from_array(bias, "bias"), last, middle],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+@pytest.fixture(scope="session")
+def make_model(tmp_path_factory: pytest.TempPathFactory) -> MakeModel:
+    """Makes a model folder: of kind ``tokens`` (unsafe where ``BAD`` stands in the text) or ``ngrams`` (random)."""
+    import onnx
+
+    def make(kind: str = "tokens", **config: Any) -> Path:
+        folder = tmp_path_factory.mktemp(kind)
+        ngrams = {"buckets": 1 << 12, "longest": 2}
+        chance = np.random.default_rng(3)
+        if kind == "tokens":
+            tokenizer = character_tokenizer()
+            tokenizer.save(str(folder / "tokenizer.json"))
+            table = chance.normal(0, 1e-3, (tokenizer.get_vocab_size(), len(LABELS))).astype(np.float32)
+            table[tokenizer.token_to_id(BAD), :2] = 5
+        else:
+            table = chance.normal(0, 3, (ngrams["buckets"], len(LABELS))).astype(np.float32)
+        onnx.save(_graph(kind, table), str(folder / "model.onnx"))
+        known = {"name": f"tiny-{kind}", "labels": LABELS, "threshold": 0.5, "max_length": 64}
+        known |= {"ngrams": ngrams} if kind == "ngrams" else {}
+        (folder / "config.json").write_text(json.dumps({**known, **config}), encoding="utf-8")
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tokens_folder(make_model: MakeModel) -> Path:
+    """A model that reads tokens, at most 64."""
+    return make_model("tokens")
+
+
+@pytest.fixture(scope="session")
+def ngrams_folder(make_model: MakeModel) -> Path:
+    """A model that reads n-grams."""
+    return make_model("ngrams")

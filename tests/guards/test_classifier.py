@@ -1,0 +1,333 @@
+from __future__ import annotations
+
+from math import exp
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from libra_guard.backends.base import Text
+from libra_guard.backends.onnx import OnnxBackend
+from libra_guard.backends.scripted import ScriptedBackend
+from libra_guard.errors import BackendError, UsageError
+from libra_guard.guards.classifier import MiniGuard, NgramGuard, as_text
+from libra_guard.guards.normalise import normalise
+from libra_guard.records import Conversation, Label, Message, Method, Role
+from libra_guard.taxonomy import SCENARIOS
+
+NAMES = [scenario.name for scenario in SCENARIOS]
+LABELS = ["unsafe", *NAMES]
+WORD = "drug毒品"
+SAFE_PAIR = Conversation.from_pair("如何泡茶？", "水温八十度。")
+
+
+def logit(text: Text) -> list[float]:
+    """-2, and 4 more for each time that the word stands in the text; the first scenario goes along."""
+    whole = text if isinstance(text, str) else "\n".join(text)
+    unsafe = -2 + 4.0 * whole.count(WORD)
+    return [unsafe, unsafe, *[-5.0] * 6]
+
+
+def guard(script: Any = logit, *, config: dict[str, Any] | None = None, **options: Any) -> MiniGuard:
+    backend = ScriptedBackend(logits=script)
+    backend.config = {"labels": LABELS, "threshold": 0.5, **(config or {})}  # type: ignore[attr-defined]
+    return MiniGuard(backend, **options)
+
+
+def texts(judge: MiniGuard) -> list[Any]:
+    assert isinstance(judge.backend, ScriptedBackend)
+    return [call.item for call in judge.backend.calls]
+
+
+def sigmoid(x: float) -> float:
+    return 1 / (1 + exp(-x))
+
+
+# Models that are none
+
+
+@pytest.mark.parametrize("labels", [[], ["safe", "unsafe"], ["Unsafe"], NAMES])
+def test_wrong_labels(labels: list[str]) -> None:
+    with pytest.raises(UsageError, match="needs 'labels' beginning with 'unsafe'"):
+        guard(config={"labels": labels})
+
+
+def test_a_backend_without_a_config() -> None:
+    with pytest.raises(UsageError, match="needs 'labels'"):
+        MiniGuard(ScriptedBackend(logits=[]))
+
+
+def test_unknown_language() -> None:
+    with pytest.raises(UsageError, match="written in zh or en, not 'de'"):
+        guard(language="de")
+
+
+@pytest.mark.parametrize("threshold", [-1, 2, float("nan")])
+def test_impossible_threshold(threshold: float) -> None:
+    with pytest.raises(UsageError, match=r"it must lie in \[0, 1\]"):
+        guard(threshold=threshold)
+
+
+def test_labels_that_do_not_fit_the_model() -> None:
+    with pytest.raises(BackendError, match="the model has 8 outputs, its config 2 labels"):
+        guard(config={"labels": LABELS[:2]}).judge([SAFE_PAIR])
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("place", [0, 3])
+def test_numbers_that_are_none_are_no_verdict(bad: float, place: int) -> None:
+    row = [-3.0] * 8
+    row[place] = bad
+    (verdict,) = guard([row]).judge([SAFE_PAIR], explain=True)
+    if bad != bad:
+        assert (verdict.label, verdict.valid, verdict.flagged) == (None, False, True)
+        assert (verdict.notes, verdict.analysis) == (("the model gave no numbers",), None)
+    else:
+        # An infinite logit is still a certain answer.
+        assert max([verdict.unsafe_score or 0, *verdict.categories.values()]) == 1.0
+
+
+# Scores
+
+
+def test_scores_and_categories_are_the_model_s_own() -> None:
+    rows = [[0.3, 2, -2, 0, 1, -1, 3, -3], [-0.3, 9, -9, 0, 1, -1, 3, -3]]
+    first, second = guard(rows).judge([SAFE_PAIR, SAFE_PAIR])
+    assert (first.label, second.label) == (Label.UNSAFE, Label.SAFE)
+    assert first.unsafe_score == pytest.approx(sigmoid(0.3), abs=1e-6)
+    # Whether or not the text is unsafe.
+    for verdict, row in zip((first, second), rows, strict=True):
+        assert verdict.categories == {
+            n: pytest.approx(sigmoid(x), abs=1e-6) for n, x in zip(NAMES, row[1:], strict=True)
+        }
+        assert (verdict.method, verdict.guard, verdict.windows, verdict.raw) == (Method.LOGITS, "mini", 1, None)
+
+
+@pytest.mark.parametrize(
+    ("calibrated", "given", "label"),
+    [(0.5, None, Label.UNSAFE), (0.7, None, Label.SAFE), (0.7, 0.5, Label.UNSAFE), (0.1, 0.9, Label.SAFE)],
+)
+def test_threshold_is_the_model_s_own_unless_given(calibrated: float, given: float | None, label: Label) -> None:
+    judge = guard([[0.3] * 8], config={"threshold": calibrated}, threshold=given)
+    assert judge.judge([SAFE_PAIR])[0].label is label
+    assert judge.provenance()["threshold"] == (calibrated if given is None else given)
+
+
+def test_a_score_on_the_threshold_is_unsafe() -> None:
+    assert guard([[0.0] * 8]).judge([SAFE_PAIR])[0].label is Label.UNSAFE
+
+
+def test_extreme_logits_do_not_warn() -> None:
+    low, high = guard([[-1e30] * 8, [1e30] * 8]).judge([SAFE_PAIR] * 2)
+    assert (low.unsafe_score, high.unsafe_score) == (0.0, 1.0)
+
+
+# What the model reads
+
+
+def test_question_alone_pair_and_unasked_answer() -> None:
+    judge = guard()
+    unasked = Conversation(messages=(Message(role=Role.ASSISTANT, content="你好"),))
+    judge.judge([Conversation.from_pair("问"), SAFE_PAIR, unasked])
+    assert texts(judge) == ["问", ("如何泡茶?", "水温八十度。"), ("", "你好")]
+    assert as_text(unasked) == ("", "你好")
+
+
+def test_the_last_exchange_is_read_and_the_rest_told_of() -> None:
+    judge = guard()
+    earlier = (Message(role=Role.SYSTEM, content="规则"), Message(role=Role.USER, content="早先"))
+    (verdict,) = judge.judge([Conversation(messages=(*earlier, *SAFE_PAIR.messages))])
+    assert texts(judge) == [("如何泡茶?", "水温八十度。")]
+    assert verdict.notes == ("2 earlier messages were not read",)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("ｄｒｕｇ毒品", WORD),
+        ("d\u200br\u200du\ufeffg毒\u2060品", WORD),
+        ("dru\u00adg毒\u200e品", WORD),
+        ("𝐝𝐫𝐮𝐠毒品", WORD),
+        ("drug\x07毒\x9f品", WORD),
+        ("drug\ufe0f毒品\ufe00", WORD),
+        (" 甲 \t\u3000 乙\u00a0丙 ", "甲 乙 丙"),
+        ("甲 \r\n\n \n乙", "甲\n乙"),
+        ("“引号”，。", "“引号”,。"),
+        ("\u200b\ufeff \n", ""),
+        ("", ""),
+        ("😀é", "😀é"),
+    ],
+)
+def test_one_spelling_for_what_looks_alike(text: str, expected: str) -> None:
+    assert normalise(text) == expected
+    assert normalise(normalise(text)) == normalise(text)
+    if WORD in expected:
+        assert [v.label for v in guard().judge([Conversation.from_pair("问", text), Conversation.from_pair(text)])] == [
+            Label.UNSAFE
+        ] * 2
+
+
+def test_invisible_text_is_judged_and_does_not_stop_the_run() -> None:
+    judge = guard()
+    judge.judge([Conversation.from_pair("\u200b", "\ufeff"), Conversation.from_pair("\u200b")])
+    assert texts(judge) == [("\u200b", "\ufeff"), "\u200b"]
+
+
+# Long texts
+
+
+def test_long_answer_in_windows(tokens_folder: Path) -> None:
+    judge = MiniGuard(OnnxBackend(tokens_folder))
+    long = "好的，" * 60
+    bad, good, short = judge.judge(
+        [
+            Conversation.from_pair("问", long + "有毒。" + long),
+            Conversation.from_pair("问", long),
+            Conversation.from_pair("问", "毒"),
+        ],
+        explain=True,
+    )
+    assert (bad.label, good.label, short.label) == (Label.UNSAFE, Label.SAFE, Label.UNSAFE)
+    assert bad.windows > good.windows > short.windows == 1
+    assert bad.unsafe_score == pytest.approx(short.unsafe_score, abs=0.05)
+    assert bad.analysis is not None
+    assert "有毒。" in bad.analysis
+
+
+def test_long_question_before_an_answer_is_shortened(tokens_folder: Path) -> None:
+    judge = MiniGuard(OnnxBackend(tokens_folder))
+    (verdict,) = judge.judge([Conversation.from_pair("问" * 500, "毒")])
+    assert verdict.notes == ("the question was shortened to its beginning and end",)
+    assert verdict.label is Label.UNSAFE
+
+
+@pytest.mark.parametrize("text", ["<s>" * 100, "</s>" * 100 + "毒", "\ufdfa" * 100, "😀" * 300, "a" * 300])
+def test_no_text_is_too_long_for_its_windows(tokens_folder: Path, text: str) -> None:
+    judge = MiniGuard(OnnxBackend(tokens_folder))
+    for verdict in judge.judge([Conversation.from_pair("问", text), Conversation.from_pair(text)]):
+        assert verdict.windows > 1
+        assert verdict.label is (Label.UNSAFE if "毒" in text else Label.SAFE)
+
+
+def test_ngrams_read_any_length_whole(ngrams_folder: Path) -> None:
+    judge = NgramGuard(OnnxBackend(ngrams_folder))
+    verdict, again = judge.judge([Conversation.from_pair("问", "好" * 100_000 + "毒")] * 2)
+    assert (verdict.windows, verdict.guard) == (1, "ngram")
+    assert verdict == again
+
+
+# Evidence
+
+LONG = f"茶有很多种。绿茶水温八十度！关于{WORD}的事，请看这里；红茶可以更热一些？最后祝您愉快。"
+
+
+def test_evidence_is_the_planted_sentence() -> None:
+    (verdict,) = guard().judge([Conversation.from_pair("如何泡茶？", LONG)], explain=True)
+    assert verdict.analysis == (
+        "该回答不安全（不安全得分 0.88，阈值 0.50）。涉及：违法犯罪。"
+        f"去掉“关于{WORD}的事,请看这里;”后得分降至 0.12，这一句对判断影响最大。"
+    )
+
+
+def test_evidence_in_english() -> None:
+    (verdict,) = guard(language="en").judge([Conversation.from_pair("如何泡茶？", LONG)], explain=True)
+    assert verdict.analysis == (
+        "The answer is unsafe (unsafe score 0.88, threshold 0.50). It touches on: Illegal Activities and Crime. "
+        f"Without “关于{WORD}的事,请看这里;” the score falls to 0.12: that sentence weighed most."
+    )
+
+
+@pytest.mark.parametrize(
+    ("language", "expected"),
+    [
+        ("zh", "未发现该回答不安全（不安全得分 0.12，阈值 0.50）。"),
+        ("en", "Nothing unsafe was found in the answer (unsafe score 0.12, threshold 0.50)."),
+    ],
+)
+def test_a_safe_answer_needs_no_evidence(language: str, expected: str) -> None:
+    judge = guard(language=language)
+    (verdict,) = judge.judge([SAFE_PAIR], explain=True)
+    assert verdict.analysis == expected
+    assert len(texts(judge)) == 1
+
+
+@pytest.mark.parametrize(
+    ("language", "expected"),
+    [
+        ("zh", "该问题不安全（不安全得分 0.88，阈值 0.50）。涉及：违法犯罪。"),
+        (
+            "en",
+            "The question is unsafe (unsafe score 0.88, threshold 0.50). It touches on: Illegal Activities and Crime.",
+        ),
+    ],
+)
+def test_one_clause_has_no_evidence_but_itself(language: str, expected: str) -> None:
+    (verdict,) = guard(language=language).judge([Conversation.from_pair(f"买{WORD}")], explain=True)
+    assert verdict.analysis == expected
+
+
+def test_clauses_where_there_is_one_sentence() -> None:
+    (verdict,) = guard().judge([Conversation.from_pair(f"你好，请问{WORD}，谢谢。")], explain=True)
+    assert verdict.analysis is not None
+    assert f"去掉“请问{WORD},”后得分降至 0.12" in verdict.analysis
+
+
+def test_the_question_stays_when_a_sentence_of_the_answer_is_left_out() -> None:
+    judge = guard()
+    judge.judge([Conversation.from_pair("问题。另一句。", f"一。{WORD}。")], explain=True)
+    assert texts(judge) == [
+        ("问题。另一句。", f"一。{WORD}。"),
+        ("问题。另一句。", f"{WORD}。"),
+        ("问题。另一句。", "一。"),
+    ]
+
+
+def test_no_evidence_where_nothing_lowers_the_score() -> None:
+    rows = [[1.0] * 8, [2.0] * 8, [3.0] * 8]
+    (verdict,) = guard(rows, config={"scenario_threshold": 0.99}).judge(
+        [Conversation.from_pair("问", "一。二。")], explain=True
+    )
+    assert verdict.analysis == "该回答不安全（不安全得分 0.73，阈值 0.50）。"
+
+
+def test_very_many_sentences_cost_a_bounded_number_of_passes() -> None:
+    judge = guard()
+    answer = "一句话。" * 500 + f"{WORD}。" + "一句话。" * 499
+    (verdict,) = judge.judge([Conversation.from_pair("问", answer)], explain=True)
+    assert len(texts(judge)) <= 1 + 24
+    assert verdict.analysis is not None
+    assert WORD in verdict.analysis
+
+
+def test_scenarios_are_named_from_the_highest_on() -> None:
+    (verdict,) = guard([[2.0, 0.1, 3.0, -1, -1, 1.0, -1, -1]]).judge([Conversation.from_pair("问")], explain=True)
+    named = "、".join(SCENARIOS[i].name_zh for i in (1, 4, 0))
+    assert verdict.analysis is not None
+    assert verdict.analysis.endswith(f"涉及：{named}。")
+
+
+@pytest.mark.parametrize("text", ["{{ 7*7 }}。{% x %}。", "<b>&amp;。二。", "“引”。”二”。"])
+def test_evidence_quotes_the_text_as_it_is(text: str) -> None:
+    (verdict,) = guard([[2.0] * 8, [-2.0] * 8, [1.0] * 8]).judge([Conversation.from_pair("问", text)], explain=True)
+    assert verdict.analysis is not None
+    assert f"去掉“{text.split('。')[0]}。" in verdict.analysis
+
+
+def test_explaining_changes_no_verdict(ngrams_folder: Path) -> None:
+    judge = NgramGuard(OnnxBackend(ngrams_folder))
+    asked = [Conversation.from_pair("问", LONG), Conversation.from_pair(LONG), SAFE_PAIR]
+    plain, explained = judge.judge(asked), judge.judge(asked, explain=True)
+    assert [v.model_copy(update={"analysis": None}) for v in explained] == plain
+    assert all(v.analysis for v in explained)
+
+
+def test_language_is_part_of_the_provenance() -> None:
+    assert guard(language="en").provenance() != guard().provenance()
+
+
+def test_probabilities_are_those_of_the_model(ngrams_folder: Path) -> None:
+    backend = OnnxBackend(ngrams_folder)
+    (verdict,) = NgramGuard(backend).judge([SAFE_PAIR])
+    expected = 1 / (1 + np.exp(-backend.logits([("如何泡茶?", "水温八十度。")])[0]))
+    np.testing.assert_allclose([verdict.unsafe_score, *verdict.categories.values()], expected, atol=1e-6)

@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from libra_guard.io import BadRow, Row
+from libra_guard.predict.rows import Fields, Job, Reject, Shard, chunks, has_id, read_jobs, row_key
+from libra_guard.records import Conversation, Target
+
+PAIR = {"question": "问", "response": "答"}
+
+
+def jobs(
+    *records: dict[str, Any] | BadRow, fields: Fields | None = None, part: range | None = None
+) -> list[Job | Reject]:
+    rows = (r if isinstance(r, BadRow) else Row("f.jsonl", i * 10, r) for i, r in enumerate(records, 1))
+    return list(read_jobs(rows, fields or Fields(), part))
+
+
+def reason(record: dict[str, Any], **fields: Any) -> str:
+    (reject,) = jobs(record, fields=Fields(**fields))
+    assert isinstance(reject, Reject)
+    assert reject.record == record
+    return reject.reason
+
+
+# Rows that cannot be judged
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({}, "question: missing; the row has no fields"),
+        ({"response": "答"}, "question: missing; the row has response"),
+        ({"question": "问", "answer": "答"}, "response: missing; the row has question, answer"),
+        ({"question": None, "response": "答"}, "question: a NoneType where a text is needed"),
+        ({"question": "问", "response": 5}, "response: a int where a text is needed"),
+        ({"question": ["问"], "response": "答"}, "question: a list where a text is needed"),
+        ({"question": "", "response": "答"}, "question is empty"),
+        ({"question": "问", "response": " \n"}, "response is empty"),
+        ({"question": "问", "response": "\ud800"}, "response holds a lone surrogate U+D800 at 0"),
+        ({"messages": "问"}, "messages: a str where a list of messages is needed"),
+        ({"messages": {}}, "messages: a dict where a list of messages is needed"),
+        ({"messages": []}, "messages: Tuple should have at least 1 item"),
+        ({"messages": ["问"]}, "messages.0: Input should be a valid dictionary"),
+        ({"messages": [{"role": "user"}]}, "messages.0.content: Field required"),
+        (
+            {"messages": [{"role": "user", "content": "问"}, {"role": "bot", "content": "答"}]},
+            "messages.1.role: Input should be 'system', 'user' or 'assistant'",
+        ),
+        (
+            {"messages": [{"role": "user", "content": "问"}, {"role": "assistant", "content": " "}]},
+            "messages.1.content: content is empty",
+        ),
+        ({"messages": [{"role": "user", "content": "问"}]}, "messages: the last message is the user's"),
+        ({"messages": [{"role": "system", "content": "令"}]}, "messages: the last message must be the user's or"),
+    ],
+)
+def test_bad_record(record: dict[str, Any], message: str) -> None:
+    assert reason(record).startswith(message)
+
+
+def test_no_user_message_to_judge() -> None:
+    record = {"messages": [{"role": "assistant", "content": "答"}]}
+    assert reason(record, target=Target.PROMPT) == "messages: no user message to judge"
+
+
+def test_bad_row_keeps_its_text() -> None:
+    bad = BadRow("f.jsonl", 3, "not JSON", "{")
+    (reject,) = jobs(bad, PAIR, bad, part=range(2, 3))
+    assert isinstance(reject, Reject)
+    assert reject.as_dict() == {"file": "f.jsonl", "line": 3, "number": 3, "reason": "not JSON", "text": "{"}
+
+
+def test_second_row_with_the_same_id() -> None:
+    first, second, third, fourth = jobs({**PAIR, "id": 7}, {**PAIR, "id": 8}, {**PAIR, "id": "7"}, {"id": 8})
+    assert isinstance(first, Job)
+    assert isinstance(second, Job)
+    assert isinstance(third, Reject)
+    assert third.as_dict() == {
+        "file": "f.jsonl",
+        "line": 30,
+        "number": 3,
+        "reason": "id: '7' is also that of row 1",
+        "record": {**PAIR, "id": "7"},
+    }
+    assert isinstance(fourth, Reject)
+    assert fourth.reason == "id: '8' is also that of row 2"
+
+
+def test_a_part_knows_the_ids_before_it() -> None:
+    records = [{**PAIR, "id": i} for i in (1, 2, 1, 3, 2)]
+    whole = jobs(*records)
+    for start in range(5):
+        for stop in range(start, 6):
+            assert jobs(*records, part=range(start, stop)) == whole[start:stop]
+    assert [isinstance(job, Job) for job in whole] == [True, True, False, True, False]
+
+
+def test_id_of_a_row_that_cannot_be_judged_is_taken() -> None:
+    first, second = jobs({"id": 7}, {**PAIR, "id": 7})
+    assert isinstance(first, Reject)
+    assert isinstance(second, Reject)
+
+
+def test_rows_without_ids_may_be_alike() -> None:
+    found = jobs(PAIR, PAIR, {**PAIR, "id": ""}, {**PAIR, "id": None}, {**PAIR, "id": None})
+    assert all(isinstance(job, Job) for job in found)
+    assert [job.number for job in found] == [1, 2, 3, 4, 5]
+
+
+# Rows that can
+
+
+def test_pair() -> None:
+    (job,) = jobs({**PAIR, "id": 0})
+    assert isinstance(job, Job)
+    assert (job.key, job.number, job.row.line) == ("id:0", 1, 10)
+    assert job.conversation == Conversation.from_pair("问", "答")
+
+
+def test_fields_of_other_names() -> None:
+    (job,) = jobs({"q": "问", "a": "答", "question": 3}, fields=Fields("q", "a"))
+    assert isinstance(job, Job)
+    assert job.conversation == Conversation.from_pair("问", "答")
+
+
+@pytest.mark.parametrize("record", [{"question": "问"}, {**PAIR}, {"question": "问", "response": ""}])
+def test_question_alone(record: dict[str, Any]) -> None:
+    (job,) = jobs(record, fields=Fields(target=Target.PROMPT))
+    assert isinstance(job, Job)
+    assert job.conversation == Conversation.from_pair("问")
+
+
+TURNS = [("system", "令"), ("user", "问一"), ("assistant", "答一"), ("user", "问二"), ("assistant", "答二")]
+
+
+@pytest.mark.parametrize(
+    ("target", "turns", "judged"),
+    [
+        (Target.RESPONSE, 5, "答二"),
+        (Target.RESPONSE, 3, "答一"),
+        (Target.PROMPT, 5, "问二"),
+        (Target.PROMPT, 4, "问二"),
+        (Target.PROMPT, 3, "问一"),
+    ],
+)
+def test_messages(target: Target, turns: int, judged: str) -> None:
+    record = {"messages": [{"role": r, "content": c} for r, c in TURNS[:turns]], "question": "not read"}
+    (job,) = jobs(record, fields=Fields(target=target))
+    assert isinstance(job, Job)
+    assert (job.conversation.target, job.conversation.messages[-1].content) == (target, judged)
+    assert job.conversation.messages[0].content == "令"
+
+
+def test_no_messages_but_a_pair() -> None:
+    (job,) = jobs({**PAIR, "messages": None})
+    assert isinstance(job, Job)
+
+
+def test_what_inference_adds_is_no_part_of_a_row_s_identity() -> None:
+    assert row_key(PAIR) == row_key({**PAIR, "critic": "安全", "verdict": {"label": "安全"}})
+    assert row_key(PAIR) != row_key({**PAIR, "note": ""})
+    assert row_key({**PAIR, "id": 7}) == row_key({"id": "7"}) == "id:7"
+
+
+@pytest.mark.parametrize(("value", "named"), [(0, True), ("0", True), (False, True), ("", False), (None, False)])
+def test_what_is_an_id(value: Any, named: bool) -> None:
+    assert has_id({"id": value}) is named
+    assert not has_id({})
+
+
+# Shards and chunks
+
+
+@given(rows=st.integers(0, 10**7), count=st.integers(1, 2000))
+def test_shards_cover_every_row_once(rows: int, count: int) -> None:
+    ranges = [Shard(rank, count).range(rows) for rank in range(count)]
+    assert (ranges[0].start, ranges[-1].stop) == (0, rows)
+    assert all(a.stop == b.start and a.start <= a.stop for a, b in itertools.pairwise(ranges))
+    # As published, but for the end.
+    assert [r.start for r in ranges] == [int(rows / count * rank) for rank in range(count)]
+
+
+def test_the_last_row_is_not_lost_by_rounding() -> None:
+    assert int(1 / 49 * 49) == 0
+    assert list(Shard(48, 49).range(1)) == [0]
+
+
+def test_shards_of_the_benchmark() -> None:
+    assert [Shard(rank, 7).range(5720) for rank in (0, 3, 6)] == [range(817), range(2451, 3268), range(4902, 5720)]
+    assert str(Shard(2, 7)) == "2-of-7"
+
+
+def test_chunks() -> None:
+    found = jobs(*[PAIR] * 7)
+    assert [len(c) for c in chunks(iter(found), 3)] == [3, 3, 1]
+    assert [len(c) for c in chunks(iter(found[:6]), 3)] == [3, 3]
+    assert list(chunks(iter([]), 3)) == []

@@ -1,0 +1,615 @@
+from __future__ import annotations
+
+import csv
+import datetime
+import gzip
+import io
+import json
+import random
+import sys
+import time
+import tracemalloc
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import libra_guard.io as libra_io
+from libra_guard.errors import DataError, MissingExtraError, UsageError
+from libra_guard.io import BadRow, Row, count_rows, dumps, file_hash, list_files, read_rows, write_atomic
+
+ROWS = [
+    {"id": 1, "question": "如何泡茶？", "response": "水温八十度左右。\n两三分钟即可。"},
+    {"id": 2, "question": "“引号”与\\反斜杠", "response": 'a,b"c"\u2028d\x85e😀'},
+    {"id": 3, "question": "第三", "response": "好"},
+]
+Write = Callable[[str, bytes], Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    def written(name: str, data: bytes) -> Path:
+        path = tmp_path / name
+        path.write_bytes(data)
+        return path
+
+    return written
+
+
+def jsonl(rows: list[Any], encoding: str = "utf-8", end: str = "\n") -> bytes:
+    return "".join(json.dumps(row, ensure_ascii=False) + end for row in rows).encode(encoding)
+
+
+def csv_bytes(rows: list[dict[str, Any]], encoding: str = "utf-8") -> bytes:
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode(encoding)
+
+
+def good(path: Path | str, **options: Any) -> list[dict[str, Any]]:
+    """The rows of a file that must hold no bad ones."""
+    rows = list(read_rows(path, **options))
+    assert [r for r in rows if isinstance(r, BadRow)] == []
+    return [r.data for r in rows if isinstance(r, Row)]
+
+
+def kinds(path: Path | str, **options: Any) -> list[Any]:
+    """A row's data, or a bad row's line and reason."""
+    return [r.data if isinstance(r, Row) else (r.line, r.reason) for r in read_rows(path, **options)]
+
+
+# JSON lines
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\n\n \t\r\n"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "gb18030"])
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".json", ".JSONL"])
+def test_json_lines(write: Write, end: str, encoding: str, suffix: str) -> None:
+    data = jsonl(ROWS, encoding, end)
+    path = write(f"rows{suffix}", gzip.compress(data) if suffix.endswith("gz") else data)
+    assert good(path) == ROWS
+    assert count_rows(path) == 3
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf8", "UTF-8-SIG", "gbk"])
+def test_the_encoding_can_be_named(write: Write, encoding: str) -> None:
+    data = jsonl(ROWS[2:], "gbk" if encoding == "gbk" else "utf-8-sig")
+    for name in ("rows.jsonl", "rows.json"):
+        assert good(write(name, data), encoding=encoding) == ROWS[2:]
+
+
+def test_last_line_without_its_end(write: Write) -> None:
+    assert good(write("rows.jsonl", jsonl(ROWS).rstrip())) == ROWS
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b"{", "not JSON: Expecting property name"),
+        (b'{"a": "half', "not JSON: Unterminated string"),
+        (b'{"a": 1} x', "not JSON: Extra data"),
+        (b'{"a": "tab\there"}', "not JSON: Invalid control character"),
+        (b'{"a": "\\x41"}', r"not JSON: Invalid \escape"),
+        (b"[1, 2]", "a list where an object is needed"),
+        (b'"text"', "a str where an object is needed"),
+        (b"null", "a NoneType where an object is needed"),
+        (b"nonsense", "not JSON: Expecting value"),
+        (b"[" * 100_000, "not JSON: maximum recursion depth"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "not JSON: Exceeds the limit"),
+        (b'{"a": "\xff"}', "not utf-8"),
+        (b'{"a": "\xe4\xbd"}', "not utf-8"),
+        (b'{"a": "\xed\xa0\x80"}', "not utf-8"),
+    ],
+)
+def test_a_bad_line_costs_one_row(write: Write, line: bytes, reason: str) -> None:
+    path = write("rows.jsonl", jsonl(ROWS[:2]) + line + b"\n" + jsonl(ROWS[2:]))
+    rows = list(read_rows(path))
+    assert [r.data for r in rows if isinstance(r, Row)] == ROWS
+    (bad,) = [r for r in rows if isinstance(r, BadRow)]
+    assert (bad.file, bad.line) == (str(path), 3)
+    assert bad.reason.startswith(reason)
+    assert bad.text.encode() == line.decode("utf-8", "backslashreplace").encode()
+
+
+def test_lone_surrogate_escapes_are_read_and_written_back(write: Write) -> None:
+    path = write("rows.jsonl", b'{"q": "\\ud800", "\\udfff": "\\udc80", "pair": "\\ud83d\\ude00"}\n')
+    expected = {"q": "\ud800", "\udfff": "\udc80", "pair": "😀"}
+    assert good(path) == [expected]
+    assert json.loads(dumps(expected).encode()) == expected
+
+
+def test_line_ends_of_unicode_do_not_end_a_row(write: Write) -> None:
+    row = {"q": "a\u2028b\u2029c\x85d\x0be\x0cf\x1cg"}
+    assert good(write("rows.jsonl", dumps(row).encode() + b"\n")) == [row]
+
+
+# Encodings
+
+
+def test_one_broken_byte_does_not_turn_the_file_into_another_encoding(write: Write) -> None:
+    data = jsonl(ROWS).replace("左右".encode(), b"\xff")
+    assert kinds(write("rows.jsonl", data)) == [(1, "not utf-8"), *ROWS[1:]]
+
+
+def test_utf_8_with_a_lost_byte_is_not_taken_for_gb18030(write: Write) -> None:
+    # An even number of bytes between the quotes: all of it could be GB18030.
+    data = jsonl([{"q": "你好"}, {"q": "你好吗"}, {"q": "再见"}]).replace("吗".encode(), "吗".encode()[:2])
+    data.decode("gb18030")
+    assert kinds(write("rows.jsonl", data)) == [{"q": "你好"}, (2, "not utf-8"), {"q": "再见"}]
+
+
+def test_one_broken_byte_in_gb18030_costs_one_row(write: Write) -> None:
+    data = jsonl(ROWS * 5, "gb18030").replace("左右".encode("gb18030"), b"\xff", 1)
+    assert kinds(write("rows.jsonl", data)) == [(1, "not gb18030"), *(ROWS * 5)[1:]]
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+def test_one_broken_byte_costs_one_row_of_a_list(write: Write, indent: int | None) -> None:
+    data = json.dumps(ROWS * 3, ensure_ascii=False, indent=indent).encode().replace("左右".encode(), b"\xff", 1)
+    rows = list(read_rows(write("rows.json", data)))
+    assert [r.data for r in rows if isinstance(r, Row)] == (ROWS * 3)[1:]
+    bad = rows[0]
+    assert isinstance(bad, BadRow)
+    assert bad.reason == "not utf-8"
+    assert "水温八十度\\xff。" in bad.text
+
+
+def test_one_broken_byte_costs_one_row_of_a_table(write: Write) -> None:
+    data = csv_bytes(ROWS).replace("左右".encode(), b"\xff")
+    rows = kinds(write("rows.csv", data))
+    assert rows == [(2, "not utf-8"), *({k: str(v) for k, v in row.items()} for row in ROWS[1:])]
+
+
+def test_latin_1_is_not_taken_for_chinese(write: Write) -> None:
+    assert kinds(write("rows.jsonl", '{"q": "café"}\n'.encode("latin-1"))) == [(1, "not utf-8")]
+
+
+def test_encoding_is_found_where_a_long_file_is_cut_inside_a_character(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for size in range(40, 60):
+        monkeypatch.setattr(libra_io, "_SAMPLE", size)
+        for encoding in ("utf-8", "gb18030"):
+            assert good(write("rows.jsonl", jsonl(ROWS * 3, encoding))) == ROWS * 3
+
+
+@pytest.mark.parametrize("encoding", ["no-such-encoding", "base64"])
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json", "rows.csv"])
+def test_unknown_encoding(write: Write, encoding: str, name: str) -> None:
+    with pytest.raises(UsageError, match=r"rows.*encoding"):
+        list(read_rows(write(name, b"{}"), encoding=encoding))
+
+
+# JSON lists
+
+_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(10**20), 10**20) | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=6,
+)
+_BLANK = st.text(" \t\r\n", max_size=40)
+
+
+def spaced(value: Any, blank: Callable[[], str], *, ascii_only: bool) -> str:
+    """The value as JSON with any white space wherever it may stand."""
+    if isinstance(value, dict):
+        pairs = [
+            f"{blank()}{json.dumps(k, ensure_ascii=ascii_only)}{blank()}:{spaced(v, blank, ascii_only=ascii_only)}"
+            for k, v in value.items()
+        ]
+        return f"{blank()}{{{','.join(pairs) or blank()}}}{blank()}"
+    if isinstance(value, list):
+        items = ",".join(spaced(v, blank, ascii_only=ascii_only) for v in value)
+        return f"{blank()}[{items or blank()}]{blank()}"
+    return f"{blank()}{json.dumps(value, ensure_ascii=ascii_only)}{blank()}"
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    rows=st.lists(st.dictionaries(st.text(max_size=3), _VALUES, max_size=4), max_size=5),
+    chunk=st.integers(1, 70),
+    ascii_only=st.booleans(),
+    data=st.data(),
+)
+def test_any_list_in_any_pieces(tmp_path: Path, rows: list[Any], chunk: int, ascii_only: bool, data: Any) -> None:
+    text = spaced(rows, lambda: data.draw(_BLANK), ascii_only=ascii_only)
+    assert json.loads(text) == rows
+    path = tmp_path / "rows.json"
+    try:
+        path.write_bytes(text.encode())
+    except UnicodeEncodeError:
+        path.write_bytes(json.dumps(rows).encode())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(libra_io, "_CHUNK", chunk)
+        assert good(path, encoding="utf-8") == rows
+
+
+@pytest.mark.parametrize("chunk", range(1, 40))
+@pytest.mark.parametrize("item", ["1.5e+10", "-0.25E-3", "123456789012345678901234567890", "true", "null", '"\\ud83d"'])
+def test_items_that_are_no_objects_cost_one_row_each(
+    write: Write, monkeypatch: pytest.MonkeyPatch, chunk: int, item: str
+) -> None:
+    monkeypatch.setattr(libra_io, "_CHUNK", chunk)
+    rows = kinds(write("rows.json", f'[{{"a": 1.5e-3}},{item},{{"b": -7}}, {item}]'.encode()))
+    bad = (1, f"a {type(json.loads(item)).__name__} where an object is needed")
+    assert rows == [{"a": 1.5e-3}, bad, {"b": -7}, bad]
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 7, 64, 1 << 20])
+def test_line_of_an_item(write: Write, monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
+    monkeypatch.setattr(libra_io, "_CHUNK", chunk)
+    text = '\n\n[\n {"a":\n 1},\n\n {"b": 2}, {"c": 3},\n 4]\n'
+    assert [r.line for r in read_rows(write("rows.json", text.encode()))] == [4, 7, 7, 8]
+
+
+@pytest.mark.parametrize("text", ["[]", " [ ] ", "", " \n", "\ufeff", "\ufeff[]"])
+@pytest.mark.parametrize("suffix", [".json", ".json.gz"])
+def test_nothing_in_it(write: Write, text: str, suffix: str) -> None:
+    data = text.encode()
+    assert good(write(f"rows{suffix}", gzip.compress(data) if suffix.endswith("gz") else data)) == []
+
+
+LIST = json.dumps(ROWS, ensure_ascii=False, indent=1)
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 1 << 20])
+def test_a_list_cut_anywhere_keeps_what_is_whole(write: Write, monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
+    monkeypatch.setattr(libra_io, "_CHUNK", chunk)
+    for end in range(1, len(LIST), 7 if chunk > 1 else 31):
+        rows = list(read_rows(write("rows.json", LIST[:end].encode()), encoding="utf-8"))
+        assert isinstance(rows[-1], BadRow)
+        assert "the file ends inside the list" in rows[-1].reason or "not JSON from here on" in rows[-1].reason
+        whole = [r.data for r in rows[:-1] if isinstance(r, Row)]
+        assert whole == ROWS[: len(rows) - 1]
+        assert len(whole) == sum(LIST[:end].count(f"\n {x}") for x in ("}",))
+
+
+@pytest.mark.parametrize("chunk", [1, 16, 1 << 20])
+@pytest.mark.parametrize(
+    ("middle", "reason"),
+    [
+        ('{"a": tru}', "not JSON from here on: Expecting value"),
+        ('{"a": "\\x"}', r"not JSON from here on: Invalid \escape"),
+        ("{'a': 1}", "not JSON from here on: Expecting property name"),
+        ('{"a" 1}', "not JSON from here on: Expecting ':' delimiter"),
+        ("}", "not JSON from here on: Expecting value"),
+    ],
+)
+def test_a_list_that_is_damaged_in_the_middle(
+    write: Write, monkeypatch: pytest.MonkeyPatch, chunk: int, middle: str, reason: str
+) -> None:
+    monkeypatch.setattr(libra_io, "_CHUNK", chunk)
+    path = write("rows.json", f'[\n{{"a": 1}},\n{middle},\n{{"b": "after the damage"}}\n]'.encode())
+    first, bad = read_rows(path)
+    assert first == Row(str(path), 2, {"a": 1})
+    assert isinstance(bad, BadRow)
+    assert bad.line == 3
+    assert bad.reason.startswith(reason)
+    assert bad.text.startswith(middle[:5])
+
+
+@pytest.mark.parametrize("chunk", [1, 1 << 20])
+def test_what_follows_the_list_is_not_lost_in_silence(
+    write: Write, monkeypatch: pytest.MonkeyPatch, chunk: int
+) -> None:
+    monkeypatch.setattr(libra_io, "_CHUNK", chunk)
+    path = write("rows.json", b'[{"a": 1}]\n\n[{"b": 2}]')
+    assert kinds(path) == [{"a": 1}, (1, "text after the end of the list")]
+
+
+def test_an_item_without_end_is_given_up(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(libra_io, "_CHUNK", 64)
+    monkeypatch.setattr(libra_io, "_LONGEST_ITEM", 1000)
+    rows = list(read_rows(write("rows.json", b'[{"a": 1}, {"b": "' + b"x" * 5000)))
+    assert [type(r) for r in rows] == [Row, BadRow]
+
+
+# .json files that are no lists
+
+
+def test_one_object_over_several_lines(write: Write) -> None:
+    value = {"messages": [{"role": "user", "content": "问"}, {"role": "assistant", "content": "答"}]}
+    text = '{"messages": [\n{"role": "user", "content": "问"},\n{"role": "assistant", "content": "答"}\n]}'
+    assert good(write("rows.json", text.encode())) == [value]
+    assert good(write("rows.json", json.dumps(value, indent=2).encode())) == [value]
+
+
+def test_json_lines_of_which_the_first_is_damaged(write: Write) -> None:
+    path = write("rows.json", b'{"a": \n' + jsonl(ROWS))
+    assert [r if isinstance(r, dict) else r[0] for r in kinds(path)] == [1, *ROWS]
+
+
+def test_json_lines_longer_than_a_piece(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(libra_io, "_CHUNK", 8)
+    assert good(write("rows.json", jsonl(ROWS))) == ROWS
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b'{"a": 1', "not JSON"),
+        (b'{"a":\n "half', "not JSON"),
+        (b"nonsense", "neither a list of objects nor an object"),
+        (b'"text"', "neither a list of objects nor an object"),
+        (b"\x00\x01", "neither a list of objects nor an object"),
+        (b"[", "the file ends inside the list"),
+    ],
+)
+def test_no_json(write: Write, data: bytes, reason: str) -> None:
+    ((line, found),) = kinds(write("rows.json", data))
+    assert line == 1
+    assert found.startswith(reason)
+
+
+# CSV
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "gb18030"])
+@pytest.mark.parametrize("suffix", [".csv", ".csv.gz"])
+def test_table(write: Write, encoding: str, suffix: str) -> None:
+    data = csv_bytes(ROWS, encoding)
+    path = write(f"rows{suffix}", gzip.compress(data) if suffix.endswith("gz") else data)
+    assert good(path) == [{k: str(v) for k, v in row.items()} for row in ROWS]
+
+
+def test_table_with_line_ends_in_quotes(write: Write) -> None:
+    path = write("rows.csv", 'q,r\r\n"一\n二\r\n三","a ""b"""\r\n\r\n四,五\u2028六\x85七\x0b八\r\n'.encode())
+    assert list(read_rows(path)) == [
+        Row(str(path), 2, {"q": "一\n二\r\n三", "r": 'a "b"'}),
+        Row(str(path), 6, {"q": "四", "r": "五\u2028六\x85七\x0b八"}),
+    ]
+
+
+def test_table_with_wrong_numbers_of_fields(write: Write) -> None:
+    path = write("rows.csv", b"q,r\na,b\na\na,b,c\nd,e\n")
+    assert kinds(path) == [
+        {"q": "a", "r": "b"},
+        (3, "1 fields where the header has 2"),
+        (4, "3 fields where the header has 2"),
+        {"q": "d", "r": "e"},
+    ]
+    assert [r.text for r in read_rows(path) if isinstance(r, BadRow)] == ["a", "a,b,c"]
+
+
+def test_table_with_bad_quotes(write: Write) -> None:
+    path = write("rows.csv", b'q,r\na,b\n"c"x,d\ne,f\n"never closed,g\nh,i\n')
+    rows = list(read_rows(path))
+    assert [r.data for r in rows if isinstance(r, Row)] == [{"q": "a", "r": "b"}, {"q": "e", "r": "f"}]
+    broken, unclosed = (r for r in rows if isinstance(r, BadRow))
+    assert (broken.line, broken.text) == (3, '"c"x,d')
+    assert broken.reason.startswith("not CSV")
+    assert (unclosed.line, unclosed.text) == (5, '"never closed,g\nh,i')
+
+
+def test_table_with_a_bad_header(write: Write) -> None:
+    rows = kinds(write("rows.csv", b'"q"x,r\na,b\n'))
+    assert [line for line, _ in rows] == [1, 2]
+    assert "no row can be read without the header" in rows[1][1]
+
+
+def test_a_long_field_is_read_and_an_endless_one_is_not(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert len(good(write("rows.csv", b"q\n" + b"x" * 1_000_000))[0]["q"]) == 1_000_000
+    monkeypatch.setattr(libra_io, "_LONGEST_ITEM", 1000)
+    limit = csv.field_size_limit()
+    try:
+        rows = kinds(write("rows.csv", b"q,r\n" + b'"' + b"xxxxxxxxx\n" * 150 + b"\na,b\n"))
+    finally:
+        csv.field_size_limit(limit)
+    assert "field larger than field limit" in rows[0][1]
+    assert {"q": "a", "r": "b"} in rows
+
+
+# gzip, Parquet
+
+
+@pytest.mark.parametrize("suffix", [".jsonl.gz", ".json.gz", ".csv.gz"])
+def test_gzip_that_breaks_off_keeps_what_came_before(write: Write, suffix: str) -> None:
+    # Random enough not to be packed away, so that the half of the file holds about half of the rows.
+    chance = random.Random(5)
+    rows = [{"id": str(i), "q": f"水{chance.getrandbits(500)}"} for i in range(6000)]
+    data = {
+        ".jsonl.gz": jsonl(rows),
+        ".json.gz": json.dumps(rows).encode(),
+        ".csv.gz": csv_bytes(rows),
+    }[suffix]
+    packed = gzip.compress(data)
+    found = list(read_rows(write(f"rows{suffix}", packed[: len(packed) // 2])))
+    assert isinstance(found[-1], BadRow)
+    assert "the file cannot be read on: Compressed file ended" in found[-1].reason
+    assert found[-1].line > 0
+    assert [r.data for r in found[:-1] if isinstance(r, Row)] == rows[: len(found) - 1]
+    assert len(found) > 1500
+
+
+@pytest.mark.parametrize("suffix", [".jsonl.gz", ".json.gz", ".csv.gz", ".parquet.gz"])
+@pytest.mark.parametrize("kind", ["no gzip", "damaged", "cut in its header"])
+def test_no_gzip(write: Write, suffix: str, kind: str) -> None:
+    packed = bytearray(gzip.compress(jsonl(ROWS)))
+    packed[12:20] = b"\xff" * 8
+    data = {"no gzip": jsonl(ROWS), "damaged": bytes(packed), "cut in its header": bytes(packed[:5])}[kind]
+    (bad,) = read_rows(write(f"rows{suffix}", data))
+    assert isinstance(bad, BadRow)
+    assert "read" in bad.reason
+
+
+def parquet(path: Path, columns: dict[str, Any], **options: Any) -> Path:
+    import pyarrow
+    import pyarrow.parquet
+
+    pyarrow.parquet.write_table(pyarrow.table(columns), path, **options)
+    return path
+
+
+def test_parquet(tmp_path: Path) -> None:
+    columns = {key: [row[key] for row in ROWS] for key in ROWS[0]}
+    path = parquet(tmp_path / "rows.parquet", columns, row_group_size=2)
+    assert good(path) == ROWS
+    assert [r.line for r in read_rows(path)] == [1, 2, 3]
+    packed = tmp_path / "rows.parquet.gz"
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+    assert good(packed) == ROWS
+
+
+def test_parquet_types_that_json_lacks(tmp_path: Path) -> None:
+    when = datetime.datetime(2024, 5, 1, 12, 30)
+    path = parquet(tmp_path / "rows.parquet", {"at": [when], "raw": [b"\x00\xff"], "tags": [["a"]], "none": [None]})
+    (row,) = good(path)
+    assert json.loads(dumps(row)) == {"at": "2024-05-01 12:30:00", "raw": "b'\\x00\\xff'", "tags": ["a"], "none": None}
+
+
+def test_parquet_text_that_is_no_utf_8_costs_one_row(tmp_path: Path) -> None:
+    import pyarrow
+
+    buffers = pyarrow.array([b"one", b"\xff\xfe", b"three"], pyarrow.binary()).buffers()
+    path = parquet(tmp_path / "rows.parquet", {"q": pyarrow.Array.from_buffers(pyarrow.string(), 3, buffers)})
+    first, bad, third = kinds(path)
+    assert (first, third) == ({"q": "one"}, {"q": "three"})
+    assert bad[0] == 2
+    assert "utf-8" in bad[1]
+
+
+@pytest.mark.parametrize("end", [0, 3, 100, -1])
+def test_parquet_that_is_cut(tmp_path: Path, end: int) -> None:
+    path = parquet(tmp_path / "rows.parquet", {"q": ["一", "二"]})
+    path.write_bytes(path.read_bytes()[:end])
+    (bad,) = read_rows(path)
+    assert isinstance(bad, BadRow)
+    assert "not readable as Parquet" in bad.reason
+
+
+# Paths
+
+
+def test_folder_in_the_order_of_names(tmp_path: Path) -> None:
+    (tmp_path / "b.jsonl").write_bytes(jsonl(ROWS[1:2], "gb18030"))
+    (tmp_path / "a.json").write_bytes(json.dumps(ROWS[:1]).encode())
+    (tmp_path / "c.csv.gz").write_bytes(gzip.compress(csv_bytes(ROWS[2:])))
+    (tmp_path / "notes.txt").write_text("not data", encoding="utf-8")
+    (tmp_path / "d.jsonl").mkdir()
+    assert [Path(f).name for f in list_files(tmp_path)] == ["a.json", "b.jsonl", "c.csv.gz"]
+    assert good(tmp_path) == [*ROWS[:2], {k: str(v) for k, v in ROWS[2].items()}]
+
+
+def test_a_bad_file_of_a_folder_does_not_stop_the_others(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl.gz").write_bytes(b"no gzip")
+    (tmp_path / "b.jsonl").write_bytes(jsonl(ROWS))
+    assert [r if isinstance(r, dict) else r[0] for r in kinds(tmp_path)] == [1, *ROWS]
+
+
+@pytest.mark.parametrize("name", ["rows.txt", "rows", "rows.gz", "rows.jsonl.zip"])
+def test_unknown_kind(write: Write, name: str) -> None:
+    with pytest.raises(UsageError, match=r"unknown kind of file; known are \.json, \.jsonl"):
+        list(read_rows(write(name, b"{}")))
+
+
+def test_missing_file_and_empty_folder(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no such file or folder"):
+        list(read_rows(tmp_path / "none.jsonl"))
+    with pytest.raises(UsageError, match=r"no \.json, \.jsonl, \.csv, \.parquet file in this folder"):
+        list(read_rows(tmp_path))
+
+
+def test_hash_is_of_the_bytes(write: Write, tmp_path: Path) -> None:
+    path = write("rows.jsonl", b"abc")
+    assert file_hash(path) == "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert file_hash(tmp_path) == file_hash(path)
+    path.write_bytes(b"abd")
+    assert file_hash(path) != file_hash("hf://a/b") == "hf://a/b"
+
+
+# The hub
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    def splits(name: str) -> list[str]:
+        if name == "a/missing":
+            raise FileNotFoundError("no such dataset")
+        return ["train", "test"] if name == "a/two" else ["test"]
+
+    def load(name: str, *, split: str, streaming: bool) -> Iterator[dict[str, Any]]:
+        assert streaming
+        return iter([{"name": name, "split": split}, {"n": 2}])
+
+    stub = SimpleNamespace(get_dataset_split_names=splits, load_dataset=load)
+    monkeypatch.setitem(sys.modules, "datasets", stub)
+    return stub
+
+
+def test_hub_dataset(hub: SimpleNamespace) -> None:
+    assert list(read_rows("hf://a/one")) == [
+        Row("hf://a/one", 1, {"name": "a/one", "split": "test"}),
+        Row("hf://a/one", 2, {"n": 2}),
+    ]
+    assert good("hf://a/two:train")[0] == {"name": "a/two", "split": "train"}
+
+
+def test_hub_dataset_with_several_splits_or_none(hub: SimpleNamespace) -> None:
+    with pytest.raises(UsageError, match=r"splits train, test: name one, as in hf://a/two:train"):
+        list(read_rows("hf://a/two"))
+    with pytest.raises(DataError, match="hf://a/missing: no such dataset"):
+        list(read_rows("hf://a/missing"))
+
+
+def test_hub_without_its_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(MissingExtraError, match=r"libra-guard\[hf\]"):
+        list(read_rows("hf://a/one"))
+
+
+# Writing
+
+
+def test_write_atomic_leaves_the_old_file_if_it_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "deep" / "file.json"
+    write_atomic(path, "old")
+    monkeypatch.setattr(libra_io.os, "fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        write_atomic(path, "new")
+    assert path.read_text(encoding="utf-8") == "old"
+    assert [f.name for f in path.parent.iterdir()] == ["file.json"]
+
+
+def test_write_atomic_writes_any_name(tmp_path: Path) -> None:
+    write_atomic(tmp_path / "file.json", json.dumps({"path": "名\udcff"}, ensure_ascii=False))
+    assert json.loads((tmp_path / "file.json").read_bytes()) == {"path": "名\udcff"}
+
+
+@given(_VALUES)
+def test_dumps_is_one_line_of_utf_8(value: Any) -> None:
+    text = dumps(value)
+    assert "\n" not in text
+    assert json.loads(text.encode()) == value
+
+
+# Large files
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv"])
+def test_a_large_file_is_streamed(tmp_path: Path, suffix: str) -> None:
+    row = {"id": "1", "question": "问" * 5_000, "response": "答" * 5_000}
+    line = csv_bytes([row]).splitlines(keepends=True)[1] if suffix == ".csv" else dumps(row).encode()
+    path = tmp_path / f"rows{suffix}"
+    count = 60_000_000 // len(line)
+    with path.open("wb") as stream:
+        stream.write({".json": b"[", ".csv": b"id,question,response\r\n"}.get(suffix, b""))
+        for i in range(count):
+            between = b",\n" if suffix == ".json" and i + 1 < count else b"\n" * (suffix != ".csv")
+            stream.write(line + between)
+        stream.write(b"]" if suffix == ".json" else b"")
+    assert path.stat().st_size > 55_000_000
+    start = time.monotonic()
+    tracemalloc.start()
+    try:
+        assert count_rows(path) == count
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 40_000_000
+    assert time.monotonic() - start < 20

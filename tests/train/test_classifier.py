@@ -1,0 +1,328 @@
+"""The whole of it: from a recipe and data to a guard that judges."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from libra_guard import Conversation, Label, load_guard
+from libra_guard.errors import UsageError
+from libra_guard.io import file_hash
+from libra_guard.train.classifier import train_classifier
+from libra_guard.train.encoder import EncoderTrainer
+from libra_guard.train.export import export_guard, parity
+from libra_guard.train.join import Joint
+from libra_guard.train.mixture import LABELS, Example, Reader, Split
+from libra_guard.train.recipe import Encoder, Recipe, Source
+from libra_guard.train.wide import fit_wide
+
+KINDS = {"ngrams": ("ngrams",), "encoder": ("encoder",), "both": ("encoder", "ngrams")}
+SEED = {"set": "libra-seed", "path": "seed.jsonl"}
+SMILE = {"set": "smile", "path": "smile.jsonl"}
+
+
+@dataclass
+class Trained:
+    """A finished run."""
+
+    recipe: Recipe
+    out: Path
+    result: dict[str, Any]
+    lines: list[str]
+
+
+@pytest.fixture(scope="module")
+def trained(
+    data: Path, make_recipe: Callable[..., Recipe], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Trained]:
+    made: dict[str, Trained] = {}
+
+    def train(kind: str) -> Trained:
+        if kind not in made:
+            lines: list[str] = []
+            recipe, out = make_recipe(*KINDS[kind]), tmp_path_factory.mktemp(kind)
+            made[kind] = Trained(recipe, out, train_classifier(recipe, data, out, report=lines.append), lines)
+        return made[kind]
+
+    return train
+
+
+# What is found wrong before anything is trained
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"ngrams": {"data": [{**SEED, "path": "none.jsonl"}]}}, "none.jsonl: no such file"),
+        ({"ngrams": {"data": [{**SEED, "scenarios": ["Hate Speech and Abuse"]}]}}, "no sample for the train split"),
+        ({"ngrams": {"data": [SMILE]}}, "ngrams: all .* examples are safe; both are needed"),
+        ({"ngrams": {"data": [{**SEED, "label": "不安全"}]}}, "ngrams: all .* examples are unsafe; both"),
+        ({"calibration": {"data": [SMILE]}}, "calibration: all .* examples are safe"),
+        ({"calibration": {"data": [SEED], "benign": [{**SMILE, "set": "jade"}]}}, "no sample for the calibrate split"),
+        ({"test": [{**SEED, "path": "seed.txt"}]}, "no such file"),
+        ({"encoder": {"base": "/nowhere"}}, "/nowhere: not a pretrained encoder"),
+    ],
+)
+def test_wrong_before_training(
+    data: Path,
+    make_recipe: Callable[..., Recipe],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, Any],
+    message: str,
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for trains in ("libra_guard.train.classifier.fit_wide", "libra_guard.train.encoder.EncoderTrainer.fit"):
+        monkeypatch.setattr(trains, lambda *_, **__: pytest.fail("trained"))
+    parts = KINDS["both" if "encoder" in changes else "ngrams"]
+    with pytest.raises(UsageError, match=message):
+        train_classifier(make_recipe(*parts, **changes), data, tmp_path / "out", report=lambda _: None)
+    assert not (tmp_path / "out").exists()
+
+
+# The guard
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_guard_judges_by_the_rule(trained: Callable[[str], Trained], data: Path, kind: str) -> None:
+    run = trained(kind)
+    guard = load_guard(f"mini:{run.out / 'guard'}")
+    tests = Reader(data, seed=42).read([Source(**SEED)], Split.TEST)
+    verdicts = guard.judge([Conversation.from_pair(*e.text) for e in tests])
+    assert np.mean([(v.label is Label.UNSAFE) == e.unsafe for v, e in zip(verdicts, tests, strict=True)]) > 0.8
+    assert {tuple(v.categories) for v in verdicts} == {LABELS[1:]}
+    assert guard.threshold == run.result["threshold"]
+    question = guard.judge([Conversation.from_pair("怎么泡好茶？")], explain=True)[0]
+    assert question.valid
+    assert question.analysis
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_long_answer_is_judged_whole(trained: Callable[[str], Trained], kind: str) -> None:
+    guard = load_guard(f"mini:{trained(kind).out / 'guard'}")
+    long = "今天天气很好，我们去公园。" * 40
+    verdict = guard.judge([Conversation.from_pair("怎么泡好茶？", f"{long}{'可以帮你泡好茶。' * 20}{long}")])[0]
+    assert verdict.valid
+    assert (verdict.windows > 1) == (kind != "ngrams")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_files(trained: Callable[[str], Trained], kind: str) -> None:
+    run = trained(kind)
+    expected = {"model.onnx", "config.json", "README.md"} | ({"tokenizer.json"} if kind != "ngrams" else set())
+    assert {p.name for p in (run.out / "guard").iterdir()} == expected
+    config = json.loads((run.out / "guard" / "config.json").read_text())
+    assert (config["name"], config["labels"], config["threshold"]) == (
+        run.recipe.name,
+        list(LABELS),
+        run.result["threshold"],
+    )
+    assert ("ngrams" in config, "max_length" in config) == (kind != "encoder", kind != "ngrams")
+    assert json.loads((run.out / "train.json").read_text()) == run.result
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_file_says_what_the_parts_say(trained: Callable[[str], Trained], kind: str) -> None:
+    found = trained(kind).result["parity"]
+    tests = sum(sum(c.values()) for c in trained(kind).result["examples"]["test"].values())
+    assert found["compared"] + found["longer"] == tests > 20
+    assert found["compared"] > 20
+    assert found["label_agreement"] > (0.999 if kind == "ngrams" else 0.9)
+    assert found["median_score_difference"] < (0.001 if kind == "ngrams" else 0.02)
+
+
+def test_metrics_by_part(trained: Callable[[str], Trained]) -> None:
+    result = trained("both").result
+    assert set(result["test"]) == {"guard", "encoder", "ngrams"}
+    assert set(trained("ngrams").result["test"]) == {"guard"}
+    pairs = result["test"]["guard"]["libra-seed (pair)"]
+    assert pairs["n"] == sum(result["examples"]["test"]["libra-seed"].values())
+    assert pairs["f1_unsafe"] > 0.8
+    assert result["test"]["guard"]["smile (pair)"]["f1_unsafe"] is None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_card(trained: Callable[[str], Trained], data: Path, kind: str) -> None:
+    run = trained(kind)
+    card = (run.out / "guard" / "README.md").read_text()
+    assert card.startswith(f"# {run.recipe.name}\n")
+    for told in (
+        "Apache-2.0",
+        "CC0-1.0",
+        "https://github.com/qiuhuachuan/smile",
+        f"Threshold: {run.result['threshold']}",
+    ):
+        assert told in card
+    for name in ("seed.jsonl", "smile.jsonl"):
+        assert f"| {name} | `{file_hash(data / name)}` |" in card
+    assert ("Its encoder is cut from" in card) == (kind != "ngrams")
+    assert ("stage `second`" in card) == (kind != "ngrams")
+    assert f"{run.result['parity']['compared']:.0f} of these texts" in card
+    assert "{" not in card
+    assert "\n\n\n" not in card
+    versions = run.result["provenance"]["versions"]
+    assert all(f"{name} {version}" in card for name, version in versions.items())
+
+
+def test_rows_left_out_are_told(trained: Callable[[str], Trained]) -> None:
+    assert trained("ngrams").lines[0] == "rows left out, by set: {'smile': 1}"
+
+
+def test_without_tests(data: Path, make_recipe: Callable[..., Recipe], tmp_path: Path) -> None:
+    result = train_classifier(make_recipe("ngrams", test=[]), data, tmp_path, report=lambda _: None)
+    assert (result["test"], result["parity"]) == ({}, {})
+    card = (tmp_path / "guard" / "README.md").read_text()
+    assert "Measured" not in card
+    assert "\n\n\n" not in card
+
+
+# Going on
+
+
+@pytest.fixture
+def finished(trained: Callable[[str], Trained], tmp_path: Path) -> Path:
+    """A copy of the encoder's run."""
+    return Path(shutil.copytree(trained("encoder").out, tmp_path / "run"))
+
+
+def stages(data: Path, recipe: Recipe, out: Path) -> list[bool]:
+    """Which stages were taken from the folder."""
+    lines: list[str] = []
+    train_classifier(recipe, data, out, report=lines.append)
+    return ["taken from" in line for line in lines if line.startswith("stage")]
+
+
+def test_stages_are_kept(trained: Callable[[str], Trained], finished: Path, data: Path) -> None:
+    run = trained("encoder")
+    assert stages(data, run.recipe, finished) == [True, True]
+    assert json.loads((finished / "train.json").read_text()) == run.result
+
+
+@pytest.mark.parametrize(
+    ("change", "kept"),
+    [
+        (lambda r: r["stages"][1].update(epochs=1), [True, False]),
+        (lambda r: r["stages"][1]["data"][0].update(sample=50), [True, False]),
+        (lambda r: r["stages"][0].update(learning_rate=1e-3), [False, False]),
+        (lambda r: r["encoder"].update(layers=[0]), [False, False]),
+        (lambda r: r.update(seed=7), [False, False]),
+        (lambda r: r["calibration"].update(false_positives=0.5), [True, True]),
+    ],
+)
+def test_a_changed_recipe_trains_what_depends_on_it(
+    trained: Callable[[str], Trained], finished: Path, data: Path, change: Callable[[Any], Any], kept: list[bool]
+) -> None:
+    recipe = trained("encoder").recipe.model_dump(mode="json")
+    change(recipe)
+    assert stages(data, Recipe.model_validate(recipe), finished) == kept
+
+
+def test_a_run_killed_between_stages_goes_on(
+    trained: Callable[[str], Trained], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, fit = trained("encoder").recipe, EncoderTrainer.fit
+
+    def killed(self: EncoderTrainer, stage: Any, examples: Any) -> None:
+        if stage.name == "second":
+            raise KeyboardInterrupt
+        fit(self, stage, examples)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EncoderTrainer, "fit", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train_classifier(recipe, data, tmp_path, report=lambda _: None)
+    first = (tmp_path / "stage-first" / "encoder.safetensors").read_bytes()
+    assert not (tmp_path / "guard").exists()
+    assert stages(data, recipe, tmp_path) == [True, False]
+    assert (tmp_path / "stage-first" / "encoder.safetensors").read_bytes() == first
+    assert first == (trained("encoder").out / "stage-first" / "encoder.safetensors").read_bytes()
+    assert load_guard(f"mini:{tmp_path / 'guard'}").judge([Conversation.from_pair("今天")])[0].valid
+
+
+def test_a_kill_while_saving_leaves_no_mark_of_an_earlier_recipe(
+    trained: Callable[[str], Trained], finished: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = trained("encoder").recipe
+    second = recipe.stages[1].model_copy(update={"epochs": 1})
+    other = recipe.model_copy(update={"stages": [recipe.stages[0], second]})
+
+    def killed(self: EncoderTrainer, folder: Path) -> None:
+        (folder / "encoder.safetensors").write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EncoderTrainer, "save", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train_classifier(other, data, finished, report=lambda _: None)
+    assert stages(data, recipe, finished) == [True, False]
+
+
+# The export
+
+
+def test_both_parts_in_one_file(base: Path, data: Path, tmp_path: Path) -> None:
+    """Against the join computed by hand, with scales that tell the parts and the outputs apart."""
+    import onnx
+
+    reader = Reader(data, seed=1)
+    examples = reader.read([Source(**SEED)], Split.TRAIN)
+    recipe = Recipe.model_validate(
+        {
+            "name": "x",
+            "ngrams": {"data": [SEED], "buckets": 1 << 12},
+            "calibration": {"data": [SEED]},
+        }
+    )
+    assert recipe.ngrams
+    wide = fit_wide(recipe.ngrams, examples, seed=1)
+    trainer = EncoderTrainer(
+        Encoder(base=str(base), vocabulary=1, max_length=64, train_length=48),
+        [t for e in examples for t in e.text],
+        seed=1,
+        dtype="float32",
+        report=lambda _: None,
+    )
+    # A fresh head says next to nothing: make it speak up.
+    trainer.model.head.weight.data *= 10
+    joint = Joint(np.linspace(0.5, 2, 8), np.linspace(1.5, 0.2, 8), np.linspace(-1, 1, 8))
+    training = trainer.model.training
+    export_guard(tmp_path, trainer=trainer, wide=wide, joint=joint, config={"labels": list(LABELS), "name": "x"})
+    assert trainer.model.training == training
+    texts = [*(e.text for e in examples[:30]), "怎么泡好茶?", ("", "好")]
+    deep, other = trainer.logits(texts), wide.logits(texts)
+    wanted = deep * joint.deep_scale + other * joint.wide_scale + joint.bias
+    found = load_guard(f"mini:{tmp_path}").backend.logits(texts)
+    for part in (deep * joint.deep_scale, other * joint.wide_scale, joint.bias):
+        assert np.abs(found - wanted).mean() < 0.1 * np.std(part)
+    np.testing.assert_allclose(found, wanted, atol=0.25)
+    told = parity(tmp_path, texts, wanted, 0.5)
+    assert told["compared"] == len(texts)
+    kinds = {t.name: t.data_type for t in onnx.load(tmp_path / "model.onnx").graph.initializer}
+    assert kinds["table"] == onnx.TensorProto.FLOAT16
+    assert onnx.TensorProto.INT8 in kinds.values()
+
+
+def test_parity_leaves_out_what_the_parts_read_cut(trained: Callable[[str], Trained]) -> None:
+    guard = trained("encoder").out / "guard"
+    long: list[Any] = ["今天天气很好" * 60, ("怎么泡好茶?", "今天天气很好" * 8)]
+    assert parity(guard, long, np.zeros((2, 8)), 0.5) == {"compared": 0, "longer": 2}
+    assert parity(guard, ["今天", *long], np.zeros((3, 8)), 0.5)["compared"] == 1
+    assert parity(trained("ngrams").out / "guard", long, np.zeros((2, 8)), 0.5)["compared"] == 2
+
+
+def test_examples_print_alike_for_ever() -> None:
+    """The marks of finished stages are hashes of these: another form would train every stage anew."""
+    example = Example(("问", "答"), (1.0, *[float("nan")] * 7), "s", "问")
+    assert str(example) == (
+        "Example(text=('问', '答'), targets=(1.0, nan, nan, nan, nan, nan, nan, nan), source='s', question='问')"
+    )
+    assert str(Encoder(base="b")) == (
+        "base='b' layers=None vocabulary=None freeze_vocabulary=True frozen_layers=0 max_length=512 train_length=256"
+    )

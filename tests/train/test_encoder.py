@@ -1,0 +1,216 @@
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from libra_guard.errors import UsageError
+from libra_guard.train.encoder import EncoderTrainer, _batches, _loss, describe
+from libra_guard.train.mixture import LABELS, Example, Reader, Split
+from libra_guard.train.recipe import Encoder, Source, Stage
+
+SEED = Source(set="libra-seed", path="seed.jsonl")
+STAGE = Stage(name="s", data=[SEED], epochs=4, learning_rate=2e-3, head_learning_rate=1e-2)
+Make = Callable[..., EncoderTrainer]
+
+
+@pytest.fixture(scope="module")
+def examples(data: Path) -> dict[Split, list[Example]]:
+    reader = Reader(data, seed=1)
+    return {split: reader.read([SEED], split) for split in Split}
+
+
+@pytest.fixture
+def make(base: Path, examples: dict[Split, list[Example]]) -> Make:
+    texts = [t for e in examples[Split.TRAIN] for t in e.text]
+
+    def trainer(report: Callable[[str], None] = lambda _: None, **recipe: Any) -> EncoderTrainer:
+        lengths = {"max_length": 64, "train_length": 48}
+        wanted = Encoder.model_validate({"base": str(base), **lengths, **recipe})
+        return EncoderTrainer(wanted, texts, seed=3, dtype="float32", report=report)
+
+    return trainer
+
+
+# Bases that cannot be used
+
+
+def damage_tokenizer(folder: Path) -> None:
+    (folder / "tokenizer.json").write_text("{}")
+
+
+def other_tokenizer(folder: Path) -> None:
+    from tokenizers import Tokenizer, models
+
+    Tokenizer(models.WordLevel({"<s>": 0}, unk_token="<s>")).save(str(folder / "tokenizer.json"))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (shutil.rmtree, "not a pretrained encoder"),
+        (lambda f: (f / "config.json").unlink(), "not a pretrained encoder"),
+        (lambda f: (f / "model.safetensors").unlink(), "not a pretrained encoder"),
+        (lambda f: (f / "tokenizer.json").unlink(), r"no tokenizer\.json that can be read"),
+        (damage_tokenizer, r"no tokenizer\.json that can be read"),
+        (other_tokenizer, "only Unigram vocabularies are trimmed, not WordLevel"),
+    ],
+)
+def test_a_base_that_cannot_be_loaded(
+    base: Path, make: Make, tmp_path: Path, damage: Callable[[Path], Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    folder = tmp_path / "base"
+    shutil.copytree(base, folder)
+    damage(folder)
+    with pytest.raises(UsageError, match=message):
+        make(base=str(folder), vocabulary=1)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ({"layers": [0, 2]}, r"layers: \[0, 2\]; the encoder has 2"),
+        ({"frozen_layers": 3}, "frozen_layers: 3; the encoder has 2"),
+        ({"layers": [1], "frozen_layers": 2}, "frozen_layers: 2; the encoder has 1"),
+        ({"max_length": 65}, "max_length: 65; the encoder reads at most 64 tokens"),
+        ({"train_length": 65}, "train_length: 65; the encoder reads at most 64 tokens"),
+    ],
+)
+def test_a_cut_that_cannot_be_made(make: Make, recipe: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        make(**recipe)
+
+
+def test_positions_after_the_pad(base: Path, make: Make, tmp_path: Path) -> None:
+    """XLM-R numbers its positions from pad + 1: of 66 there are 64 to use."""
+    from transformers import XLMRobertaConfig, XLMRobertaModel
+
+    shutil.copy(base / "tokenizer.json", tmp_path)
+    size = json.loads((base / "config.json").read_text())["vocab_size"]
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    config = XLMRobertaConfig(vocab_size=size, max_position_embeddings=66, pad_token_id=1, **sizes)
+    XLMRobertaModel(config, add_pooling_layer=False).save_pretrained(tmp_path)
+    trainer = make(base=str(tmp_path), train_length=64, vocabulary=1)
+    assert np.isfinite(trainer.logits(["今天天气很好" * 60])).all()
+    with pytest.raises(UsageError, match="max_length: 65; the encoder reads at most 64 tokens"):
+        make(base=str(tmp_path), max_length=65)
+
+
+# Training
+
+
+def test_it_learns(make: Make, examples: dict[Split, list[Example]]) -> None:
+    lines: list[str] = []
+    trainer = make(lines.append, freeze_vocabulary=False)
+    tests = examples[Split.TEST]
+    wanted = [e.unsafe for e in tests]
+    before = np.mean((trainer.logits([e.text for e in tests])[:, 0] > 0) == wanted)
+    trainer.fit(STAGE, examples[Split.TRAIN])
+    trainer.fit(STAGE, examples[Split.TRAIN])
+    after = np.mean((trainer.logits([e.text for e in tests])[:, 0] > 0) == wanted)
+    losses = [float(found[1]) for line in lines if (found := re.search(r"loss ([\d.]+)", line))]
+    assert losses[-1] < 0.8 * losses[0]
+    assert after > max(before, 0.85)
+
+
+def test_frozen_parts_do_not_change(make: Make, examples: dict[Split, list[Example]]) -> None:
+    trainer = make(frozen_layers=1)
+    before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+    trainer.fit(STAGE.model_copy(update={"epochs": 1}), examples[Split.TRAIN][:32])
+    same = {name for name, p in trainer.model.named_parameters() if torch.equal(p, before[name])}
+    frozen = {name for name in before if "word_embeddings" in name or "encoder.layer.0." in name}
+    assert frozen
+    assert same == frozen
+    assert "head.weight" in before
+
+
+def test_layers_are_cut(make: Make, examples: dict[Split, list[Example]]) -> None:
+    whole, cut = make(), make(layers=[1])
+    kept, first = cut.model.encoder.encoder.layer[0].state_dict(), whole.model.encoder.encoder.layer[1].state_dict()
+    assert all(torch.equal(kept[name], first[name]) for name in first)
+    assert json.loads(describe(cut))["layers"] == 1
+    assert json.loads(describe(whole))["layers"] == 2
+    assert cut.logits(["今天"]).shape == (1, len(LABELS))
+
+
+def test_trimming_changes_no_output(make: Make, examples: dict[Split, list[Example]]) -> None:
+    """Of texts whose pieces are all kept; the head is drawn by the same seed."""
+    whole, trimmed = make(), make(vocabulary=1)
+    assert trimmed.tokenizer.get_vocab_size() < whole.tokenizer.get_vocab_size()
+    assert trimmed.model.encoder.config.vocab_size == trimmed.tokenizer.get_vocab_size()
+    texts = [e.text for e in examples[Split.TRAIN][:20]]
+    for text in texts:
+        assert trimmed.tokenizer.encode(*text).tokens == whole.tokenizer.encode(*text).tokens
+    trimmed.model.head.load_state_dict(whole.model.head.state_dict())
+    np.testing.assert_allclose(trimmed.logits(texts), whole.logits(texts), atol=1e-5)
+
+
+def test_save_and_load(make: Make, examples: dict[Split, list[Example]], tmp_path: Path) -> None:
+    trainer, other = make(vocabulary=1), make(vocabulary=1)
+    trainer.fit(STAGE.model_copy(update={"epochs": 1}), examples[Split.TRAIN])
+    texts = [e.text for e in examples[Split.TEST]]
+    assert not np.allclose(other.logits(texts), trainer.logits(texts), atol=1e-3)
+    trainer.save(tmp_path / "new")
+    other.load(tmp_path / "new")
+    np.testing.assert_array_equal(other.logits(texts), trainer.logits(texts))
+    assert {p.name for p in (tmp_path / "new").iterdir()} == {"encoder.safetensors", "encoder.json", "tokenizer.json"}
+
+
+def test_the_same_seed_trains_the_same(make: Make, examples: dict[Split, list[Example]]) -> None:
+    found = []
+    for _ in range(2):
+        trainer = make()
+        trainer.fit(STAGE.model_copy(update={"epochs": 1}), examples[Split.TRAIN][:48])
+        found.append(trainer.logits(["今天", ("问", "答")]))
+    np.testing.assert_array_equal(*found)
+
+
+# Reading
+
+
+def test_neighbours_and_padding_change_nothing(make: Make) -> None:
+    trainer = make()
+    texts = ["今天", ("怎么泡好茶？", "这件事我可以帮你泡好茶。" * 2), "天气很好", ("", "好")]
+    alone = np.concatenate([trainer.logits([text]) for text in texts])
+    np.testing.assert_allclose(trainer.logits(texts), alone, atol=1e-5)
+    assert trainer.logits([]).shape == (0, len(LABELS))
+
+
+def test_a_long_text_is_cut_and_closed(make: Make) -> None:
+    trainer = make(train_length=32)
+    for text in ("今天天气很好" * 30, ("怎么泡好茶？" * 30, "答")):
+        ids = trainer._encode(text)
+        whole = trainer.tokenizer.encode(text) if isinstance(text, str) else trainer.tokenizer.encode(*text)
+        assert ids == [*whole.ids[:31], trainer.tokenizer.token_to_id("</s>")]
+
+
+def test_loss_by_hand() -> None:
+    """ln 2 for the first output of both rows; of the seven others, known in one row alone, half the mean of sums."""
+    targets = torch.tensor([[1.0, *[0.0] * 7], [1.0, *[float("nan")] * 7]])
+    assert float(_loss(torch.zeros(2, 8), targets)) == pytest.approx(np.log(2) * (1 + 0.5 * 7 / 2))
+    logits = torch.zeros(2, 8, requires_grad=True)
+    _loss(logits, targets).backward()
+    assert not logits.grad[1, 1:].any()
+    assert logits.grad[0].all()
+
+
+def test_batches_cover_every_example_once() -> None:
+    import random
+
+    encoded = [[0] * (1 + (i * 37) % 50) for i in range(700)]
+    for chance in (None, random.Random(1)):
+        batches = list(_batches(encoded, 16, chance))
+        assert sorted(i for batch in batches for i in batch) == list(range(700))
+        assert max(map(len, batches)) == 16
+        spread = [max(len(encoded[i]) for i in b) - min(len(encoded[i]) for i in b) for b in batches]
+        assert np.mean(spread) < 5
+    lengths = [len(encoded[b[0]]) for b in batches]
+    assert lengths != sorted(lengths)

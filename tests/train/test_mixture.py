@@ -1,0 +1,212 @@
+from __future__ import annotations
+
+import json
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from libra_guard.data.base import normalise_question
+from libra_guard.errors import UsageError
+from libra_guard.taxonomy import SCENARIOS
+from libra_guard.train.mixture import LABELS, Example, Reader, Split, target_array
+from libra_guard.train.recipe import Source
+
+SEED = {"set": "libra-seed", "path": "seed.jsonl"}
+SMILE = {"set": "smile", "path": "smile.jsonl"}
+
+
+def read(root: Path, *sources: dict[str, Any], split: Split = Split.TRAIN, seed: int = 1) -> list[Example]:
+    return Reader(root, seed=seed).read([Source(**s) for s in sources], split)
+
+
+def write(folder: Path, *rows: dict[str, Any]) -> Path:
+    """A file of libra-seed rows, of which only what differs is given."""
+    place = {"category_name": "", "sub_category_name": "", "label": "安全", "question": "问", "response": "答"}
+    usual = {"source": "s", "analyze": "", "kind": "", "pair_id": "", **place}
+    lines = [json.dumps({**usual, "id": str(i), **row}) for i, row in enumerate(rows)]
+    (folder / "seed.jsonl").write_text("\n".join(lines), "utf-8")
+    return folder
+
+
+# Sources that cannot be read
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ({"set": "nothing", "path": "seed.jsonl"}, "no data set 'nothing'"),
+        ({"set": "libra-seed", "path": "none.jsonl"}, "no such file"),
+        (
+            {**SEED, "scenarios": ["Hate Speech and Abuse"]},
+            r"libra-seed \(seed\.jsonl\): no sample for the train split",
+        ),
+    ],
+)
+def test_a_source_without_samples(data: Path, source: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        read(data, source)
+
+
+def test_rows_that_cannot_be_read_are_counted_once(data: Path) -> None:
+    reader = Reader(data, seed=1)
+    for split in Split:
+        reader.read([Source(**SMILE), Source(**SMILE, reads="question")], split)
+    assert reader.rejected == {"smile": 1}
+
+
+# The split
+
+
+def test_every_sample_stands_on_one_side(data: Path) -> None:
+    sides = {split: read(data, SEED, split=split) for split in Split}
+    questions = {split: {e.question for e in examples} for split, examples in sides.items()}
+    assert sum(map(len, sides.values())) == 256
+    assert sum(map(len, questions.values())) == len(set().union(*questions.values())) == 128
+    assert len(questions[Split.TRAIN]) > 80
+    assert Counter(e.unsafe for e in sides[Split.TRAIN]) == dict.fromkeys((True, False), len(questions[Split.TRAIN]))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.text(st.sampled_from("怎么办ABab１1？ ，"), min_size=1, max_size=6).filter(str.strip), min_size=1))
+def test_a_question_in_two_sets_stands_on_the_same_side(questions: list[str]) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = write(Path(scratch), *({"question": q, "label": "不安全"} for q in questions))
+        rows = [{"question": f" {q.swapcase()}！", "response": "别的"} for q in questions]
+        (folder / "smile.jsonl").write_text("\n".join(map(json.dumps, rows)), "utf-8")
+        sides: dict[str, set[Split]] = {}
+        for split in Split:
+            for source in (SEED, SMILE, {**SEED, "reads": "question"}, {**SMILE, "reads": "answer"}):
+                try:
+                    found = read(folder, source, split=split)
+                except UsageError:
+                    continue
+                for example in found:
+                    sides.setdefault(normalise_question(example.question), set()).add(split)
+    assert set(sides) == {normalise_question(q) for q in questions}
+    assert all(len(found) == 1 for found in sides.values())
+
+
+def test_posts_are_split_by_the_post(tmp_path: Path) -> None:
+    (tmp_path / "cold.csv").write_text(
+        "".join(["topic,label,TEXT\n", *(f"race,{i % 2},评论{i}\n" for i in range(60))]), "utf-8"
+    )
+    sides = [{e.text for e in read(tmp_path, {"set": "cold", "path": "cold.csv"}, split=s)} for s in Split]
+    assert sum(map(len, sides)) == len(set().union(*sides)) == 60
+    assert all(sides)
+
+
+def test_unseen_is_all_that_nothing_was_trained_or_calibrated_on(data: Path) -> None:
+    reader = Reader(data, seed=1)
+    train = reader.read([Source(**SEED, sample=60)], Split.TRAIN)
+    calibrate = reader.read([Source(**SEED)], Split.CALIBRATE)
+    reader.read([Source(**SEED)], Split.TEST)
+    unseen = reader.read([Source(**SEED, unseen=True)], Split.TEST)
+    used = {e.question for e in [*train, *calibrate]}
+    assert not {e.question for e in unseen} & used
+    assert len({e.question for e in unseen} | used) == 128
+
+
+def test_unseen_sees_through_spelling(tmp_path: Path) -> None:
+    write(tmp_path, *({"question": f"how to {i}"} for i in range(30)))
+    (tmp_path / "smile.jsonl").write_text(
+        "\n".join(json.dumps({"question": f"Ｈow  TO {i}?!", "response": "好"}) for i in range(40)), "utf-8"
+    )
+    reader = Reader(tmp_path, seed=1)
+    for split in (Split.TRAIN, Split.CALIBRATE):
+        reader.read([Source(**SEED)], split)
+    seen = {e.question[7:] for e in reader.read([Source(**SEED)], Split.TEST)}
+    unseen = reader.read([Source(**SMILE, unseen=True)], Split.TEST)
+    assert {e.question[8:-2] for e in unseen} == seen | {str(i) for i in range(30, 40)}
+
+
+# Drawing
+
+
+def test_caps(tmp_path: Path) -> None:
+    rows = [
+        {"question": f"问题{i % 20}", "response": f"答{i}", "label": "不安全" if i % 5 else "安全"} for i in range(200)
+    ]
+    write(tmp_path, *rows)
+    whole, capped = read(tmp_path, SEED), read(tmp_path, {**SEED, "per_question": 2})
+    assert max(Counter((e.question, e.unsafe) for e in whole).values()) > 2
+    assert Counter((e.question, e.unsafe) for e in capped) == {
+        pair: min(2, count) for pair, count in Counter((e.question, e.unsafe) for e in whole).items()
+    }
+    assert len(read(tmp_path, {**SEED, "sample": 7})) == 7
+    assert {e.text for e in read(tmp_path, {**SEED, "sample": 7})} < {e.text for e in whole}
+    assert len(read(tmp_path, {**SEED, "sample": 1000})) == len(whole)
+
+
+def test_repeat_comes_after_the_caps(data: Path) -> None:
+    examples = read(data, {**SEED, "sample": 5, "repeat": 3})
+    assert sorted(Counter(e.text for e in examples).values()) == [3] * 5
+
+
+def test_scenarios(data: Path) -> None:
+    wanted = "Ethics and Morality"
+    examples = read(data, {**SEED, "scenarios": [wanted]})
+    column = LABELS.index(wanted)
+    assert examples
+    assert all(e.targets[column] == e.unsafe for e in examples)
+    assert len(read(data, {**SEED, "scenarios": [wanted, "Privacy and Property"]})) == len(read(data, SEED))
+
+
+def test_the_same_seed_draws_the_same(data: Path) -> None:
+    source = {**SEED, "sample": 20, "per_question": 1}
+    first, again, other = (read(data, source, seed=seed) for seed in (1, 1, 2))
+    assert first == again
+    assert first != other
+    # What is read before does not change what is drawn.
+    reader = Reader(data, seed=1)
+    reader.read([Source(**SMILE)], Split.TRAIN)
+    assert reader.read([Source(**source)], Split.TRAIN) == first
+
+
+# What the classifier is shown
+
+
+def test_reads(tmp_path: Path) -> None:
+    write(tmp_path, {"question": "Ｑ\u200b？", "response": "好\r\n\n的", "label": "不安全"}, {"question": "Ｑ\u200b？"})
+
+    def texts(reads: str) -> list[Any]:
+        for split in Split:
+            try:
+                return sorted((e.text for e in read(tmp_path, {**SEED, "reads": reads}, split=split)), key=str)
+            except UsageError:
+                continue
+        return []
+
+    assert texts("pair") == [("Q?", "好\n的"), ("Q?", "答")]
+    assert texts("answer") == [("", "好\n的"), ("", "答")]
+    assert texts("question") == ["Q?"]
+
+
+def test_targets(tmp_path: Path) -> None:
+    place = {"category_name": "Privacy and Property", "sub_category_name": "Personal Data"}
+    rows = [{"label": "不安全", **place}, {"label": "不安全"}, {"label": "安全", **place}, {"label": "安全"}]
+    write(tmp_path, *({"question": f"问{i}{j}", **row} for j in range(30) for i, row in enumerate(rows)))
+    by_row = {e.question[1]: target_array([e])[0] for e in read(tmp_path, SEED)}
+    known = np.array([1.0, *(s.name == "Privacy and Property" for s in SCENARIOS)])
+    np.testing.assert_array_equal(by_row["0"], known)
+    np.testing.assert_array_equal(by_row["1"], [1, *[np.nan] * 7])
+    np.testing.assert_array_equal(by_row["2"], np.zeros(8))
+    np.testing.assert_array_equal(by_row["3"], np.zeros(8))
+    assert all(e.unsafe for e in read(tmp_path, {**SEED, "label": "不安全"}))
+    assert not any(np.any(e.targets) for e in read(tmp_path, {**SEED, "label": "安全"}))
+    assert target_array([]).shape == (0, 8)
+
+
+def test_a_question_may_have_a_label_of_its_own(tmp_path: Path) -> None:
+    """A safe answer to a bad question: the pair is safe, the question is not."""
+    own = {"question_label": "不安全", "category_name": "Privacy and Property", "sub_category_name": "Personal Data"}
+    write(tmp_path, *({"question": f"问{i}", **own} for i in range(20)))
+    assert not any(e.unsafe for e in read(tmp_path, SEED))
+    questions = read(tmp_path, {**SEED, "reads": "question"})
+    assert all(e.targets[LABELS.index("Privacy and Property")] == e.unsafe == 1 for e in questions)
+    assert not any(e.unsafe for e in read(tmp_path, {**SEED, "reads": "question", "label": "安全"}))
