@@ -12,6 +12,7 @@ import argparse
 import json
 import shlex
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -92,12 +93,17 @@ def infer(options: argparse.Namespace) -> int:
 
 def join(out: Path, folders: list[Path], name: str) -> None:
     """One file of all generations: `critic` is the list of a row's texts, `verdict` that of the first."""
-    rows: dict[str, dict[str, Any]] = {}
+    rows: dict[tuple[str, int], dict[str, Any]] = {}
     for folder in folders:
-        for line in (folder / name).read_text(encoding="utf-8").splitlines():
-            record = json.loads(line)
-            known = rows.setdefault(row_key(record), {**record, "critic": []})
-            known["critic"].append(record["critic"])
+        seen: Counter[str] = Counter()
+        with (folder / name).open(encoding="utf-8", newline="\n") as lines:
+            for line in lines:
+                record = json.loads(line)
+                # Equal rows without an id are told apart by their order.
+                key = row_key(record)
+                known = rows.setdefault((key, seen[key]), {**record, "critic": []})
+                known["critic"].append(record["critic"])
+                seen[key] += 1
     write_atomic(out / name, "".join(dumps(row) + "\n" for row in rows.values()))
 
 

@@ -71,7 +71,18 @@ def test_two_machines_write_the_published_ranges(script, data, tmp_path):
 
 def test_several_iterations_give_a_list_of_texts(script, data, tmp_path):
     out = tmp_path / "out"
-    arguments = ["--base_model", "m", "--data_path", str(data), "--out_path", str(out), "--num_itera", "3", "--seed", "7"]
+    arguments = [
+        "--base_model",
+        "m",
+        "--data_path",
+        str(data),
+        "--out_path",
+        str(out),
+        "--num_itera",
+        "3",
+        "--seed",
+        "7",
+    ]
     assert script.main(arguments) == 0
     assert read(out / "0-of-1.jsonl")[0]["critic"] == [ANSWER.format("安全", seed) for seed in (7, 8, 9)]
     assert script.guard.temperature > 0
@@ -94,7 +105,12 @@ def test_a_bad_row_is_kept_aside_and_the_exit_code_says_so(script, tmp_path, cap
 
 @pytest.mark.parametrize(
     "wrong",
-    [["--machine_rank", "2", "--machine_num", "2"], ["--batch_size", "0"], ["--num_itera", "0"], ["--is_instruct", "2"]],
+    [
+        ["--machine_rank", "2", "--machine_num", "2"],
+        ["--batch_size", "0"],
+        ["--num_itera", "0"],
+        ["--is_instruct", "2"],
+    ],
 )
 def test_wrong_use_exits_with_2(script, data, tmp_path, wrong):
     with pytest.raises(SystemExit) as stop:
