@@ -74,8 +74,9 @@ class AsGuard:
         from libra_guard import Conversation
 
         texts = [(e.text, None) if isinstance(e.text, str) else e.text for e in examples]
-        verdicts = self.guard.judge([Conversation.from_pair(q, r) for q, r in texts])
-        return np.array([v.unsafe_score for v in verdicts]), self.guard.threshold
+        conversations = [Conversation.from_pair(q, r) for q, r in texts]
+        verdicts = self.guard.judge(conversations)
+        return np.array([v.unsafe_score for v in verdicts]), self.guard.threshold_for(conversations[0].target)
 
 
 def rates(examples: list[Example], scores: np.ndarray, threshold: float) -> dict:

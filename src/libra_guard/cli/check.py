@@ -39,7 +39,7 @@ def check(
     if as_json:
         typer.echo(json.dumps(verdict.model_dump(mode="json"), ensure_ascii=False))
     else:
-        _show(verdict, judge.threshold)
+        _show(verdict, judge.threshold_for(conversation.target))
     if exit_code and verdict.flagged:
         raise typer.Exit(1)
 

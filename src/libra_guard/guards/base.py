@@ -56,6 +56,10 @@ class Guard(ABC):
             verdicts = self._explain([w.pieces[m.worst] for w, m in zip(windows, merged, strict=True)], verdicts)
         return [self._noted(v, w, c) for v, w, c in zip(verdicts, windows, conversations, strict=True)]
 
+    def threshold_for(self, target: Target) -> float:
+        """The score from which a target is unsafe; the same for both unless the guard has one for each."""
+        return self.threshold
+
     def provenance(self) -> dict[str, Any]:
         """Guard, threshold and backend, for the record beside every result."""
         return {"guard": self.name, "threshold": self.threshold, **self.backend.provenance()}
@@ -72,8 +76,8 @@ class Guard(ABC):
         """Adds an analysis to verdicts that lack one; by default there is nothing to add."""
         return verdicts
 
-    def _label(self, score: float) -> Label:
-        return Label.UNSAFE if score >= self.threshold else Label.SAFE
+    def _label(self, score: float, target: Target = Target.RESPONSE) -> Label:
+        return Label.UNSAFE if score >= self.threshold_for(target) else Label.SAFE
 
     def _noted(self, verdict: Verdict, windows: Windows, conversation: Conversation) -> Verdict:
         """Names the guard, and says what it did not read."""

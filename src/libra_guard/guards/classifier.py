@@ -33,7 +33,8 @@ class ClassifierGuard(Guard):
     """Judges a question, an answer, or the pair, by a classifier's sigmoid outputs.
 
     The backend's ``config`` names the outputs in order (``labels``: ``unsafe``, then Libra scenarios) and the
-    calibrated ``threshold``. ``categories`` holds every scenario's own probability, whether or not the text is unsafe.
+    calibrated ``threshold``, with a ``question_threshold`` for questions judged by themselves. ``categories`` holds
+    every scenario's own probability, whether or not the text is unsafe.
 
     The analysis is evidence, not generated text: the sentence whose removal lowers the unsafe score most (occlusion,
     Zeiler and Fergus 2014, arXiv:1311.2901), and the scenarios above the threshold.
@@ -55,13 +56,21 @@ class ClassifierGuard(Guard):
         if language not in LANGUAGES:
             raise UsageError(f"the analysis is written in {' or '.join(LANGUAGES)}, not '{language}'")
         super().__init__(backend, threshold=float(config.get("threshold", 0.5)) if threshold is None else threshold)
+        # A threshold of the caller's own holds for questions too.
+        own = config.get("question_threshold") if threshold is None else None
+        self.question_threshold = self.threshold if own is None else float(own)
         self.scenarios = tuple(labels[1:])
         self.scenario_threshold = float(config.get("scenario_threshold", 0.5))
         self.language = language
 
+    def threshold_for(self, target: Target) -> float:
+        """See ``Guard.threshold_for``."""
+        return self.question_threshold if target is Target.PROMPT else self.threshold
+
     def provenance(self) -> dict[str, Any]:
         """See ``Guard.provenance``."""
-        return {**super().provenance(), "language": self.language}
+        own = {"question_threshold": self.question_threshold, "language": self.language}
+        return {**super().provenance(), **own}
 
     def _windows(self, conversation: Conversation) -> Windows:
         conversation = normalised(conversation)
@@ -70,7 +79,8 @@ class ClassifierGuard(Guard):
         return cut(conversation, self.backend.context - _SPECIAL, self.backend.spans)
 
     def _judge(self, conversations: Sequence[Conversation]) -> list[Verdict]:
-        return [self._verdict(row) for row in self._probabilities([as_text(c) for c in conversations])]
+        rows = self._probabilities([as_text(c) for c in conversations])
+        return [self._verdict(row, c.target) for row, c in zip(rows, conversations, strict=True)]
 
     def _probabilities(self, texts: Sequence[Text]) -> NDArray[np.float64]:
         logits = self.backend.logits(texts)
@@ -78,13 +88,14 @@ class ClassifierGuard(Guard):
             raise BackendError(f"the model has {logits.shape[1]} outputs, its config {1 + len(self.scenarios)} labels")
         return 1 / (1 + np.exp(-np.clip(logits, -40, 40)))
 
-    def _verdict(self, row: NDArray[np.float64]) -> Verdict:
+    def _verdict(self, row: NDArray[np.float64], target: Target) -> Verdict:
         if not np.isfinite(row).all():
             # A comparison with NaN is false, which would read as safe.
             return Verdict(label=None, valid=False, method=Method.LOGITS, notes=("the model gave no numbers",))
         score = round(float(row[0]), 6)
         categories = {name: round(float(p), 6) for name, p in zip(self.scenarios, row[1:], strict=True)}
-        return Verdict(label=self._label(score), unsafe_score=score, categories=categories, method=Method.LOGITS)
+        label = self._label(score, target)
+        return Verdict(label=label, unsafe_score=score, categories=categories, method=Method.LOGITS)
 
     def _explain(self, conversations: Sequence[Conversation], verdicts: list[Verdict]) -> list[Verdict]:
         return [
@@ -101,7 +112,7 @@ class ClassifierGuard(Guard):
             judged=conversation.target.value,
             label=verdict.label,
             score=score,
-            threshold=self.threshold,
+            threshold=self.threshold_for(conversation.target),
             scenarios=[s.name_zh if self.language == "zh" else s.name for s in named],
             evidence=evidence,
             without=without,

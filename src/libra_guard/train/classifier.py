@@ -58,6 +58,7 @@ def train_classifier(
     wide_examples = reader.read(recipe.ngrams.data, Split.TRAIN) if recipe.ngrams else []
     calibration = reader.read(recipe.calibration.data, Split.CALIBRATE)
     benign = reader.read(recipe.calibration.benign, Split.CALIBRATE)
+    questions = reader.read(recipe.calibration.questions, Split.CALIBRATE)
     test = reader.read(recipe.test, Split.TEST)
     report(f"rows left out, by set: {dict(reader.rejected) or 'none'}")
     _need_both_labels("the stages", [e for _, examples in stages for e in examples])
@@ -79,15 +80,22 @@ def train_classifier(
     scores = _scores(joint, *parts(calibration))
     benign_scores = _scores(joint, *parts(benign)) if benign else np.zeros(0)
     threshold = choose_threshold(scores, calibration, benign_scores, false_positives=recipe.calibration.false_positives)
-    config = {"name": recipe.name, "labels": list(LABELS), "threshold": threshold, "scenario_threshold": 0.5}
+    question_threshold = threshold
+    if questions:
+        found = _scores(joint, *parts(questions))
+        harmless = found[[not e.unsafe for e in questions]]
+        budget = recipe.calibration.question_false_positives
+        question_threshold = choose_threshold(found, questions, harmless, false_positives=budget)
+    thresholds = {"threshold": threshold, "question_threshold": question_threshold}
+    config = {"name": recipe.name, "labels": list(LABELS), **thresholds, "scenario_threshold": 0.5}
     guard = out / "guard"
     report(f"writing {guard}")
     export_guard(guard, trainer=trainer, wide=wide, joint=joint, config=config)
     tested = parts(test) if test else (None, None)
     result: dict[str, Any] = {
         "name": recipe.name,
-        "threshold": threshold,
-        "test": _measure(joint, *tested, test, threshold) if test else {},
+        **thresholds,
+        "test": _measure(joint, *tested, test, thresholds) if test else {},
         "parity": parity(guard, [e.text for e in test], _logits(joint, *tested), threshold) if test else {},
         "examples": {
             "stages": {s.name: _counts(x) for s, x in stages},
@@ -150,27 +158,29 @@ def _measure(
     deep: NDArray[np.float64] | None,
     wide: NDArray[np.float64] | None,
     examples: list[Example],
-    threshold: float,
+    thresholds: dict[str, float],
 ) -> dict[str, Any]:
-    """Metrics by source, of the whole at its threshold and of each part at its own logit 0."""
-    systems = {"guard": (_scores(joint, deep, wide), threshold)}
+    """Metrics by source, of the whole at its thresholds and of each part at its own logit 0."""
+    asked = np.array([isinstance(e.text, str) for e in examples])
+    limits = np.where(asked, thresholds["question_threshold"], thresholds["threshold"])
+    systems = {"guard": (_scores(joint, deep, wide), limits)}
     for name, logits in (("encoder", deep), ("ngrams", wide)):
         if logits is not None and (deep is not None) == (wide is not None):
-            systems[name] = (1 / (1 + np.exp(-logits[:, 0])), 0.5)
+            systems[name] = (1 / (1 + np.exp(-logits[:, 0])), np.full(len(examples), 0.5))
     sources = np.array([f"{e.source} ({'question' if isinstance(e.text, str) else 'pair'})" for e in examples])
     unsafe = np.array([e.unsafe for e in examples])
     return {
         system: {
-            str(source): _metrics(unsafe[sources == source], scores[sources == source], limit)
+            str(source): _metrics(unsafe[sources == source], scores[sources == source], limits[sources == source])
             for source in dict.fromkeys(sources)
         }
-        for system, (scores, limit) in systems.items()
+        for system, (scores, limits) in systems.items()
     }
 
 
-def _metrics(unsafe: NDArray[np.bool_], scores: NDArray[np.float64], threshold: float) -> dict[str, Any]:
+def _metrics(unsafe: NDArray[np.bool_], scores: NDArray[np.float64], limits: NDArray[np.float64]) -> dict[str, Any]:
     everywhere, nowhere = np.ones(len(unsafe), dtype=bool), np.full(len(unsafe), "")
-    rows = Outcomes(unsafe, scores >= threshold, everywhere, everywhere, scores, nowhere, nowhere)
+    rows = Outcomes(unsafe, scores >= limits, everywhere, everywhere, scores, nowhere, nowhere)
     found = measure(rows).model_dump()
     return {k: round(v, 4) if isinstance(v, float) else v for k, v in found.items()}
 
@@ -186,6 +196,7 @@ def _counts(examples: list[Example]) -> dict[str, dict[str, int]]:
 def _provenance(recipe: Recipe, data: str | Path) -> dict[str, Any]:
     sources: list[Source] = [s for stage in recipe.stages for s in stage.data]
     sources += [*(recipe.ngrams.data if recipe.ngrams else []), *recipe.calibration.data, *recipe.calibration.benign]
+    sources += recipe.calibration.questions
     sources += recipe.test
     libraries = ["libra-guard", "numpy", "scikit-learn", "onnxruntime", "onnx", "torch", "transformers", "tokenizers"]
     return {

@@ -110,6 +110,10 @@ class Calibration(_Strict):
     benign: list[Source] = Field(default_factory=list)
     false_positives: float = Field(default=0.02, gt=0, le=1)
     """Share of benign pairs that the threshold may flag."""
+    questions: list[Source] = Field(default_factory=list)
+    """For the threshold of questions judged by themselves; the answers' threshold where there are none."""
+    question_false_positives: float = Field(default=0.05, gt=0, le=1)
+    """Share of the safe ones among them that their threshold may flag."""
 
 
 class Recipe(_Strict):
