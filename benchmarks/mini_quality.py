@@ -125,7 +125,7 @@ def main() -> None:
     }
     results = {name: {s: rates(x, *system.scores(x)) for s, x in sets.items()} for name, system in systems.items()}
     record = {
-        "command": "python benchmarks/mini_quality.py --data DATA --ngram runs/ngram/guard",
+        "command": "python benchmarks/mini_quality.py --data DATA --ngram NGRAM",
         "results": results,
         "mini": systems["Libra-Guard-Mini"].guard.provenance(),
         "ngram": systems["hashed n-grams (`ngram`)"].guard.provenance(),

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from libra_guard import Conversation, load_guard
 from libra_guard.guards.libra import read_examples
+from libra_guard.records import Method
 
 HERE = Path(__file__).parent
 EXAMPLES = HERE.parent / "data" / "libra-seed" / "illegal_activities_and_crime.jsonl"
@@ -47,7 +48,7 @@ def main() -> None:
     one_pass_seconds = time.perf_counter() - started
     print(f"one pass: {one_pass_seconds:.1f} s", flush=True)
 
-    guard.method = "generate"
+    guard.method = Method.GENERATE
     started = time.perf_counter()
     published = []
     for at in range(0, len(pairs), options.batch_size):
@@ -55,6 +56,8 @@ def main() -> None:
         print(f"published: {len(published)} pairs, {time.perf_counter() - started:.0f} s", flush=True)
     published_seconds = time.perf_counter() - started
 
+    assert all(v.method is Method.CHOOSE for v in one_pass)
+    assert all(v.method is Method.GENERATE for v in published)
     readable = [(a, b) for a, b in zip(one_pass, published, strict=True) if b.valid]
     truth = [s["label"] for s in samples]
     result = {

@@ -6,7 +6,6 @@ The model's own input names say what it reads: ``input_ids`` and ``attention_mas
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from bisect import bisect_left
@@ -24,6 +23,7 @@ from libra_guard.backends.base import Backend, Span, Text
 from libra_guard.backends.control_tokens import breaks, neutralise
 from libra_guard.backends.ngrams import NgramFeatures
 from libra_guard.errors import BackendError, UsageError
+from libra_guard.io import model_hash
 from libra_guard.records import Method
 
 _TOKENS = {"input_ids", "attention_mask", "token_type_ids"}
@@ -97,11 +97,10 @@ class OnnxBackend(Backend):
 
     def provenance(self) -> dict[str, Any]:
         """See ``Backend.provenance``."""
-        digest = hashlib.sha256((self.folder / "model.onnx").read_bytes()).hexdigest()
         return {
             "backend": self.name,
             "model": str(self.config.get("name", self.folder.name)),
-            "model_sha256": digest,
+            "model_hash": model_hash(self.folder),
             "onnxruntime": onnxruntime.__version__,
         }
 

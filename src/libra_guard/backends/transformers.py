@@ -6,6 +6,7 @@ import inspect
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,6 +20,7 @@ from libra_guard.backends._encoding import Encoder, Row, batches
 from libra_guard.backends._shared_prefix import SharedPrefix
 from libra_guard.backends.base import Backend, Prompt, Span, Text
 from libra_guard.errors import BackendError, UsageError
+from libra_guard.io import model_hash
 from libra_guard.records import Method
 
 # Newer versions of transformers take other positions for each row, older ones the same for all rows.
@@ -71,7 +73,11 @@ class TransformersBackend(Backend):
         )
         self._model, tokenizer = loaded.model, loaded.tokenizer
         self._encoder = Encoder(tokenizer, str(model))
+        folders = {"model_hash": model, "adapter_hash": loaded.adapter}
         self._about = {"model": str(model), "adapter": loaded.adapter, "revision": revision}
+        # A folder says nothing of what is in it; of a hub model the commit does.
+        self._about |= {k: model_hash(f) for k, f in folders.items() if f and Path(f).expanduser().is_dir()}
+        self._about["revision"] = revision or getattr(self._model.config, "_commit_hash", None)
         self._max_batch_tokens = max_batch_tokens
         self._lock = threading.Lock()
         config = self._model.config.get_text_config(decoder=True)

@@ -11,7 +11,7 @@ import typer
 
 from libra_guard.cli.options import BackendOption, GuardOption, SettingsOption, ThresholdOption, open_guard
 from libra_guard.errors import UsageError
-from libra_guard.records import Conversation, Label, Verdict
+from libra_guard.records import Conversation, Label, Message, Role, Verdict
 
 _BAR = 24
 _COLOURS = {Label.SAFE: "green", Label.UNSAFE: "red", Label.CONTROVERSIAL: "yellow", None: "magenta"}
@@ -29,7 +29,7 @@ def check(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
     exit_code: Annotated[bool, typer.Option(help="Exit with 1 where the conversation is flagged.")] = False,
 ) -> None:
-    """Judge one conversation: an answer in view of its question, or a question by itself.
+    """Judge one conversation: an answer in view of its question, or a question or an answer by itself.
 
     Without --question, a JSON object is read from --file or stdin: {"question", "response"} or {"messages": [...]}.
     """
@@ -45,13 +45,13 @@ def check(
 
 
 def _conversation(question: str | None, response: str | None, file: Path | None) -> Conversation:
-    if question is not None and file is not None:
-        raise UsageError("give --question or --file, not both")
+    if file is not None and (question is not None or response is not None):
+        raise UsageError("give --question and --response, or --file, not both")
     try:
         if question is not None:
             return Conversation.from_pair(question, response)
         if response is not None:
-            raise UsageError("--response needs --question")
+            return Conversation(messages=(Message(role=Role.ASSISTANT, content=response),))
         return _from_record(_read(file))
     except ValueError as error:
         raise UsageError(f"the conversation cannot be judged: {_first(error)}") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from importlib.metadata import version
 from typing import Annotated
 
@@ -58,6 +59,10 @@ def main() -> None:
         # No right to read or write, no space left: not a fault of the program, and exit code 1 would mean "done".
         place = f"{error.filename}: " if error.filename else ""
         typer.echo(f"libra: {place}{error.strerror or error}", err=True)
+        sys.exit(2)
+    except Exception:
+        # A fault of the program is shown whole, and must not look like exit code 1, "done with rejects".
+        traceback.print_exc()
         sys.exit(2)
 
 

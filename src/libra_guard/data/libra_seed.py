@@ -19,7 +19,7 @@ from libra_guard.taxonomy import SUB_CATEGORIES, scenario
 INFO = DatasetInfo(
     name="libra-seed",
     title="Libra-Seed: contrasting question–answer pairs of this project's own writing",
-    address="data/seed in the source repository of libra-guard",
+    address="data/libra-seed in the source repository of libra-guard",
     licence="Apache-2.0",
     language="zh",
     label_worth="written to the label, with the reason in analyze; the wording is one hand's",

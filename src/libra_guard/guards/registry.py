@@ -7,12 +7,13 @@ import importlib
 import inspect
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any
+from typing import Any, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
 
 from libra_guard.backends.registry import load_backend
 from libra_guard.errors import UsageError
 from libra_guard.guards.base import Guard
-from libra_guard.records import Method
 
 
 @dataclass(frozen=True)
@@ -94,10 +95,8 @@ def load_guard(spec: str, *, backend: str | None = None, **options: Any) -> Guar
     module, _, attribute = entry.factory.partition(":")
     guard_class = getattr(importlib.import_module(module), attribute)
     own = set(inspect.signature(guard_class).parameters) - {"backend"}
-    if isinstance(options.get("method"), str):
-        options["method"] = _method(options["method"])
     runtime = load_backend(chosen, folder, **{k: v for k, v in options.items() if k not in own})
-    guard: Guard = guard_class(runtime, **{k: v for k, v in options.items() if k in own})
+    guard: Guard = guard_class(runtime, **_checked(guard_class, {k: v for k, v in options.items() if k in own}))
     return guard
 
 
@@ -114,8 +113,13 @@ def guard_entry(name: str) -> GuardEntry:
     raise UsageError(f"no guard is called '{name}'; known are {', '.join(GUARDS)}{hint}")
 
 
-def _method(name: str) -> Method:
-    try:
-        return Method(name)
-    except ValueError:
-        raise UsageError(f"method is one of {', '.join(Method)}, not '{name}'") from None
+def _checked(guard_class: type[Any], options: dict[str, Any]) -> dict[str, Any]:
+    """The options as the class's own annotations want them: a wrong type is found here, not while judging."""
+    hints = get_type_hints(guard_class.__init__)
+    checked = {}
+    for name, value in options.items():
+        try:
+            checked[name] = TypeAdapter(hints[name]).validate_python(value)
+        except ValidationError as error:
+            raise UsageError(f"{name}={value}: {error.errors()[0]['msg']}") from None
+    return checked

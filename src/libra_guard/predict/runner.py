@@ -226,6 +226,8 @@ def _shard_jobs(settings: Settings) -> Iterator[Job | Reject]:
 
 def _describe(guard: Guard, settings: Settings, command: str) -> None:
     """Writes ``run.json``, or refuses a folder whose ``run.json`` tells of another run."""
+    if Path(settings.data).is_dir() and settings.out.resolve() == Path(settings.data).resolve():
+        raise UsageError(f"{settings.out} is the folder of the data: choose another --out")
     what = {
         "guard": guard.provenance(),
         "data": settings.data,

@@ -8,8 +8,9 @@ from functools import partial
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
+from rich.text import Text
 
 from libra_guard.io import count_rows
 from libra_guard.predict.runner import Outcome, Progress, Settings
@@ -22,7 +23,7 @@ _COUNTED_BYTES = 200_000_000
 def progress_bar(settings: Settings) -> Iterator[Progress]:
     """A bar with rate and remaining time; silent where stderr is no terminal."""
     console = Console(stderr=True)
-    columns = (TextColumn("judging"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.speed} rows/s"))
+    columns = (TextColumn("judging"), BarColumn(), MofNCompleteColumn(), _Rate())
     with Bar(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=_total(settings) if console.is_terminal else None)
         yield partial(_advance, bar, task)
@@ -38,6 +39,13 @@ def summary(outcome: Outcome, settings: Settings) -> str:
     if outcome.rejected:
         lines.append(f"{outcome.rejected} rows could not be judged → {settings.beside('rejects.jsonl')}")
     return "\n".join(lines)
+
+
+class _Rate(ProgressColumn):
+    """Rows a second, once there is a rate."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:.1f} rows/s" if task.speed else "", style="progress.data.speed")
 
 
 def _advance(bar: Bar, task: TaskID, rows: int) -> None:

@@ -1,6 +1,6 @@
 """Draws the pictures of the README from real output.
 
-python docs/images/draw.py
+python scripts/draw_pictures.py
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-HERE = Path(__file__).parent
-ROOT = HERE.parent.parent
+ROOT = Path(__file__).parent.parent
+PICTURES = ROOT / "docs" / "images"
 WIDTH = 110
 COMMANDS = {
     "check": [
@@ -30,6 +30,7 @@ COMMANDS = {
 
 def main() -> None:
     """Runs each command as on a terminal and saves what it shows."""
+    PICTURES.mkdir(exist_ok=True)
     for name, arguments in COMMANDS.items():
         shown = subprocess.run(
             [Path(sys.executable).with_name("libra"), *arguments],
@@ -46,7 +47,7 @@ def main() -> None:
         start, end = picture.find("@font-face"), picture.rfind("@font-face")
         if start >= 0:
             picture = picture[:start] + picture[picture.index("}", end) + 1 :]
-        (HERE / f"{name}.svg").write_text(picture, encoding="utf-8")
+        (PICTURES / f"{name}.svg").write_text(picture, encoding="utf-8")
 
 
 if __name__ == "__main__":

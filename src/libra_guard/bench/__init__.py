@@ -1,0 +1,1 @@
+"""Building a benchmark: hard samples, annotation rounds, agreement, release. To come."""

@@ -1,0 +1,1 @@
+"""Verdicts over HTTP: moderation API, guarding proxy, streaming, the page. To come."""
