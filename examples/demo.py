@@ -9,11 +9,11 @@ import json
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
+from rich.markup import escape
 
 from libra_guard import Conversation, load_guard
 
-SHOWN = ("mini-illegal-01", "mini-illegal-06", "mini-bias-07", "mini-privacy-06", "mini-health-03", "mini-ethics-15")
+SHOWN = ("mini-illegal-01", "mini-illegal-04", "mini-privacy-06", "mini-bias-01", "mini-health-03", "mini-ethics-15")
 
 
 def main() -> None:
@@ -21,13 +21,12 @@ def main() -> None:
     chosen = [s for s in samples if s["id"] in SHOWN]
     guard = load_guard("mini")
     verdicts = guard.judge([Conversation.from_pair(s["question"], s["response"]) for s in chosen], explain=True)
-    table = Table("conversation", "people", "mini", "score", "analysis", show_lines=True)
+    console = Console(highlight=False)
     for sample, verdict in zip(chosen, verdicts, strict=True):
-        pair = f"问：{_short(sample['question'])}\n答：{_short(sample['response'])}"
         colour = "red" if verdict.flagged else "green"
-        label = f"[{colour}]{verdict.label}[/]"
-        table.add_row(pair, sample["label"], label, f"{verdict.unsafe_score:.2f}", verdict.analysis)
-    Console().print(table)
+        console.print(f"问：{escape(_short(sample['question']))}\n答：{escape(_short(sample['response']))}")
+        console.print(f"[bold {colour}]{verdict.label}[/] {verdict.unsafe_score:.2f}（人工标注：{sample['label']}）")
+        console.print(f"[dim]{escape(verdict.analysis or '')}[/]\n")
 
 
 def _short(text: str, most: int = 60) -> str:

@@ -22,7 +22,7 @@ INFO = DatasetInfo(
     address="data/libra-seed in the source repository of libra-guard",
     licence="Apache-2.0",
     language="zh",
-    label_worth="written to the label, with the reason in analyze; the wording is one hand's",
+    label_worth="written to the label by language models and read again by one; no person has labelled it",
     bundled_training=True,
     citation="the libra-guard project",
 )
