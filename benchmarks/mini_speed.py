@@ -90,7 +90,8 @@ def measure_torch(encoder: str, batch_size: int) -> float:
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     folder = Path(encoder)
     config = BertConfig.from_dict(json.loads((folder / "encoder.json").read_text()))
-    model = AutoModel.from_config(config, add_pooling_layer=False).eval()
+    # The base was stored in half precision, and its config would have the model built in it.
+    model = AutoModel.from_config(config, add_pooling_layer=False, dtype=torch.float32).eval()
     weights = load_file(folder / "encoder.safetensors")
     model.load_state_dict({k.removeprefix("encoder."): v for k, v in weights.items() if k.startswith("encoder.")})
     head = torch.nn.Linear(config.hidden_size, weights["head.bias"].shape[0])

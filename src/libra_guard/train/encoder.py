@@ -38,9 +38,12 @@ class EncoderClassifier(nn.Module):
         self.dropout = nn.Dropout(0.1)
         self.head = nn.Linear(hidden, len(LABELS))
 
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """Logits, float32."""
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """Logits, float32; without a mask every token counts, as in a text that stands alone."""
         states = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        if attention_mask is None:
+            alone: torch.Tensor = self.head(self.dropout(states.mean(1))).float()
+            return alone
         mask = attention_mask.unsqueeze(-1).to(states.dtype)
         pooled = (states * mask).sum(1) / mask.sum(1)
         logits: torch.Tensor = self.head(self.dropout(pooled)).float()
