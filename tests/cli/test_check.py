@@ -87,7 +87,7 @@ def test_a_record_that_cannot_be_judged(check: Call, stdin: bytes, message: str)
         (["-q", "q", "--set", "language=fr"], "zh or en, not 'fr'"),
         (["-q", "q", "--set", "wide=1"], "its options are: threads"),
         (["-q", "q", "--set", "threads=many"], "--set threads=many: "),
-        (["-q", "q", "--set", "threshold=high"], "--set threshold=high: "),
+        (["-q", "q", "--set", "threshold=high"], "threshold=high: "),
         (["-q", "q", "--set", "threshold=2"], "the threshold is 2"),
         (["-q", "q", "--set", "backend=onnx"], "--set backend=onnx: "),
         (["-q", "q", "--set", "model=x"], "--set model=x: "),

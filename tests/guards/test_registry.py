@@ -65,7 +65,7 @@ def test_unknown_options(script: str, options: dict[str, Any]) -> None:
 
 
 def test_unknown_method(script: str) -> None:
-    with pytest.raises(UsageError, match="method is one of choose, generate, logits, not 'guess'"):
+    with pytest.raises(UsageError, match="method=guess: Input should be 'choose', 'generate'"):
         load_guard(f"libra:{script}", backend="scripted", method="guess")
 
 
