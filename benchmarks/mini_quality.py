@@ -19,9 +19,9 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from libra_guard import load_guard
-from libra_guard.evaluate.metrics import Outcomes, measure
 from libra_guard.guards.normalise import normalise
 from libra_guard.io import file_hash
+from libra_guard.train.classifier import metrics
 from libra_guard.train.mixture import Example, Reader, Split
 from libra_guard.train.recipe import Recipe
 
@@ -82,9 +82,7 @@ class AsGuard:
 def rates(examples: list[Example], scores: np.ndarray, threshold: float) -> dict:
     """Metrics of one set."""
     unsafe = np.array([e.unsafe for e in examples])
-    all_, none = np.ones(len(unsafe), dtype=bool), np.full(len(unsafe), "")
-    found = measure(Outcomes(unsafe, scores >= threshold, all_, all_, scores, none, none)).model_dump()
-    return {k: round(v, 4) if isinstance(v, float) else v for k, v in found.items() if k in (*SHOWN, "n", "n_unsafe")}
+    return {k: v for k, v in metrics(unsafe, scores, threshold).items() if k in (*SHOWN, "n", "n_unsafe")}
 
 
 def main() -> None:

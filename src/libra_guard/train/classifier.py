@@ -171,14 +171,17 @@ def _measure(
     unsafe = np.array([e.unsafe for e in examples])
     return {
         system: {
-            str(source): _metrics(unsafe[sources == source], scores[sources == source], limits[sources == source])
+            str(source): metrics(unsafe[sources == source], scores[sources == source], limits[sources == source])
             for source in dict.fromkeys(sources)
         }
         for system, (scores, limits) in systems.items()
     }
 
 
-def _metrics(unsafe: NDArray[np.bool_], scores: NDArray[np.float64], limits: NDArray[np.float64]) -> dict[str, Any]:
+def metrics(
+    unsafe: NDArray[np.bool_], scores: NDArray[np.float64], limits: NDArray[np.float64] | float
+) -> dict[str, Any]:
+    """Metrics of scores against labels, to four decimals; all of shape ``(n,)``, the limits also one for all."""
     everywhere, nowhere = np.ones(len(unsafe), dtype=bool), np.full(len(unsafe), "")
     rows = Outcomes(unsafe, scores >= limits, everywhere, everywhere, scores, nowhere, nowhere)
     found = measure(rows).model_dump()

@@ -42,10 +42,10 @@ class EncoderClassifier(nn.Module):
         """Logits, float32; without a mask every token counts, as in a text that stands alone."""
         states = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         if attention_mask is None:
-            alone: torch.Tensor = self.head(self.dropout(states.mean(1))).float()
-            return alone
-        mask = attention_mask.unsqueeze(-1).to(states.dtype)
-        pooled = (states * mask).sum(1) / mask.sum(1)
+            pooled = states.mean(1)
+        else:
+            mask = attention_mask.unsqueeze(-1).to(states.dtype)
+            pooled = (states * mask).sum(1) / mask.sum(1)
         logits: torch.Tensor = self.head(self.dropout(pooled)).float()
         return logits
 
