@@ -20,8 +20,9 @@ from libra_guard.errors import LibraError
 from libra_guard.guards.libra import read_examples
 from libra_guard.guards.registry import load_guard
 from libra_guard.io import dumps, write_atomic
-from libra_guard.predict.rows import Shard, row_key
+from libra_guard.predict.rows import row_key
 from libra_guard.predict.runner import Settings, run
+from libra_guard.predict.shards import Shard
 from libra_guard.predict.show import progress_bar, summary
 
 EXAMPLES = Path(__file__).parent.parent / "data" / "libra-seed" / "illegal_activities_and_crime.jsonl"

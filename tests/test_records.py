@@ -16,6 +16,7 @@ from libra_guard.records import (
     Sample,
     Target,
     Verdict,
+    as_json,
     check_text,
     content_id,
 )
@@ -185,3 +186,9 @@ def test_content_id_is_pinned() -> None:
     # Resumed runs and joined files depend on it.
     assert content_id({"question": "问", "response": "答"}) == "sha256:1c5acbcbefc1d06c"
     assert content_id({"lone": "\ud800"}).startswith("sha256:")
+
+
+def test_json_that_every_reader_takes() -> None:
+    record = {"a": float("nan"), "b": [1.5, float("-inf")], "c": {"d": float("inf")}}
+    assert as_json(record) == '{"a": null, "b": [1.5, null], "c": {"d": null}}'
+    assert content_id(record) == content_id({"a": None, "b": [1.5, None], "c": {"d": None}})

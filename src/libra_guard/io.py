@@ -18,9 +18,10 @@ import re
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 from libra_guard.errors import DataError, UsageError, require
+from libra_guard.records import as_json
 
 SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
 _SAMPLE = 1 << 20
@@ -131,29 +132,36 @@ def model_hash(folder: str | Path) -> str:
 def dumps(record: Any) -> str:
     """One line of JSON, Chinese kept readable; escaped throughout where a lone surrogate could not be written.
 
-    What JSON has no form for (a date of a Parquet file) is written as text.
+    What JSON has no form for is written as text (a date of a Parquet file), or as null (NaN and the infinities).
     """
-    text = json.dumps(record, ensure_ascii=False, default=str)
+    text = as_json(record, ensure_ascii=False)
     try:
         text.encode()
     except UnicodeEncodeError:
-        text = json.dumps(record, ensure_ascii=True, default=str)
+        text = as_json(record, ensure_ascii=True)
     return text
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Writes a whole file or nothing: a reader, or a crash, never sees half of it."""
+@contextlib.contextmanager
+def atomic(path: Path) -> Iterator[TextIO]:
+    """Opens a file that is replaced whole or not at all: a reader, or a crash, never sees half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         # A lone surrogate (of a file name that is no UTF-8) is written as JSON escapes it.
         with temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as stream:
-            stream.write(text)
+            yield stream
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Writes a whole file or nothing; see ``atomic``."""
+    with atomic(path) as stream:
+        stream.write(text)
 
 
 def _kind(path: Path) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from enum import StrEnum
 from typing import Any, Self
 
@@ -97,6 +98,12 @@ class Conversation(BaseModel):
             messages.append(Message(role=Role.ASSISTANT, content=response))
         return cls(messages=tuple(messages))
 
+    @classmethod
+    def from_answer(cls, response: str) -> Self:
+        """An answer whose question is not known."""
+        check_text(response, "response")
+        return cls(messages=(Message(role=Role.ASSISTANT, content=response),))
+
     @property
     def target(self) -> Target:
         """What is judged, told by who spoke last."""
@@ -185,5 +192,26 @@ class Verdict(BaseModel):
 
 def content_id(record: dict[str, Any]) -> str:
     """A stable name for a row that has no id: the first 16 hex digits of SHA-256 over its canonical JSON."""
-    text = json.dumps(record, ensure_ascii=True, sort_keys=True, separators=(",", ":"), default=str)
+    text = as_json(record, ensure_ascii=True, sort_keys=True, separators=(",", ":"))
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def as_json(record: Any, **options: Any) -> str:
+    """JSON that every reader takes: what has no form in it becomes text, NaN and the infinities null (RFC 8259, 6).
+
+    Args:
+        record: Any value.
+        options: Of ``json.dumps``.
+    """
+    try:
+        return json.dumps(record, default=str, allow_nan=False, **options)
+    except ValueError:
+        return json.dumps(_finite(record), default=str, allow_nan=False, **options)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -121,12 +121,15 @@ def test_nothing_in_common(files, write):
 
 def test_provenance(files, write):
     predictions, labels = files(ROWS)
-    write("p/run.json", '{"guard": "mini", "nan": NaN}')
-    write("p/run-1.json", "{cut")
+    write("p/run-0-of-2.json", '{"guard": "mini", "nan": NaN}')
+    write("p/run-1-of-2.json", "{cut")
     found = evaluate(predictions, labels, resamples=20, seed=7).provenance
     assert found["labels_sha256"] == "sha256:" + hashlib.sha256(labels.read_bytes()).hexdigest()
-    assert found["runs"]["run.json"] == {"guard": "mini", "nan": None}
-    assert "unreadable" in found["runs"]["run-1.json"]
+    assert found["runs"]["run-0-of-2.json"] == {"guard": "mini", "nan": None}
+    assert "unreadable" in found["runs"]["run-1-of-2.json"]
+    write("p/run.json", '{"guard": "mini"}')
+    runs = evaluate(predictions, labels, resamples=20).provenance["runs"]
+    assert runs == {"run.json": {"guard": "mini"}}
     assert found["bootstrap"] == {"resamples": 20, "seed": 7}
     assert {"libra-guard", "python", "numpy", "scikit-learn", "scipy"} <= set(found["versions"])
 

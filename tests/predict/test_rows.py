@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from libra_guard.io import BadRow, Row
-from libra_guard.predict.rows import Fields, Job, Reject, Shard, chunks, has_id, read_jobs, row_key
+from libra_guard.predict.rows import Fields, Job, Reject, chunks, conversation, has_id, read_jobs, row_key
+from libra_guard.predict.shards import Shard
 from libra_guard.records import Conversation, Target
 
 PAIR = {"question": "问", "response": "答"}
@@ -37,7 +38,7 @@ def reason(record: dict[str, Any], **fields: Any) -> str:
         ({}, "question: missing; the row has no fields"),
         ({"response": "答"}, "question: missing; the row has response"),
         ({"question": "问", "answer": "答"}, "response: missing; the row has question, answer"),
-        ({"question": None, "response": "答"}, "question: a NoneType where a text is needed"),
+        ({"question": None, "response": "答"}, "question: missing; the row has response"),
         ({"question": "问", "response": 5}, "response: a int where a text is needed"),
         ({"question": ["问"], "response": "答"}, "question: a list where a text is needed"),
         ({"question": "", "response": "答"}, "question is empty"),
@@ -201,3 +202,18 @@ def test_chunks() -> None:
     assert [len(c) for c in chunks(iter(found), 3)] == [3, 3, 1]
     assert [len(c) for c in chunks(iter(found[:6]), 3)] == [3, 3]
     assert list(chunks(iter([]), 3)) == []
+
+
+@pytest.mark.parametrize(
+    ("record", "target", "question", "response"),
+    [
+        ({"question": "问"}, Target.PROMPT, "问", None),
+        ({"question": "问", "response": None}, Target.PROMPT, "问", None),
+        ({"question": "问", "response": "答"}, Target.RESPONSE, "问", "答"),
+        ({"response": "答"}, Target.RESPONSE, "", "答"),
+        ({"messages": [{"role": "user", "content": "问"}], "response": "别的"}, Target.PROMPT, "问", None),
+    ],
+)
+def test_whatever_is_there(record: dict[str, Any], target: Target, question: str, response: str | None) -> None:
+    found = conversation(record, Fields(target=None))
+    assert (found.target, found.question, found.response) == (target, question, response)

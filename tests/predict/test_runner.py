@@ -22,8 +22,9 @@ from libra_guard.errors import BackendError, DataError, UsageError
 from libra_guard.guards.classifier import NgramGuard
 from libra_guard.guards.libra import LibraGuard, answer_json
 from libra_guard.predict.journal import Journal
-from libra_guard.predict.rows import Fields, Shard
+from libra_guard.predict.rows import Fields
 from libra_guard.predict.runner import Outcome, Settings, critic, run
+from libra_guard.predict.shards import Shard
 from libra_guard.records import Label, Target, Verdict
 
 SLOW_RUN = Path(__file__).with_name("slow_run.py")
@@ -240,13 +241,39 @@ def test_shards_together_are_the_whole(settings: Settings, quick: None) -> None:
     shards = replace(chunked, out=settings.out.with_name("shards"))
     outcomes = [run(Together(), replace(shards, shard=Shard(rank, 4))) for rank in range(4)]
     names = [f"{name}-{r}-of-4.{end}" for name, end in (("rejects", "jsonl"), ("run", "json")) for r in range(4)]
-    assert sorted(contents(shards.out)) == sorted([*(f"{r}-of-4.jsonl" for r in range(4)), *names])
+    joined = [".shards.lock", "rejects.jsonl", "run.json"]
+    assert sorted(contents(shards.out)) == sorted([*(f"{r}-of-4.jsonl" for r in range(4)), *names, *joined])
     whole, parts = contents(settings.out), contents(shards.out)
     numbers = [r["number"] for rank in range(4) for r in lines(shards.out / f"rejects-{rank}-of-4.jsonl")]
     assert sum(o.judged + o.rejected for o in outcomes) == len(mixed())
     # Row 29 repeats an id of another shard, and is rejected all the same.
     assert numbers == [r["number"] for r in lines(settings.out / "rejects.jsonl")]
     assert b"".join(parts[f"{rank}-of-4.jsonl"] for rank in range(4)) == whole["0-of-1.jsonl"]
+    assert parts["rejects.jsonl"] == whole["rejects.jsonl"]
+    record, single = json.loads(parts["run.json"]), json.loads(whole["run.json"])
+    assert list(record.pop("shards")) == [f"{rank}-of-4" for rank in range(4)]
+    assert record == {k: v for k, v in single.items() if k != "shard"}
+
+
+def test_shards_that_end_together_are_joined_whole(settings: Settings, quick: None) -> None:
+    shards = [replace(settings, shard=Shard(rank, 3)) for rank in range(3)]
+    threads = [threading.Thread(target=run, args=(Together(), shard)) for shard in shards]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(json.loads((settings.out / "run.json").read_bytes())["shards"]) == 3
+    own = b"".join((settings.out / f"rejects-{rank}-of-3.jsonl").read_bytes() for rank in range(3))
+    assert (settings.out / "rejects.jsonl").read_bytes() == own != b""
+
+
+@pytest.mark.parametrize(("first", "second"), [((0, 1), (0, 2)), ((0, 2), (0, 1)), ((1, 2), (1, 3))])
+def test_a_folder_is_cut_one_way(settings: Settings, first: tuple[int, int], second: tuple[int, int]) -> None:
+    run(Together(), replace(settings, shard=Shard(*first)))
+    before = contents(settings.out)
+    with pytest.raises(UsageError, match=f"in {first[1]} parts, not {second[1]}"):
+        run(Together(), replace(settings, shard=Shard(*second)))
+    assert contents(settings.out) == before
 
 
 @pytest.mark.parametrize("shard", [Shard(1, 1), Shard(-1, 2), Shard(0, 0), Shard(3, 2)])

@@ -11,7 +11,9 @@ import typer
 
 from libra_guard.cli.options import BackendOption, GuardOption, SettingsOption, ThresholdOption, open_guard
 from libra_guard.errors import UsageError
-from libra_guard.records import Conversation, Label, Message, Role, Verdict
+from libra_guard.predict.rows import Fields, first_error
+from libra_guard.predict.rows import conversation as read_conversation
+from libra_guard.records import Conversation, Label, Verdict
 
 _BAR = 24
 _COLOURS = {Label.SAFE: "green", Label.UNSAFE: "red", Label.CONTROVERSIAL: "yellow", None: "magenta"}
@@ -51,47 +53,27 @@ def _conversation(question: str | None, response: str | None, file: Path | None)
         if question is not None:
             return Conversation.from_pair(question, response)
         if response is not None:
-            return Conversation(messages=(Message(role=Role.ASSISTANT, content=response),))
-        return _from_record(_read(file))
+            return Conversation.from_answer(response)
+        return read_conversation(_read(file), Fields(target=None))
     except ValueError as error:
-        raise UsageError(f"the conversation cannot be judged: {_first(error)}") from None
+        raise UsageError(f"the conversation cannot be judged: {first_error(error)}") from None
 
 
-def _read(file: Path | None) -> Any:
+def _read(file: Path | None) -> dict[str, Any]:
     if file is None and sys.stdin.isatty():
         raise UsageError("nothing to judge: give --question, --file, or a JSON object on stdin")
     source = None if file is None or str(file) == "-" else file
     name = source or "stdin"
     try:
         data = sys.stdin.buffer.read() if source is None else source.read_bytes()
-        return json.loads(data.decode("utf-8-sig"))
+        record = json.loads(data.decode("utf-8-sig"))
+        if not isinstance(record, dict):
+            raise ValueError(f"a {type(record).__name__} where an object is needed")
+        return record
     except OSError as error:
         raise UsageError(f"{name}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{name}: not one JSON object in UTF-8: {error}") from None
-
-
-def _from_record(record: Any) -> Conversation:
-    if not isinstance(record, dict):
-        raise ValueError(f"a {type(record).__name__} where an object is needed")
-    if "messages" in record:
-        return Conversation.model_validate({"messages": record["messages"]})
-    for field in ("question", "response"):
-        if not isinstance(record.get(field), str | None):
-            raise ValueError(f"{field}: a {type(record[field]).__name__} where a text is needed")
-    if record.get("question") is None:
-        raise ValueError("question: missing")
-    return Conversation.from_pair(record["question"], record.get("response"))
-
-
-def _first(error: ValueError) -> str:
-    """One line for people, also where pydantic has several."""
-    details = getattr(error, "errors", None)
-    if details is None:
-        return str(error)
-    first = details()[0]
-    place = ".".join(map(str, first["loc"]))
-    return f"{place}: {first['msg'].removeprefix('Value error, ')}".removeprefix(": ")
 
 
 def _show(verdict: Verdict, threshold: float) -> None:

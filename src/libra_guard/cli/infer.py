@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import re
-import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from libra_guard.cli.options import BackendOption, GuardOption, SettingsOption, ThresholdOption, open_guard
+from libra_guard.cli.options import (
+    BackendOption,
+    GuardOption,
+    SettingsOption,
+    ThresholdOption,
+    command_line,
+    open_guard,
+)
 from libra_guard.errors import UsageError
 from libra_guard.records import Target
 
 if TYPE_CHECKING:
-    from libra_guard.predict.rows import Shard
+    from libra_guard.predict.shards import Shard
 
 ENGINES = ("local",)
 
@@ -56,14 +62,14 @@ def infer(
     )
     opened = open_guard(guard, backend, threshold, settings)
     with progress_bar(wanted) as progress:
-        outcome = run(opened, wanted, command=shlex.join(["libra", *sys.argv[1:]]), progress=progress)
+        outcome = run(opened, wanted, command=command_line(["libra", *sys.argv[1:]]), progress=progress)
     typer.echo(summary(outcome, wanted), err=True)
     if outcome.rejected:
         raise typer.Exit(1)
 
 
 def _shard(text: str) -> Shard:
-    from libra_guard.predict.rows import Shard
+    from libra_guard.predict.shards import Shard
 
     match = re.fullmatch(r"(\d+)/(\d+)", text)
     if not match or not int(match[1]) < int(match[2]):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
@@ -17,6 +20,18 @@ SettingsOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Option of the guard or backend, e.g. dtype=bfloat16. Repeatable."),
 ]
+
+_SECRET = re.compile(r"((?:^|=)\w*(?:key|token|secret|password)\w*=).+", re.IGNORECASE | re.DOTALL)
+
+
+def command_line(arguments: Sequence[str]) -> str:
+    """The command as it would be typed, for records and messages: what ``--set`` gives a key or token is left out."""
+    return shlex.join(without_secret(argument) for argument in arguments)
+
+
+def without_secret(argument: str) -> str:
+    """``api_key=...`` in place of the key itself."""
+    return _SECRET.sub(r"\1...", argument)
 
 
 def open_guard(name: str, backend: str | None, threshold: float | None, settings: list[str] | None) -> Guard:
@@ -36,13 +51,13 @@ def open_guard(name: str, backend: str | None, threshold: float | None, settings
         if not settings:
             raise
         # A value of the wrong type shows only where it is used.
-        raise UsageError(f"--set {' '.join(settings)}: {error}") from error
+        raise UsageError(f"--set {' '.join(map(without_secret, settings))}: {error}") from error
 
 
 def _pair(text: str) -> tuple[str, Any]:
     key, sign, value = text.partition("=")
     if not sign or not key.isidentifier():
-        raise UsageError(f"--set {text}: write KEY=VALUE")
+        raise UsageError(f"--set {without_secret(text)}: write KEY=VALUE")
     try:
         return key, yaml.safe_load(value)
     except yaml.YAMLError:

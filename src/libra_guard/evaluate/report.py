@@ -209,7 +209,9 @@ def _provenance(predictions: Path, labels: str | Path, rules: Rules, resamples: 
 def _runs(predictions: Path) -> dict[str, Any]:
     """The provenance that the predictions came with: file name → content."""
     found = {}
-    for file in sorted(predictions.glob("run*.json")) if predictions.is_dir() else []:
+    # Of a sharded run, run.json tells it all once the first shard has ended.
+    whole = [f for f in (predictions / "run.json",) if f.is_file()]
+    for file in whole or (sorted(predictions.glob("run*.json")) if predictions.is_dir() else []):
         try:
             # A NaN is no JSON, and would spoil the report's.
             found[file.name] = json.loads(file.read_bytes(), parse_constant=lambda _: None)

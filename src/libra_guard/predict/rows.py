@@ -24,7 +24,8 @@ class Fields:
     response: str = "response"
     messages: str = "messages"
     """A list of ``{"role", "content"}``; read where the row has it."""
-    target: Target = Target.RESPONSE
+    target: Target | None = Target.RESPONSE
+    """What is judged; None: the answer where there is one, else the question."""
 
 
 class Job(NamedTuple):
@@ -57,25 +58,6 @@ class Reject(NamedTuple):
         return {k: v for k, v in self._asdict().items() if v is not None}
 
 
-@dataclass(frozen=True)
-class Shard:
-    """One of ``count`` contiguous parts: rows ``int(n / count * rank)`` up to ``int(n / count * (rank + 1))``.
-
-    The last goes to the end, which that product can miss by rounding: ``int(1 / 49 * 49)`` is 0.
-    """
-
-    rank: int = 0
-    count: int = 1
-
-    def range(self, rows: int) -> range:
-        """Row numbers of this part of a file with so many rows, as the published script cuts it."""
-        stop = rows if self.rank + 1 == self.count else int(rows / self.count * (self.rank + 1))
-        return range(int(rows / self.count * self.rank), stop)
-
-    def __str__(self) -> str:
-        return f"{self.rank}-of-{self.count}"
-
-
 def read_jobs(rows: Iterator[Row | BadRow], fields: Fields, part: range | None = None) -> Iterator[Job | Reject]:
     """Turns rows into jobs; a second row with the same id is rejected, for nothing could tell their verdicts apart.
 
@@ -101,7 +83,7 @@ def _job(row: Row, number: int, first: int, fields: Fields) -> Job | Reject:
     try:
         if first != number:
             raise ValueError(f"id: '{row.data['id']}' is also that of row {first}")
-        return Job(row, number, row_key(row.data), _conversation(row.data, fields))
+        return Job(row, number, row_key(row.data), conversation(row.data, fields))
     except ValueError as error:
         return Reject(row.file, row.line, number, str(error), None, row.data)
 
@@ -124,37 +106,55 @@ def has_id(data: dict[str, Any]) -> bool:
     return data.get("id") not in (None, "")
 
 
-def _conversation(data: dict[str, Any], fields: Fields) -> Conversation:
+def conversation(data: dict[str, Any], fields: Fields) -> Conversation:
+    """The conversation in a record.
+
+    Raises:
+        ValueError: A field is missing, empty or of another type; the message names it.
+    """
     if data.get(fields.messages) is not None:
         return _from_messages(data[fields.messages], fields)
+    anything = fields.target is None
+    if anything and data.get(fields.question) is None and data.get(fields.response) is not None:
+        return Conversation.from_answer(_text(data, fields.response))
     question = _text(data, fields.question)
-    return Conversation.from_pair(question, _text(data, fields.response) if fields.target is Target.RESPONSE else None)
+    if fields.target is Target.PROMPT or (anything and data.get(fields.response) is None):
+        return Conversation.from_pair(question)
+    return Conversation.from_pair(question, _text(data, fields.response))
+
+
+def first_error(error: ValueError, messages: str = "messages") -> str:
+    """One line for people, also where pydantic has several; ``messages`` is what the record calls its messages."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    found = error.errors()[0]
+    place = ".".join(map(str, (messages, *found["loc"][1:])))
+    return f"{place}: {found['msg'].removeprefix('Value error, ')}"
 
 
 def _from_messages(value: Any, fields: Fields) -> Conversation:
     if not isinstance(value, list):
         raise ValueError(f"{fields.messages}: a {type(value).__name__} where a list of messages is needed")
     try:
-        conversation = Conversation.model_validate({"messages": value})
+        found = Conversation.model_validate({"messages": value})
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, (fields.messages, *first["loc"][1:])))
-        raise ValueError(f"{place}: {first['msg'].removeprefix('Value error, ')}") from None
-    messages = conversation.messages
-    if fields.target is Target.PROMPT and conversation.target is Target.RESPONSE:
+        raise ValueError(first_error(error, fields.messages)) from None
+    messages = found.messages
+    if fields.target is Target.PROMPT and found.target is Target.RESPONSE:
         asked = max((i for i, m in enumerate(messages) if m.role is Role.USER), default=-1)
         if asked < 0:
             raise ValueError(f"{fields.messages}: no user message to judge")
         return Conversation(messages=messages[: asked + 1])
-    if conversation.target is not fields.target:
+    if fields.target is Target.RESPONSE and found.target is Target.PROMPT:
         raise ValueError(f"{fields.messages}: the last message is the user's, and the answer is to be judged")
-    return conversation
+    return found
 
 
 def _text(data: dict[str, Any], field: str) -> str:
-    if field not in data:
-        raise ValueError(f"{field}: missing; the row has {', '.join(map(str, data)) or 'no fields'}")
-    value = data[field]
+    value = data.get(field)
+    if value is None:
+        there = ", ".join(str(name) for name, content in data.items() if content is not None)
+        raise ValueError(f"{field}: missing; the row has {there or 'no fields'}")
     if not isinstance(value, str):
         raise ValueError(f"{field}: a {type(value).__name__} where a text is needed")
     return value

@@ -22,7 +22,8 @@ from libra_guard.guards.base import Guard
 from libra_guard.guards.libra import answer_json
 from libra_guard.io import count_rows, file_hash, read_rows, write_atomic
 from libra_guard.predict.journal import Journal
-from libra_guard.predict.rows import ADDED, Fields, Job, Reject, Shard, chunks, read_jobs, row_key
+from libra_guard.predict.rows import ADDED, Fields, Job, Reject, chunks, read_jobs, row_key
+from libra_guard.predict.shards import RECORD, REJECTS, Shard, check_folder, join_records
 from libra_guard.records import Conversation, Label, Target, Verdict
 
 Progress = Callable[[int], None]
@@ -53,10 +54,15 @@ class Settings:
         """Where the verdicts go."""
         return self.out / f"{self.shard}.jsonl"
 
-    def beside(self, name: str) -> Path:
-        """A file beside the predictions; of several shards, each has its own."""
-        stem, _, suffix = name.partition(".")
-        return self.out / (name if self.shard.count == 1 else f"{stem}-{self.shard}.{suffix}")
+    @property
+    def rejects(self) -> Path:
+        """Where the rows go that cannot be judged; of several shards, each has its own file."""
+        return self.out / self.shard.own(REJECTS)
+
+    @property
+    def record(self) -> Path:
+        """Where it is written what ran; of several shards, each has its own file."""
+        return self.out / self.shard.own(RECORD)
 
 
 @dataclass
@@ -92,13 +98,15 @@ def run(guard: Guard, settings: Settings, *, command: str = "", progress: Progre
     """
     _describe(guard, settings, command)
     outcome = Outcome()
-    with Journal(settings.predictions) as verdicts, Journal(settings.beside("rejects.jsonl")) as rejects:
+    with Journal(settings.predictions) as verdicts, Journal(settings.rejects) as rejects:
         resume = _Resume(verdicts.written(), rejects.written(), outcome)
         for chunk in chunks(_shard_jobs(settings), settings.chunk):
             if not resume.covers(chunk):
                 _judge_chunk(guard, settings, chunk, resume, verdicts, rejects, outcome)
             progress(len(chunk))
         resume.finish()
+    if settings.shard.count > 1:
+        join_records(settings.out)
     return outcome
 
 
@@ -228,6 +236,7 @@ def _describe(guard: Guard, settings: Settings, command: str) -> None:
     """Writes ``run.json``, or refuses a folder whose ``run.json`` tells of another run."""
     if Path(settings.data).is_dir() and settings.out.resolve() == Path(settings.data).resolve():
         raise UsageError(f"{settings.out} is the folder of the data: choose another --out")
+    check_folder(settings.out, settings.shard)
     what = {
         "guard": guard.provenance(),
         "data": settings.data,
@@ -240,7 +249,7 @@ def _describe(guard: Guard, settings: Settings, command: str) -> None:
     }
     how = {"command": command, "libra_guard": version("libra-guard"), "python": platform.python_version()}
     how |= {"machine": f"{platform.system()} {platform.machine()}"}
-    path = settings.beside("run.json")
+    path = settings.record
     if path.exists():
         try:
             old = json.loads(path.read_text(encoding="utf-8"))

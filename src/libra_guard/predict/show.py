@@ -37,7 +37,7 @@ def summary(outcome: Outcome, settings: Settings) -> str:
     if outcome.unreadable:
         lines.append(f"{outcome.unreadable} verdicts could not be read; they count as flagged")
     if outcome.rejected:
-        lines.append(f"{outcome.rejected} rows could not be judged → {settings.beside('rejects.jsonl')}")
+        lines.append(f"{outcome.rejected} rows could not be judged → {settings.rejects}")
     return "\n".join(lines)
 
 

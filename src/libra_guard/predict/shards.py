@@ -1,0 +1,92 @@
+"""Parts of a run: which rows a shard takes, and what the shards of one folder say together."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from libra_guard.errors import UsageError
+from libra_guard.io import atomic, write_atomic
+
+RECORD = "run.json"
+"""What ran, beside the predictions."""
+REJECTS = "rejects.jsonl"
+"""Rows that could not be judged, beside the predictions."""
+
+_OWN = re.compile(r"run-(\d+)-of-(\d+)\.json")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One of ``count`` contiguous parts: rows ``int(n / count * rank)`` up to ``int(n / count * (rank + 1))``.
+
+    The last goes to the end, which that product can miss by rounding: ``int(1 / 49 * 49)`` is 0.
+    """
+
+    rank: int = 0
+    count: int = 1
+
+    def range(self, rows: int) -> range:
+        """Row numbers of this part of a file with so many rows, as the published script cuts it."""
+        stop = rows if self.rank + 1 == self.count else int(rows / self.count * (self.rank + 1))
+        return range(int(rows / self.count * self.rank), stop)
+
+    def __str__(self) -> str:
+        return f"{self.rank}-of-{self.count}"
+
+    def own(self, name: str) -> str:
+        """The name of this shard's own copy of a file; the name itself where the shard is the whole."""
+        stem, _, suffix = name.partition(".")
+        return name if self.count == 1 else f"{stem}-{self}.{suffix}"
+
+
+def check_folder(out: Path, shard: Shard) -> None:
+    """Makes sure that the folder holds no run that was cut otherwise.
+
+    Raises:
+        UsageError: It does.
+    """
+    cuts = {shard.count for shard in _present(out)}
+    if not cuts and (out / RECORD).exists():
+        cuts = {1}
+    if other := cuts - {shard.count}:
+        raise UsageError(f"{out} holds a run in {min(other)} parts, not {shard.count}: choose another --out")
+
+
+def join_records(out: Path) -> None:
+    """Writes ``run.json`` and ``rejects.jsonl`` of a folder from its shards' own, those that are there by now.
+
+    ``run.json`` holds what all shards have in common, and under ``shards`` what is each one's own. Shards that end at
+    the same time take turns; the last one to end sees them all.
+    """
+    with (out / ".shards.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        shards = list(_present(out))
+        records = {str(s): json.loads((out / s.own(RECORD)).read_text(encoding="utf-8")) for s in shards}
+        write_atomic(out / RECORD, json.dumps(_common(records), ensure_ascii=False, indent=2) + "\n")
+        with atomic(out / REJECTS) as stream:
+            for shard in shards:
+                part = out / shard.own(REJECTS)
+                # Of a shard that is still at work, a last line may not be whole yet.
+                if part.exists():
+                    with part.open(encoding="utf-8", newline="\n") as lines:
+                        stream.writelines(line for line in lines if line.endswith("\n"))
+
+
+def _present(out: Path) -> Iterator[Shard]:
+    """The shards that have begun in this folder, in order."""
+    found = [match for path in out.glob("run-*.json") if (match := _OWN.fullmatch(path.name))]
+    yield from sorted((Shard(int(m[1]), int(m[2])) for m in found), key=lambda s: (s.count, s.rank))
+
+
+def _common(records: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    first = next(iter(records.values()))
+    common = {k: v for k, v in first.items() if all(r.get(k) == v for r in records.values())}
+    common.pop("shard", None)
+    own = {name: {k: v for k, v in record.items() if k not in common} for name, record in records.items()}
+    return {**common, "shards": own}
