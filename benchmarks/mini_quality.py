@@ -3,8 +3,8 @@
     python benchmarks/mini_quality.py --data DATA --ngram runs/ngram/guard
 
 Baselines: TF-IDF character 1-3-grams with logistic regression on Mini's own training data, the same without Libra-Seed,
-the hashed n-gram guard, and a sensitive-word filter over the answer. Each decides at its own threshold (0.5 for the
-TF-IDF models). Writes results/mini.json and prints a Markdown table.
+the hashed n-gram guard, and a sensitive-word filter over the answer. Each decides at its own threshold, chosen on the
+same calibration rows. Writes results/mini.json and prints a Markdown table.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from libra_guard import load_guard
 from libra_guard.guards.normalise import normalise
 from libra_guard.io import file_hash
 from libra_guard.train.classifier import metrics
+from libra_guard.train.join import choose_threshold
 from libra_guard.train.mixture import Example, Reader, Split
 from libra_guard.train.recipe import Recipe
 
@@ -37,17 +38,22 @@ def as_text(example: Example) -> str:
 
 
 class TfIdf:
-    """The baseline in the words of its description."""
+    """The baseline in the words of its description; its threshold is chosen as the guard's is, on the same rows."""
 
-    def __init__(self, examples: list[Example]) -> None:
+    def __init__(
+        self, examples: list[Example], pairs: list[Example], benign: list[Example], false_positives: float
+    ) -> None:
+        self.threshold = 0.5
         self.features = TfidfVectorizer(analyzer="char", ngram_range=(1, 3), min_df=3, sublinear_tf=True)
         matrix = self.features.fit_transform([as_text(e) for e in examples])
         self.model = LogisticRegression(C=4, solver="liblinear", max_iter=300, random_state=0)
         self.model.fit(matrix, [e.unsafe for e in examples])
+        found = (self.scores(pairs)[0], pairs, self.scores(benign)[0])
+        self.threshold = choose_threshold(*found, false_positives=false_positives)
 
     def scores(self, examples: list[Example]) -> tuple[np.ndarray, float]:
         """Unsafe probabilities and the threshold."""
-        return self.model.predict_proba(self.features.transform([as_text(e) for e in examples]))[:, 1], 0.5
+        return self.model.predict_proba(self.features.transform([as_text(e) for e in examples]))[:, 1], self.threshold
 
 
 class Words:
@@ -99,7 +105,14 @@ def main() -> None:
     for stage in recipe.stages:
         reader.read(stage.data, Split.TRAIN)
     train = reader.read(recipe.ngrams.data, Split.TRAIN)
-    reader.read([*recipe.calibration.data, *recipe.calibration.benign], Split.CALIBRATE)
+    pairs = reader.read(recipe.calibration.data, Split.CALIBRATE)
+    benign = reader.read(recipe.calibration.benign, Split.CALIBRATE)
+    # Their questions count as seen.
+    reader.read(recipe.calibration.questions, Split.CALIBRATE)
+
+    def tf_idf(examples: list[Example]) -> TfIdf:
+        return TfIdf(examples, pairs, benign, recipe.calibration.false_positives)
+
     sets: dict[str, list[Example]] = {}
     for source in recipe.test:
         name = source.set + (" (question)" if source.reads == "question" else "")
@@ -117,8 +130,8 @@ def main() -> None:
     systems = {
         "Libra-Guard-Mini": AsGuard(options.mini),
         "hashed n-grams (`ngram`)": AsGuard(f"ngram:{options.ngram}"),
-        "TF-IDF + logistic regression": TfIdf(train),
-        "the same without Libra-Seed": TfIdf([e for e in train if e.source != "libra-seed"]),
+        "TF-IDF + logistic regression": tf_idf(train),
+        "the same without Libra-Seed": tf_idf([e for e in train if e.source != "libra-seed"]),
         "sensitive-word filter": Words(),
     }
     results = {name: {s: rates(x, *system.scores(x)) for s, x in sets.items()} for name, system in systems.items()}

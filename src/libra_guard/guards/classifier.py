@@ -23,10 +23,12 @@ from libra_guard.taxonomy import scenario
 
 UNSAFE = "unsafe"
 LANGUAGES = ("zh", "en")
+SPECIAL_TOKENS = 8
+"""Room for the tokens that a tokenizer puts around a pair."""
+
 _SENTENCE = re.compile(r"[^。！？!?；;\n]+[。！？!?；;\n]*[”’」』）)]*")
 _CLAUSE = re.compile(r"[^，,、：:。！？!?；;\n]+[，,、：:。！？!?；;\n]*")
 _MOST_SENTENCES = 24
-_SPECIAL = 8
 
 
 class ClassifierGuard(Guard):
@@ -76,7 +78,7 @@ class ClassifierGuard(Guard):
         conversation = normalised(conversation)
         if self.backend.context is None:
             return Windows([conversation])
-        return cut(conversation, self.backend.context - _SPECIAL, self.backend.spans)
+        return cut(conversation, self.backend.context - SPECIAL_TOKENS, self.backend.spans)
 
     def _judge(self, conversations: Sequence[Conversation]) -> list[Verdict]:
         rows = self._probabilities([as_text(c) for c in conversations])
@@ -86,7 +88,7 @@ class ClassifierGuard(Guard):
         logits = self.backend.logits(texts)
         if len(logits) and logits.shape[1] != 1 + len(self.scenarios):
             raise BackendError(f"the model has {logits.shape[1]} outputs, its config {1 + len(self.scenarios)} labels")
-        return 1 / (1 + np.exp(-np.clip(logits, -40, 40)))
+        return probabilities(logits)
 
     def _verdict(self, row: NDArray[np.float64], target: Target) -> Verdict:
         if not np.isfinite(row).all():
@@ -144,6 +146,11 @@ class NgramGuard(ClassifierGuard):
     """Logistic regression over hashed character n-grams: the baseline that is hard to beat."""
 
     name = "ngram"
+
+
+def probabilities(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The logistic function, of any shape; NaN stays NaN."""
+    return np.asarray(1 / (1 + np.exp(-np.clip(logits, -40, 40))))
 
 
 def as_text(conversation: Conversation) -> Text:

@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from libra_guard.data.registry import load_importer
 from libra_guard.io import write_atomic
-from libra_guard.train.recipe import Recipe, Source
+from libra_guard.train.recipe import Recipe
 
 
 def write_card(path: Path, recipe: Recipe, result: dict[str, Any]) -> None:
@@ -29,7 +29,5 @@ def write_card(path: Path, recipe: Recipe, result: dict[str, Any]) -> None:
 
 def _sets(recipe: Recipe) -> list[dict[str, str]]:
     """The sets that were trained or calibrated on, once each, with their licences."""
-    sources: list[Source] = [s for stage in recipe.stages for s in stage.data]
-    sources += [*(recipe.ngrams.data if recipe.ngrams else []), *recipe.calibration.data, *recipe.calibration.benign]
-    infos = [load_importer(name).info for name in dict.fromkeys(s.set for s in sources)]
+    infos = [load_importer(name).info for name in dict.fromkeys(source.set for source in recipe.fitted_on)]
     return [{"name": i.name, "title": i.title, "address": i.address, "licence": i.licence} for i in infos]

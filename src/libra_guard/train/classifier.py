@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 
 from libra_guard.errors import UsageError
 from libra_guard.evaluate.metrics import Outcomes, measure
-from libra_guard.io import file_hash, write_atomic
+from libra_guard.guards.classifier import probabilities
+from libra_guard.io import file_hash, model_hash, write_atomic
 from libra_guard.train.card import write_card
 from libra_guard.train.join import Joint, choose_threshold, fit_joint
 from libra_guard.train.mixture import LABELS, Example, Reader, Split
-from libra_guard.train.recipe import Recipe, Source, Stage
+from libra_guard.train.recipe import Recipe, Stage
 from libra_guard.train.wide import fit_wide
 
 Report = Callable[[str], None]
@@ -64,7 +65,7 @@ def train_classifier(
     _need_both_labels("the stages", [e for _, examples in stages for e in examples])
     _need_both_labels("ngrams", wide_examples)
     _need_both_labels("calibration", calibration + benign)
-    provenance = _provenance(recipe, data)
+    provenance = _provenance(recipe, data, encoder_base)
 
     trainer = _load_encoder(recipe, stages, encoder_base, report) if recipe.encoder else None
     wide = fit_wide(recipe.ngrams, wide_examples, seed=recipe.seed) if recipe.ngrams else None
@@ -77,26 +78,22 @@ def train_classifier(
 
     fitted_on = calibration + benign
     joint = fit_joint(*parts(fitted_on), fitted_on, seed=recipe.seed)
-    scores = _scores(joint, *parts(calibration))
-    benign_scores = _scores(joint, *parts(benign)) if benign else np.zeros(0)
-    threshold = choose_threshold(scores, calibration, benign_scores, false_positives=recipe.calibration.false_positives)
-    question_threshold = threshold
-    if questions:
-        found = _scores(joint, *parts(questions))
-        harmless = found[[not e.unsafe for e in questions]]
-        budget = recipe.calibration.question_false_positives
-        question_threshold = choose_threshold(found, questions, harmless, false_positives=budget)
-    thresholds = {"threshold": threshold, "question_threshold": question_threshold}
+
+    def scores(examples: list[Example]) -> NDArray[np.float64]:
+        return _scores(joint, *parts(examples)) if examples else np.zeros(0)
+
+    thresholds = _thresholds(recipe, scores, calibration, benign, questions)
     config = {"name": recipe.name, "labels": list(LABELS), **thresholds, "scenario_threshold": 0.5}
     guard = out / "guard"
     report(f"writing {guard}")
     export_guard(guard, trainer=trainer, wide=wide, joint=joint, config=config)
     tested = parts(test) if test else (None, None)
+    limit = thresholds["threshold"]
     result: dict[str, Any] = {
         "name": recipe.name,
         **thresholds,
         "test": _measure(joint, *tested, test, thresholds) if test else {},
-        "parity": parity(guard, [e.text for e in test], _logits(joint, *tested), threshold) if test else {},
+        "parity": parity(guard, [e.text for e in test], _logits(joint, *tested), limit) if test else {},
         "examples": {
             "stages": {s.name: _counts(x) for s, x in stages},
             "ngrams": _counts(wide_examples),
@@ -108,6 +105,24 @@ def train_classifier(
     write_atomic(out / "train.json", json.dumps(result, ensure_ascii=False, indent=2) + "\n")
     write_card(guard / "README.md", recipe, result)
     return result
+
+
+def _thresholds(
+    recipe: Recipe,
+    scores: Callable[[list[Example]], NDArray[np.float64]],
+    pairs: list[Example],
+    benign: list[Example],
+    questions: list[Example],
+) -> dict[str, float]:
+    """Of answers, and of questions judged by themselves: the answers' own where there are none to choose it on."""
+    budget = recipe.calibration
+    found = scores(questions)
+    threshold = choose_threshold(scores(pairs), pairs, scores(benign), false_positives=budget.false_positives)
+    if not questions:
+        return {"threshold": threshold, "question_threshold": threshold}
+    harmless = found[[not e.unsafe for e in questions]]
+    limit = choose_threshold(found, questions, harmless, false_positives=budget.question_false_positives)
+    return {"threshold": threshold, "question_threshold": limit}
 
 
 def _need_both_labels(part: str, examples: list[Example]) -> None:
@@ -150,7 +165,7 @@ def _logits(joint: Joint, deep: NDArray[np.float64] | None, wide: NDArray[np.flo
 
 
 def _scores(joint: Joint, deep: NDArray[np.float64] | None, wide: NDArray[np.float64] | None) -> NDArray[np.float64]:
-    return np.asarray(1 / (1 + np.exp(-_logits(joint, deep, wide)[:, 0])))
+    return probabilities(_logits(joint, deep, wide)[:, 0])
 
 
 def _measure(
@@ -166,7 +181,7 @@ def _measure(
     systems = {"guard": (_scores(joint, deep, wide), limits)}
     for name, logits in (("encoder", deep), ("ngrams", wide)):
         if logits is not None and (deep is not None) == (wide is not None):
-            systems[name] = (1 / (1 + np.exp(-logits[:, 0])), np.full(len(examples), 0.5))
+            systems[name] = (probabilities(logits[:, 0]), np.full(len(examples), 0.5))
     sources = np.array([f"{e.source} ({'question' if isinstance(e.text, str) else 'pair'})" for e in examples])
     unsafe = np.array([e.unsafe for e in examples])
     return {
@@ -196,15 +211,14 @@ def _counts(examples: list[Example]) -> dict[str, dict[str, int]]:
     return counts
 
 
-def _provenance(recipe: Recipe, data: str | Path) -> dict[str, Any]:
-    sources: list[Source] = [s for stage in recipe.stages for s in stage.data]
-    sources += [*(recipe.ngrams.data if recipe.ngrams else []), *recipe.calibration.data, *recipe.calibration.benign]
-    sources += recipe.calibration.questions
-    sources += recipe.test
+def _provenance(recipe: Recipe, data: str | Path, base: str | None) -> dict[str, Any]:
+    # A local folder's name tells nobody anything; its content does.
+    started = {"encoder_base": model_hash(base)} if base and Path(base).is_dir() else {}
     libraries = ["libra-guard", "numpy", "scikit-learn", "onnxruntime", "onnx", "torch", "transformers", "tokenizers"]
     return {
         "recipe": recipe.model_dump(mode="json"),
-        "data": {s.path: file_hash(Path(data) / s.path) for s in sources},
+        **started,
+        "data": {s.path: file_hash(Path(data) / s.path) for s in [*recipe.fitted_on, *recipe.test]},
         "versions": {name: version(name) for name in libraries} | {"python": platform.python_version()},
         "machine": f"{platform.system()} {platform.machine()}",
     }

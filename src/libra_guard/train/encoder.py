@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import random
 import sys
 import time
@@ -251,18 +250,3 @@ def _layers(encoder: Any) -> nn.ModuleList:
     """The encoder's layers, of BERT's and its relatives' shape; empty for others."""
     found = getattr(getattr(encoder, "encoder", None), "layer", None)
     return found if isinstance(found, nn.ModuleList) else nn.ModuleList()
-
-
-def describe(trainer: EncoderTrainer) -> str:
-    """Architecture and size in one line, for the card."""
-    encoder: Any = trainer.model.encoder
-    size = sum(p.numel() for p in trainer.model.parameters()) / 1e6
-    return json.dumps(
-        {
-            "architecture": encoder.config.model_type,
-            "layers": encoder.config.num_hidden_layers,
-            "hidden": encoder.config.hidden_size,
-            "vocabulary": encoder.config.vocab_size,
-            "parameters_million": round(size, 1),
-        }
-    )

@@ -19,12 +19,10 @@ from torch import nn
 
 from libra_guard.backends.base import Text
 from libra_guard.backends.onnx import OnnxBackend
+from libra_guard.guards.classifier import SPECIAL_TOKENS, probabilities
 from libra_guard.train.encoder import EncoderTrainer
 from libra_guard.train.join import Joint
 from libra_guard.train.wide import WideModel
-
-_SPECIAL = 8
-"""Room for the tokens that a tokenizer puts around a pair."""
 
 
 class GuardModel(nn.Module):
@@ -132,7 +130,7 @@ def parity(folder: Path, texts: Sequence[Text], wanted: NDArray[np.float64], thr
     if not whole.any():
         return counts
     found = backend.logits([text for text, fits in zip(texts, whole, strict=True) if fits])
-    before, after = _sigmoid(wanted[whole, 0]), _sigmoid(found[:, 0])
+    before, after = probabilities(wanted[whole, 0]), probabilities(found[:, 0])
     difference = np.abs(before - after)
     return counts | {
         "median_score_difference": round(float(np.median(difference)), 5),
@@ -145,7 +143,7 @@ def _whole(backend: OnnxBackend, texts: Sequence[Text]) -> NDArray[np.bool_]:
     """Which texts both the parts and the guard read whole."""
     if backend.context is None:
         return np.ones(len(texts), dtype=bool)
-    room = min(backend.context, int(backend.config["train_length"])) - _SPECIAL
+    room = min(backend.context, int(backend.config["train_length"])) - SPECIAL_TOKENS
     lengths = [sum(map(len, backend.spans([t] if isinstance(t, str) else t))) for t in texts]
     return np.array(lengths) <= room
 
@@ -160,7 +158,3 @@ def _example_inputs(deep: bool, wide: bool) -> tuple[tuple[torch.Tensor, ...], l
         inputs += [torch.arange(6).unsqueeze(0), torch.ones(1, 6)]
         names += ["ngram_ids", "ngram_weights"]
     return tuple(inputs), names
-
-
-def _sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.asarray(1 / (1 + np.exp(-np.clip(x, -40, 40))))

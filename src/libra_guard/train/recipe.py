@@ -128,6 +128,18 @@ class Recipe(_Strict):
     calibration: Calibration
     test: list[Source] = Field(default_factory=list)
 
+    @property
+    def fitted_on(self) -> list[Source]:
+        """Everything that the guard is trained or calibrated on."""
+        return [source for part in self._parts().values() for source in part]
+
+    def _parts(self) -> dict[str, list[Source]]:
+        parts = {f"stages.{stage.name}": stage.data for stage in self.stages}
+        parts["ngrams"] = self.ngrams.data if self.ngrams else []
+        for name in ("data", "benign", "questions"):
+            parts[f"calibration.{name}"] = getattr(self.calibration, name)
+        return parts
+
     @model_validator(mode="after")
     def _something_to_train(self) -> Self:
         if (self.encoder is None) != (not self.stages):
@@ -145,10 +157,7 @@ class Recipe(_Strict):
 
     @model_validator(mode="after")
     def _unseen_is_for_tests(self) -> Self:
-        stages = {f"stages.{stage.name}": stage.data for stage in self.stages}
-        parts = {**stages, "ngrams": self.ngrams.data if self.ngrams else []}
-        parts |= {"calibration.data": self.calibration.data, "calibration.benign": self.calibration.benign}
-        for name, sources in parts.items():
+        for name, sources in self._parts().items():
             if any(source.unseen for source in sources):
                 # It takes questions of every split, those of the test too.
                 raise ValueError(f"{name}: 'unseen' is for test sets alone")
