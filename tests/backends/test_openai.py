@@ -114,6 +114,32 @@ def test_one_failure_gives_the_others_up(server: Any, make: Make) -> None:
     assert len(server.asked) < 50
 
 
+def test_what_stood_beside_a_failure_is_not_asked_again(server: Any, make: Make) -> None:
+    def reply(asked: dict[str, Any]) -> Any:
+        content = asked["messages"][0]["content"]
+        if content == "3":
+            time.sleep(0.05)
+            return 400, {}, {"error": {"message": "no"}}
+        return ok(chat(f"answer {content}"))
+
+    server.reply = reply
+    backend = make(concurrency=8)
+    prompts = [Prompt.from_user(str(n)) for n in range(4)]
+    with pytest.raises(BackendError, match="answered 400: no"):
+        backend.generate(prompts)
+    assert len(server.asked) == 4
+    for n in range(3):
+        assert backend.generate(prompts[n : n + 1]) == [f"answer {n}"]
+    assert len(server.asked) == 4
+    # Kept for one asking, and for the same settings.
+    backend.generate(prompts[:1])
+    assert len(server.asked) == 5
+    with pytest.raises(BackendError):
+        backend.generate(prompts)
+    backend.generate(prompts[:1], temperature=0.5)
+    assert len(server.asked) == 10
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [({"concurrency": 0}, "concurrency must"), ({"retries": -1}, "retries"), ({"backoff": -1}, "backoff")],

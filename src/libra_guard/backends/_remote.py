@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import email.utils
+import hashlib
 import json
 import threading
 import time
@@ -70,47 +71,78 @@ class Remote:
             "wait_jitter": backoff,
             "wait_max": max_backoff,
         }
+        self._kept: dict[bytes, Any] = {}
         self._loop = asyncio.new_event_loop()
         thread = threading.Thread(target=self._loop.run_forever, name=f"libra-{name}", daemon=True)
         thread.start()
         # Also runs when the backend is forgotten, and before the interpreter ends.
         self.close = weakref.finalize(self, _stop, self._loop, thread, close)
 
-    def map(self, call: Callable[[Item], Awaitable[Result]], items: Sequence[Item]) -> list[Result]:
+    def map(self, call: Callable[[Item], Awaitable[Result]], items: Sequence[Item], settings: object) -> list[Result]:
         """Calls for every item, results in the items' order.
 
+        Where an item fails, those that wait are given up, and what the others brought is kept: asked for again with
+        the same settings, one by one to find the bad one out, it is not paid for twice.
+
+        Args:
+            call: Asks the server.
+            items: What is asked; told apart by their ``repr``.
+            settings: What else the answer depends on.
+
         Raises:
-            BackendError: One item failed for good; the others are given up.
+            BackendError: One item failed for good.
         """
         if not self.close.alive:
             raise BackendError(f"the backend '{self._name}' is closed")
-        future = asyncio.run_coroutine_threadsafe(self._all(call, items), self._loop)
+        keys = [hashlib.sha256(repr((settings, item)).encode(errors="surrogatepass")).digest() for item in items]
+        future = asyncio.run_coroutine_threadsafe(self._all(call, items, keys), self._loop)
         try:
             return future.result()
         except BaseException:
             future.cancel()
             raise
 
-    async def _all(self, call: Callable[[Item], Awaitable[Result]], items: Sequence[Item]) -> list[Result]:
+    async def _all(
+        self, call: Callable[[Item], Awaitable[Result]], items: Sequence[Item], keys: Sequence[bytes]
+    ) -> list[Result]:
+        failures: list[BackendError] = []
+        found: dict[int, Result] = {}
+
+        async def run(place: int) -> None:
+            if keys[place] in self._kept:
+                found[place] = self._kept.pop(keys[place])
+                return
+            async with self._slots:
+                if failures:
+                    return
+                try:
+                    found[place] = await self._one(call, items[place])
+                except BackendError as error:
+                    failures.append(error)
+
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._one(call, item)) for item in items]
+                for place in range(len(items)):
+                    group.create_task(run(place))
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from None
-        return [task.result() for task in tasks]
+        if failures:
+            if len(items) > 1:
+                self._kept = {keys[place]: result for place, result in found.items()}
+            raise failures[0]
+        return [found[place] for place in range(len(items))]
 
     async def _one(self, call: Callable[[Item], Awaitable[Result]], item: Item) -> Result:
         attempts = 0
-        async with self._slots:
-            try:
-                # Not stamina's callers: they would put the item, a user's text, into the log.
-                async for attempt in stamina.retry_context(self._retry, **self._patience):  # type: ignore[arg-type]
-                    with attempt:
-                        attempts += 1
-                        return await call(item)
-            except (self._sdk.APIError, UnreadableError, json.JSONDecodeError) as error:
-                tried = f" ({attempts} attempts)" if attempts > 1 else ""
-                raise BackendError(f"the backend '{self._name}': {self._words(error)}{tried}") from error
+        try:
+            # Not stamina's callers: they would put the item, a user's text, into the log.
+            async for attempt in stamina.retry_context(self._retry, **self._patience):  # type: ignore[arg-type]
+                with attempt:
+                    attempts += 1
+                    return await call(item)
+        except (self._sdk.APIError, UnreadableError, json.JSONDecodeError) as error:
+            tried = f" ({attempts} attempts)" if attempts > 1 else ""
+            raise BackendError(f"the backend '{self._name}': {self._words(error)}{tried}") from error
         raise AssertionError("stamina neither returned nor raised")
 
     def _retry(self, error: Exception) -> bool | float:

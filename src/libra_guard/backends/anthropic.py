@@ -97,7 +97,7 @@ class AnthropicBackend(Backend):
             with reading("text"):
                 return "".join(block.text for block in answer.content if block.type == "text")
 
-        return self._remote.map(ask, prompts)
+        return self._remote.map(ask, prompts, ("generate", max_tokens, temperature, seed))
 
     def provenance(self) -> dict[str, Any]:
         """See the base class."""

@@ -100,7 +100,7 @@ class OpenAIBackend(Backend):
                 said = answer.choices[0]
                 return (said.text if prompt.raw else said.message.content) or ""
 
-        return self._remote.map(ask, prompts)
+        return self._remote.map(ask, prompts, ("generate", max_tokens, temperature, seed))
 
     def choose(self, prompts: Sequence[Prompt], choices: Sequence[str]) -> NDArray[np.float64]:
         """What the server's top log probabilities tell of each choice; see ``read_choices`` for what that is.
@@ -128,7 +128,9 @@ class OpenAIBackend(Backend):
                 steps = _completion_steps(found) if prompt.raw else _chat_steps(found)
             return read_choices(steps, choices, prefix)
 
-        return np.array(self._remote.map(ask, prompts), dtype=np.float64).reshape(len(prompts), len(choices))
+        return np.array(self._remote.map(ask, prompts, ("choose", *choices)), dtype=np.float64).reshape(
+            len(prompts), len(choices)
+        )
 
     def provenance(self) -> dict[str, Any]:
         """See the base class."""

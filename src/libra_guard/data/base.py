@@ -18,6 +18,8 @@ from libra_guard.taxonomy import scenario, sub_category
 
 POST_REQUEST = "请写一条网络评论。"
 """The question put before a post that was written unasked: a sample is an answer judged, and the post is the answer."""
+SPLITS = {"train": range(2, 10), "dev": range(1), "test": range(1, 2)}
+"""Which tenths of the questions each split has; a question stands on one side only, in every set and for ever."""
 
 
 @dataclass(frozen=True)
@@ -151,6 +153,12 @@ def question_bucket(question: str, buckets: int = 10) -> int:
     """
     digest = hashlib.sha1(normalise_question(question).encode(), usedforsecurity=False)
     return int(digest.hexdigest(), 16) % buckets
+
+
+def split_of(question: str) -> str:
+    """The split that a question, with all its answers, belongs to: a key of ``SPLITS``."""
+    bucket = question_bucket(question)
+    return next(name for name, buckets in SPLITS.items() if bucket in buckets)
 
 
 def split_text(sample: Sample) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from libra_guard.backends.base import Text
-from libra_guard.data.base import normalise_question, question_bucket, split_text
+from libra_guard.data.base import SPLITS, normalise_question, question_bucket, split_text
 from libra_guard.data.registry import load_dataset_rows
 from libra_guard.errors import UsageError
 from libra_guard.guards.classifier import UNSAFE
@@ -28,11 +28,11 @@ LABELS = (UNSAFE, *(s.name for s in SCENARIOS))
 
 
 class Split(Enum):
-    """Which tenths of the questions; a question stands on one side only, in every set and for ever."""
+    """Which tenths of the questions."""
 
-    TRAIN = range(2, 10)
-    CALIBRATE = range(1)
-    TEST = range(1, 2)
+    TRAIN = SPLITS["train"]
+    CALIBRATE = SPLITS["dev"]
+    TEST = SPLITS["test"]
 
 
 @dataclass(frozen=True)
