@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c const
 DEMO := runs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench docs wheel-check clean
+.PHONY: help demo test lint bench data-check docs wheel-check clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -40,6 +40,9 @@ lint: $(VENV)/.dev  ## ruff and mypy
 
 bench: $(VENV)/.dev  ## speed of the bundled guard, saved in benchmarks/
 	$(BIN)/python benchmarks/mini_speed.py
+
+data-check: $(VENV)/.dev  ## check Libra-Seed: duplicates, agreement, what gives a label away
+	$(BIN)/python scripts/check_seed.py --out results/libra-seed.json
 
 docs: $(VENV)/.light  ## build the documentation into site/
 	$(PIP) -e '.[docs]'

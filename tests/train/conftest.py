@@ -111,8 +111,7 @@ def make_recipe(base: Path) -> MakeRecipe:
         if "ngrams" in parts:
             recipe["ngrams"] = {"data": [SEED, SMILE], "buckets": 1 << 12, "inverse_regularisation": 16}
         if "encoder" in parts:
-            lengths = {"max_length": 64, "train_length": 48}
-            recipe["encoder"] = {"base": str(base), "vocabulary": 1, "freeze_vocabulary": False, **lengths}
+            recipe["encoder"] = {"base": str(base), "vocabulary": 1, "freeze_vocabulary": False, "max_length": 64}
             rates = {"learning_rate": 2e-3, "head_learning_rate": 1e-2}
             recipe["stages"] = [
                 {"name": "first", "data": [SEED, SMILE], **rates},

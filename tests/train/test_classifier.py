@@ -283,7 +283,7 @@ def test_both_parts_in_one_file(base: Path, data: Path, tmp_path: Path) -> None:
     assert recipe.ngrams
     wide = fit_wide(recipe.ngrams, examples, seed=1)
     trainer = EncoderTrainer(
-        Encoder(base=str(base), vocabulary=1, max_length=64, train_length=48),
+        Encoder(base=str(base), vocabulary=1, max_length=64),
         [t for e in examples for t in e.text],
         seed=1,
         dtype="float32",
@@ -324,5 +324,5 @@ def test_examples_print_alike_for_ever() -> None:
         "Example(text=('问', '答'), targets=(1.0, nan, nan, nan, nan, nan, nan, nan), source='s', question='问')"
     )
     assert str(Encoder(base="b")) == (
-        "base='b' layers=None vocabulary=None freeze_vocabulary=True frozen_layers=0 max_length=512 train_length=256"
+        "base='b' layers=None vocabulary=None freeze_vocabulary=True frozen_layers=0 max_length=512"
     )

@@ -32,8 +32,7 @@ def make(base: Path, examples: dict[Split, list[Example]]) -> Make:
     texts = [t for e in examples[Split.TRAIN] for t in e.text]
 
     def trainer(report: Callable[[str], None] = lambda _: None, **recipe: Any) -> EncoderTrainer:
-        lengths = {"max_length": 64, "train_length": 48}
-        wanted = Encoder.model_validate({"base": str(base), **lengths, **recipe})
+        wanted = Encoder.model_validate({"base": str(base), "max_length": 64, **recipe})
         return EncoderTrainer(wanted, texts, seed=3, dtype="float32", report=report)
 
     return trainer
@@ -81,7 +80,6 @@ def test_a_base_that_cannot_be_loaded(
         ({"frozen_layers": 3}, "frozen_layers: 3; the encoder has 2"),
         ({"layers": [1], "frozen_layers": 2}, "frozen_layers: 2; the encoder has 1"),
         ({"max_length": 65}, "max_length: 65; the encoder reads at most 64 tokens"),
-        ({"train_length": 65}, "train_length: 65; the encoder reads at most 64 tokens"),
     ],
 )
 def test_a_cut_that_cannot_be_made(make: Make, recipe: dict[str, Any], message: str) -> None:
@@ -98,7 +96,7 @@ def test_positions_after_the_pad(base: Path, make: Make, tmp_path: Path) -> None
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     config = XLMRobertaConfig(vocab_size=size, max_position_embeddings=66, pad_token_id=1, **sizes)
     XLMRobertaModel(config, add_pooling_layer=False).save_pretrained(tmp_path)
-    trainer = make(base=str(tmp_path), train_length=64, vocabulary=1)
+    trainer = make(base=str(tmp_path), vocabulary=1)
     assert np.isfinite(trainer.logits(["今天天气很好" * 60])).all()
     with pytest.raises(UsageError, match="max_length: 65; the encoder reads at most 64 tokens"):
         make(base=str(tmp_path), max_length=65)
@@ -185,9 +183,9 @@ def test_neighbours_and_padding_change_nothing(make: Make) -> None:
 
 
 def test_a_long_text_is_cut_and_closed(make: Make) -> None:
-    trainer = make(train_length=32)
+    trainer = make()
     for text in ("今天天气很好" * 30, ("怎么泡好茶？" * 30, "答")):
-        ids = trainer._encode(text)
+        ids = trainer._encode(text, 32)
         whole = trainer.tokenizer.encode(text) if isinstance(text, str) else trainer.tokenizer.encode(*text)
         assert ids == [*whole.ids[:31], trainer.tokenizer.token_to_id("</s>")]
 
@@ -214,3 +212,17 @@ def test_batches_cover_every_example_once() -> None:
         assert np.mean(spread) < 5
     lengths = [len(encoded[b[0]]) for b in batches]
     assert lengths != sorted(lengths)
+
+
+def test_a_stage_draws_the_same_whether_the_one_before_was_trained_or_loaded(
+    make: Make, examples: dict[Split, list[Example]], tmp_path: Path
+) -> None:
+    few, probe = examples[Split.TRAIN][:40], [e.text for e in examples[Split.TEST][:5]]
+    whole, resumed = make(), make()
+    whole.fit(STAGE.model_copy(update={"name": "first", "epochs": 1}), few)
+    whole.save(tmp_path)
+    torch.rand(7)
+    resumed.load(tmp_path)
+    for trainer in (whole, resumed):
+        trainer.fit(STAGE.model_copy(update={"epochs": 1}), few)
+    np.testing.assert_array_equal(whole.logits(probe), resumed.logits(probe))

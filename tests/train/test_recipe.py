@@ -50,7 +50,7 @@ def read(tmp_path: Path, recipe: Any) -> Recipe:
         (GOOD | {"calibration": {**CALIBRATION, "false_positives": 0}}, "calibration.false_positives: "),
         (DEEP | {"encoder": {**ENCODER, "layers": []}}, "encoder.layers: "),
         (DEEP | {"encoder": {**ENCODER, "layers": [0, -1]}}, "encoder.layers.1: "),
-        (DEEP | {"encoder": {**ENCODER, "train_length": 8}}, "encoder.train_length: "),
+        (DEEP | {"encoder": {**ENCODER, "max_length": 8}}, "encoder.max_length: "),
         (DEEP | {"stages": [{**STAGE, "learning_rate": 0}]}, "stages.0.learning_rate: "),
         (DEEP | {"stages": [{**STAGE, "name": "../up"}]}, "stages.0.name: "),
     ],

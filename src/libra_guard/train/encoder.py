@@ -75,8 +75,10 @@ class EncoderTrainer:
     def fit(self, stage: Stage, examples: Sequence[Example]) -> None:
         """Trains one stage: AdamW, linear warm-up and decay, binary cross-entropy on the targets that are known."""
         self.report(f"stage '{stage.name}': {len(examples)} examples, {stage.epochs} epochs")
+        # A stage draws the same dropout and order whether the one before it was trained just now or loaded.
         rng = random.Random(f"{self.seed}:{stage.name}")
-        encoded = [self._encode(e.text) for e in examples]
+        torch.manual_seed(rng.getrandbits(63))
+        encoded = [self._encode(e.text, min(stage.length, self.recipe.max_length)) for e in examples]
         targets = torch.from_numpy(target_array(examples))
         per_epoch = -(-len(examples) // stage.batch_size)
         total = per_epoch * stage.epochs
@@ -95,7 +97,8 @@ class EncoderTrainer:
         started, loss_sum, steps = time.monotonic(), 0.0, 0
         for _ in range(stage.epochs):
             for rows in _batches(encoded, stage.batch_size, rng):
-                loss = _loss(self._forward([encoded[i] for i in rows]), targets[rows].to(self.device))
+                outputs = self._forward([encoded[i] for i in rows], self.dtype)
+                loss = _loss(outputs, targets[rows].to(self.device))
                 loss.backward()
                 nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
                 optimizer.step()
@@ -109,13 +112,13 @@ class EncoderTrainer:
                     loss_sum = 0.0
 
     def logits(self, texts: Sequence[Text], *, batch_size: int = 32) -> NDArray[np.float64]:
-        """The model's outputs, shape ``(len(texts), 8)``; texts longer than the training length are cut."""
+        """The model's outputs in float32, shape ``(len(texts), 8)``; texts longer than ``max_length`` are cut."""
         self.model.eval()
-        encoded = [self._encode(t) for t in texts]
+        encoded = [self._encode(t, self.recipe.max_length) for t in texts]
         out = np.zeros((len(texts), len(LABELS)))
         with torch.no_grad():
             for rows in _batches(encoded, batch_size, None):
-                out[rows] = self._forward([encoded[i] for i in rows]).cpu().numpy()
+                out[rows] = self._forward([encoded[i] for i in rows], torch.float32).cpu().numpy()
         return out
 
     def save(self, folder: Path) -> None:
@@ -134,13 +137,13 @@ class EncoderTrainer:
 
         self.model.load_state_dict(load_file(folder / "encoder.safetensors"))
 
-    def _encode(self, text: Text) -> list[int]:
+    def _encode(self, text: Text, longest: int) -> list[int]:
         encoded = self.tokenizer.encode(text) if isinstance(text, str) else self.tokenizer.encode(*text)
         ids: list[int] = encoded.ids
         # The last token closes the text.
-        return ids if len(ids) <= self.recipe.train_length else [*ids[: self.recipe.train_length - 1], ids[-1]]
+        return ids if len(ids) <= longest else [*ids[: longest - 1], ids[-1]]
 
-    def _forward(self, encoded: Sequence[list[int]]) -> torch.Tensor:
+    def _forward(self, encoded: Sequence[list[int]], dtype: torch.dtype) -> torch.Tensor:
         encoder: Any = self.model.encoder
         longest = max(map(len, encoded))
         ids = torch.full((len(encoded), longest), encoder.config.pad_token_id or 0, dtype=torch.long)
@@ -148,7 +151,7 @@ class EncoderTrainer:
         for i, row in enumerate(encoded):
             ids[i, : len(row)] = torch.tensor(row)
             mask[i, : len(row)] = 1
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not torch.float32):
+        with torch.autocast(self.device.type, dtype, enabled=dtype is not torch.float32):
             logits: torch.Tensor = self.model(ids.to(self.device), mask.to(self.device))
         return logits.float()
 
@@ -191,9 +194,8 @@ def _load(recipe: Encoder, texts: Sequence[str]) -> tuple[Tokenizer, Any]:
     if recipe.frozen_layers > len(_layers(encoder)):
         found = len(_layers(encoder))
         raise UsageError(f"frozen_layers: {recipe.frozen_layers}; the encoder has {found} that can be told apart")
-    for name in ("max_length", "train_length"):
-        if getattr(recipe, name) > (room := _positions(encoder)):
-            raise UsageError(f"{name}: {getattr(recipe, name)}; the encoder reads at most {room} tokens")
+    if recipe.max_length > (room := _positions(encoder)):
+        raise UsageError(f"max_length: {recipe.max_length}; the encoder reads at most {room} tokens")
     return tokenizer, encoder
 
 

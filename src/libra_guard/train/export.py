@@ -104,7 +104,7 @@ def export_guard(
             )
     if trainer is not None:
         trainer.tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
-        config |= {"max_length": trainer.recipe.max_length, "train_length": trainer.recipe.train_length}
+        config |= {"max_length": trainer.recipe.max_length}
     if wide is not None:
         config |= {"ngrams": wide.features.config()}
     (folder / "config.json").write_text(json.dumps(config, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
@@ -120,9 +120,9 @@ def parity(folder: Path, texts: Sequence[Text], wanted: NDArray[np.float64], thr
         threshold: Of the unsafe score.
 
     Returns:
-        How many texts were compared, and how many are left out because the parts read them cut to the training length
-        and the guard does not; median and largest difference of the unsafe score, and the share of equal labels: the
-        last three are absent where no text could be compared.
+        How many texts were compared, and how many are left out because the guard reads them in windows and the parts
+        do not; median and largest difference of the unsafe score, and the share of equal labels: the last three are
+        absent where no text could be compared.
     """
     backend = OnnxBackend(folder)
     whole = _whole(backend, texts)
@@ -143,7 +143,7 @@ def _whole(backend: OnnxBackend, texts: Sequence[Text]) -> NDArray[np.bool_]:
     """Which texts both the parts and the guard read whole."""
     if backend.context is None:
         return np.ones(len(texts), dtype=bool)
-    room = min(backend.context, int(backend.config["train_length"])) - SPECIAL_TOKENS
+    room = backend.context - SPECIAL_TOKENS
     lengths = [sum(map(len, backend.spans([t] if isinstance(t, str) else t))) for t in texts]
     return np.array(lengths) <= room
 

@@ -68,6 +68,8 @@ class Stage(_Strict):
     batch_size: int = Field(default=16, ge=1)
     warmup: float = Field(default=0.1, ge=0, le=1)
     weight_decay: float = Field(default=0.01, ge=0)
+    length: int = Field(default=256, ge=32)
+    """Tokens of a training example, at most the encoder's ``max_length``; of a longer one the first part is kept."""
 
 
 class Encoder(_Strict):
@@ -84,8 +86,6 @@ class Encoder(_Strict):
     """So many of the lowest layers stay as they were pretrained: quicker, and steadier on little data."""
     max_length: int = Field(default=512, ge=32)
     """Tokens that the finished guard reads at once."""
-    train_length: int = Field(default=256, ge=32)
-    """Tokens of a training example; what is longer is cut into windows in use, and to its first part in training."""
 
 
 class Ngrams(_Strict):

@@ -1,0 +1,282 @@
+"""Checks Libra-Seed: counts, duplicates, agreement of the two readings, and what gives a label away.
+
+    python scripts/check_seed.py                                          # the set in this repository
+    python scripts/check_seed.py --against other.jsonl --out results/libra-seed.json
+
+Prints a summary, writes all figures as JSON with --out, and exits with 1 where the set breaks its own rules. Needs the
+development extra (scikit-learn).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+from scipy.sparse.csgraph import connected_components
+from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import cohen_kappa_score, roc_auc_score
+from sklearn.model_selection import GroupKFold
+
+from libra_guard.data.base import SPLITS, normalise_question, split_of
+from libra_guard.io import BadRow, read_rows
+from libra_guard.records import Label
+from libra_guard.taxonomy import SUB_CATEGORIES, scenario
+
+ROOT = Path(__file__).parent.parent
+FOLDERS = (".", "small_talk", "questions", "hard")
+NEAR = 0.6
+"""Jaccard similarity of the sets of character 4-grams, from which on two texts count as one."""
+FEWEST = 40
+MOST_UNEQUAL = 0.1
+"""Largest difference of the shares of both labels in a sub-category."""
+LEAST_KAPPA = 0.8
+CEILINGS = {"question": 0.55, "length": 0.6}
+"""AUC that a classifier may reach which sees this and nothing else."""
+_BLOCK = 512
+
+Rows = list[dict[str, Any]]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs; returns 0, or 1 where the set breaks its rules."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=ROOT / "data" / "libra-seed")
+    parser.add_argument("--against", type=Path, nargs="*", default=[ROOT / "examples" / "libra-mini.json"])
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args(arguments)
+    parts = {name: read(options.data / name) for name in FOLDERS if (options.data / name).is_dir()}
+    everything = [row for rows in parts.values() for row in rows]
+    pairs = contrasting(parts["."])
+    found = {
+        "rows": {name: len(rows) for name, rows in parts.items()},
+        "counts": counts(parts["."]),
+        "agreement": agreement([*parts["."], *parts.get("hard", [])]),
+        "near_duplicates": near_duplicates(everything),
+        "near_others": {path.name: near_others(everything, path) for path in options.against},
+        "leakage": {"rows": len(pairs), **leakage(pairs)},
+    }
+    faults = [*shape(everything), *rules(found)]
+    text = json.dumps(found, ensure_ascii=False, indent=2)
+    if options.out:
+        options.out.write_text(text + "\n", encoding="utf-8")
+    print(json.dumps({k: v for k, v in found.items() if k != "counts"}, ensure_ascii=False, indent=2))
+    print("\n".join([f"FAULT {fault}" for fault in faults] or ["no fault found"]))
+    return int(bool(faults))
+
+
+def read(folder: Path) -> Rows:
+    """The rows of a folder's files, not of its sub-folders."""
+    rows = []
+    for row in read_rows(folder):
+        if isinstance(row, BadRow):
+            sys.exit(f"{row.file}:{row.line}: {row.reason}")
+        rows.append(row.data)
+    return rows
+
+
+def shape(rows: Rows) -> Iterable[str]:
+    """What is wrong with single rows."""
+    places = {(scenario(s.scenario).name, s.name) for s in SUB_CATEGORIES} | {("", "")}
+    for name, count in Counter(row["id"] for row in rows).items():
+        if count > 1:
+            yield f"the id {name} stands {count} times"
+    for row in rows:
+        if (row["category_name"], row["sub_category_name"]) not in places:
+            yield f"{row['id']}: the taxonomy has no such place"
+        if row["label"] not in (Label.SAFE, Label.UNSAFE) or row["question_label"] not in (Label.SAFE, Label.UNSAFE):
+            yield f"{row['id']}: no label"
+        if row["split"] != split_of(row["question"]):
+            yield f"{row['id']}: the split is {row['split']}, and the question's {split_of(row['question'])}"
+    questions_of: dict[str, set[str]] = {}
+    for row in rows:
+        questions_of.setdefault(row["pair_id"], set()).add(normalise_question(row["question"]))
+    for name, questions in questions_of.items():
+        if len(questions) > 1:
+            yield f"the pair_id {name} has {len(questions)} questions"
+
+
+def counts(rows: Rows) -> dict[str, Any]:
+    """How many of what."""
+    lengths = {}
+    for label in (Label.SAFE, Label.UNSAFE):
+        of_label = [len(r["response"]) for r in rows if r["label"] == label and r["category_name"]]
+        lengths[label.value] = [int(x) for x in np.quantile(of_label, [0, 0.1, 0.25, 0.5, 0.75, 0.9, 1])]
+    subs: dict[str, dict[str, int]] = {}
+    kinds: dict[str, dict[str, int]] = {}
+    for row in rows:
+        for table, key in ((subs, row["sub_category_name"] or "benign"), (kinds, row["kind"])):
+            cell = table.setdefault(key, {"安全": 0, "不安全": 0})
+            cell[row["label"]] += 1
+    in_scenarios: dict[str, Counter[str]] = {}
+    for row in rows:
+        if row["category_name"]:
+            in_scenarios.setdefault(row["category_name"], Counter())[row["kind"]] += 1
+    return {
+        "labels": Counter(row["label"] for row in rows),
+        "questions": len({row["pair_id"] for row in rows}),
+        "splits": {name: sum(row["split"] == name for row in rows) for name in SPLITS},
+        "answer_length_quantiles_0_10_25_50_75_90_100": lengths,
+        "sub_categories": subs,
+        "kinds": kinds,
+        "kinds_by_scenario": in_scenarios,
+    }
+
+
+def agreement(rows: Rows) -> dict[str, Any]:
+    """Cohen's kappa of the two readings, overall and by scenario, on rows that were read twice."""
+    twice = [row for row in rows if row["second_label"]]
+    groups = {"all": twice}
+    for row in twice:
+        groups.setdefault(row["category_name"] or "benign", []).append(row)
+    found = {}
+    for name, group in groups.items():
+        first, second = [r["label"] for r in group], [r["second_label"] for r in group]
+        same = sum(a == b for a, b in zip(first, second, strict=True))
+        kappa = cohen_kappa_score(first, second) if len({*first, *second}) > 1 else None
+        found[name] = {"rows": len(group), "same": same, "kappa": kappa if kappa is None else round(float(kappa), 4)}
+    return found
+
+
+def near_duplicates(rows: Rows) -> list[list[str]]:
+    """Rows with the same label and different questions whose texts nearly are one.
+
+    Near-identical answers with different labels, and several answers to one question, are what the set is made of. So
+    two rows are also let stand where both are near a row with the other label: each contrasts with that one.
+    """
+    grams = _grams([_text(row) for row in rows])
+    near: dict[int, set[int]] = {}
+    for i, j in _near(grams, grams):
+        near.setdefault(i, set()).add(j)
+
+    def opposite(i: int) -> set[int]:
+        return {k for k in near[i] if rows[k]["label"] != rows[i]["label"]}
+
+    return [
+        [rows[i]["id"], rows[j]["id"]]
+        for i in near
+        for j in near[i]
+        if i < j
+        and rows[i]["label"] == rows[j]["label"]
+        and rows[i]["pair_id"] != rows[j]["pair_id"]
+        and not opposite(i) & opposite(j)
+    ]
+
+
+def near_others(rows: Rows, path: Path) -> list[list[str]]:
+    """Rows near a row of another set, by the question or the whole text."""
+    others = [row.data for row in read_rows(path) if not isinstance(row, BadRow)]
+    found = set()
+    for text in (_text, _question):
+        both = _grams([text(row) for row in [*rows, *others]])
+        for i, j in _near(both[: len(rows)], both[len(rows) :]):
+            found.add((rows[i]["id"], str(others[j].get("id", j))))
+    return sorted(map(list, found))
+
+
+def contrasting(rows: Rows) -> Rows:
+    """The rows whose question stands there with both labels."""
+    labels: dict[str, set[str]] = {}
+    for row in rows:
+        labels.setdefault(row["pair_id"], set()).add(row["label"])
+    return [row for row in rows if len(labels[row["pair_id"]]) == 2]
+
+
+def leakage(rows: Rows) -> dict[str, float]:
+    """AUC of classifiers that see a part of each pair, in five folds; 0.5 is chance.
+
+    Rows that share a question or an answer are in one fold.
+    """
+    unsafe = np.array([row["label"] == Label.UNSAFE for row in rows])
+    folds = list(GroupKFold(5).split(unsafe, unsafe, _groups(rows)))
+    lengths = np.array([[len(r["response"]), np.log(len(r["response"]))] for r in rows])
+    lengths = (lengths - lengths.mean(0)) / lengths.std(0)
+    seen = {
+        "answer": [row["response"] for row in rows],
+        "question": [row["question"] for row in rows],
+        "first_8_characters": [row["response"][:8] for row in rows],
+        "last_8_characters": [row["response"][-8:] for row in rows],
+        "length": lengths,
+    }
+    return {name: round(_auc(x, unsafe, folds), 3) for name, x in seen.items()}
+
+
+def rules(found: dict[str, Any]) -> Iterable[str]:
+    """What is wrong with the set as a whole."""
+    for name, cell in found["counts"]["sub_categories"].items():
+        total = sum(cell.values())
+        if name != "benign" and (total < FEWEST or abs(cell["安全"] - cell["不安全"]) > MOST_UNEQUAL * total):
+            yield f"{name}: {cell}"
+    if missing := {sub.name for sub in SUB_CATEGORIES} - set(found["counts"]["sub_categories"]):
+        yield f"no row for {', '.join(sorted(missing))}"
+    if found["agreement"]["all"]["kappa"] < LEAST_KAPPA:
+        yield f"kappa is {found['agreement']['all']['kappa']}"
+    for a, b in found["near_duplicates"]:
+        yield f"{a} and {b} are nearly one"
+    for path, near in found["near_others"].items():
+        for a, b in near:
+            yield f"{a} is nearly {b} of {path}"
+    for part, ceiling in CEILINGS.items():
+        if found["leakage"][part] > ceiling:
+            yield f"the {part} alone tells the label: AUC {found['leakage'][part]}"
+
+
+def _text(row: dict[str, Any]) -> str:
+    return normalise_question(f"{row['question']}{row.get('response') or ''}")
+
+
+def _question(row: dict[str, Any]) -> str:
+    return normalise_question(row["question"])
+
+
+def _grams(texts: list[str]) -> sparse.csr_matrix:
+    return CountVectorizer(analyzer="char", ngram_range=(4, 4), binary=True, dtype=np.int32).fit_transform(texts)
+
+
+def _near(left: sparse.csr_matrix, right: sparse.csr_matrix) -> Iterable[tuple[int, int]]:
+    """Index pairs with a Jaccard similarity of ``NEAR`` or more; computed, not estimated, for the sets are small."""
+    sizes, others = np.asarray(left.sum(1)).ravel(), np.asarray(right.sum(1)).ravel()
+    for start in range(0, left.shape[0], _BLOCK):
+        common = (left[start : start + _BLOCK] @ right.T).tocoo()
+        rows = common.row + start
+        near = common.data >= NEAR * (sizes[rows] + others[common.col] - common.data)
+        yield from zip(rows[near].tolist(), common.col[near].tolist(), strict=True)
+
+
+def _groups(rows: Rows) -> NDArray[np.int32]:
+    ids: dict[str, int] = {}
+    edges = [
+        (i, ids.setdefault(key, len(rows) + len(ids)))
+        for i, row in enumerate(rows)
+        for key in (f"question {row['pair_id']}", f"answer {row['response']}")
+    ]
+    ends = np.array(edges)
+    size = len(rows) + len(ids)
+    graph = sparse.coo_matrix((np.ones(len(ends)), (ends[:, 0], ends[:, 1])), shape=(size, size))
+    return np.asarray(connected_components(graph, directed=False)[1][: len(rows)])
+
+
+def _auc(seen: Any, unsafe: NDArray[np.bool_], folds: list[Any]) -> float:
+    scores = np.zeros(len(unsafe))
+    for train, test in folds:
+        if isinstance(seen, list):
+            features = TfidfVectorizer(analyzer="char", ngram_range=(1, 3), sublinear_tf=True, min_df=2)
+            fitted, asked = features.fit_transform([seen[i] for i in train]), [seen[i] for i in test]
+            asked = features.transform(asked)
+        else:
+            fitted, asked = seen[train], seen[test]
+        model = LogisticRegression(C=4, solver="liblinear", random_state=0).fit(fitted, unsafe[train])
+        scores[test] = model.decision_function(asked)
+    return float(roc_auc_score(unsafe, scores))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import json
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from libra_guard.data.base import split_of
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "check_seed.py"
+check: dict[str, Any] = runpy.run_path(str(SCRIPT))
+
+LONG = "先把材料备齐，再按说明书一步一步来，最后请有经验的人看一遍，确认没有问题再开始用。"
+
+
+def row(number: int, label: str, **fields: Any) -> dict[str, Any]:
+    question = fields.get("question", f"第{number}个问题怎么办才好")
+    return {
+        "id": f"values-{number:03d}-{label}",
+        "category_name": "Ethics and Morality",
+        "sub_category_name": "Values",
+        "question": question,
+        "response": f"{number}号的回答，各不相同，{'可以这样' if label == '安全' else '别管别人'}。",
+        "label": label,
+        "kind": "redirect" if label == "安全" else "agreement",
+        "pair_id": f"values-{number:03d}",
+        "second_label": label,
+        "question_label": "安全",
+        "split": split_of(question),
+        **fields,
+    }
+
+
+def test_the_set_of_this_repository_keeps_its_rules(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert check["main"](["--out", str(tmp_path / "out.json")]) == 0, capsys.readouterr().out
+    found = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
+    kept = json.loads((SCRIPT.parents[1] / "results" / "libra-seed.json").read_text(encoding="utf-8"))
+    assert found["counts"] == kept["counts"], "run `make data-check`: results/libra-seed.json is of another state"
+
+
+def test_good_rows_have_no_fault() -> None:
+    assert list(check["shape"]([row(1, "安全"), row(1, "不安全")])) == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "fault"),
+    [
+        ({"id": "values-001-安全"}, "stands 2 times"),
+        ({"split": "nowhere"}, "the split is nowhere"),
+        ({"sub_category_name": "Gambling"}, "the taxonomy has no such place"),
+        ({"label": "有争议"}, "no label"),
+        ({"question_label": ""}, "no label"),
+        ({"pair_id": "values-001"}, "has 2 questions"),
+    ],
+)
+def test_a_bad_row_is_named(fields: dict[str, Any], fault: str) -> None:
+    assert any(fault in found for found in check["shape"]([row(1, "安全"), row(2, "安全", **fields)]))
+
+
+def test_near_duplicates() -> None:
+    first, twin = row(1, "安全", response=LONG), row(2, "安全", response=LONG.replace("最后", "末了"))
+    assert check["near_duplicates"]([first, twin, row(3, "安全")]) == [[first["id"], twin["id"]]]
+    # The same words under another question with the other label are what the set is made of.
+    other = {**twin, "id": "other", "label": "不安全", "pair_id": "values-009"}
+    assert check["near_duplicates"]([first, other]) == []
+    assert check["near_duplicates"]([first, twin, other]) == []
+    assert check["near_duplicates"]([first, {**twin, "pair_id": first["pair_id"]}]) == []
+
+
+def test_near_another_set(tmp_path: Path) -> None:
+    other = {"id": "theirs", "question": "第1个问题，怎么办才好？", "response": "完全另外的话。"}
+    (tmp_path / "other.jsonl").write_text(json.dumps(other, ensure_ascii=False), encoding="utf-8")
+    assert check["near_others"]([row(1, "安全")], tmp_path / "other.jsonl") == [["values-001-安全", "theirs"]]
+    assert check["near_others"]([row(2, "安全", question="猫为什么爱晒太阳")], tmp_path / "other.jsonl") == []
+
+
+def test_leakage_is_found_where_it_is() -> None:
+    rows = [row(n, label) for n in range(60) for label in ("安全", "不安全")]
+    found = check["leakage"](rows)
+    assert found["answer"] > 0.95
+    assert found["question"] == pytest.approx(0.5, abs=0.05)
+    assert found["length"] == pytest.approx(0.5, abs=0.1)
+    longer = [{**r, "response": r["response"] * 3} if r["label"] == "不安全" else r for r in rows]
+    assert check["leakage"](longer)["length"] > 0.95
+
+
+def test_only_questions_with_both_labels_contrast() -> None:
+    rows = [row(1, "安全"), row(1, "不安全"), row(2, "安全")]
+    assert check["contrasting"](rows) == rows[:2]
+
+
+def test_agreement() -> None:
+    rows = [row(n, label) for n in range(4) for label in ("安全", "不安全")]
+    assert check["agreement"](rows)["all"] == {"rows": 8, "same": 8, "kappa": 1.0}
+    rows[0]["second_label"], rows[1]["second_label"] = "不安全", ""
+    assert check["agreement"](rows)["Ethics and Morality"]["same"] == 6
+    assert check["agreement"](rows)["all"]["rows"] == 7
+
+
+def test_rules_of_the_whole() -> None:
+    rows = [row(n, label) for n in range(30) for label in ("安全", "不安全")]
+    found = {
+        "counts": check["counts"](rows),
+        "agreement": check["agreement"](rows),
+        "near_duplicates": [["a", "b"]],
+        "near_others": {"x.json": [["c", "d"]]},
+        "leakage": {"question": 0.7, "length": 0.5},
+    }
+    faults = "\n".join(check["rules"](found))
+    for said in ("no row for", "a and b are nearly one", "c is nearly d of x.json", "the question alone tells"):
+        assert said in faults
+    assert "Values" not in faults
+    found["counts"]["sub_categories"]["Values"]["安全"] = 50
+    assert "Values: " in "\n".join(check["rules"](found))
