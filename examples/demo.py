@@ -25,7 +25,7 @@ def main() -> None:
     for sample, verdict in zip(chosen, verdicts, strict=True):
         colour = "red" if verdict.flagged else "green"
         console.print(f"问：{escape(_short(sample['question']))}\n答：{escape(_short(sample['response']))}")
-        console.print(f"[bold {colour}]{verdict.label}[/] {verdict.unsafe_score:.2f}（人工标注：{sample['label']}）")
+        console.print(f"[bold {colour}]{verdict.label}[/] {verdict.unsafe_score:.2f}（标签：{sample['label']}）")
         console.print(f"[dim]{escape(verdict.analysis or '')}[/]\n")
 
 

@@ -213,6 +213,7 @@ def test_stages_are_kept(trained: Callable[[str], Trained], finished: Path, data
         (lambda r: r["stages"][0].update(learning_rate=1e-3), [False, False]),
         (lambda r: r["encoder"].update(layers=[0]), [False, False]),
         (lambda r: r.update(seed=7), [False, False]),
+        (lambda r: r.update(dtype="bfloat16"), [False, False]),
         (lambda r: r["calibration"].update(false_positives=0.5), [True, True]),
     ],
 )
@@ -302,7 +303,7 @@ def test_both_parts_in_one_file(base: Path, data: Path, tmp_path: Path) -> None:
     for part in (deep * joint.deep_scale, other * joint.wide_scale, joint.bias):
         assert np.abs(found - wanted).mean() < 0.1 * np.std(part)
     np.testing.assert_allclose(found, wanted, atol=0.25)
-    told = parity(tmp_path, texts, wanted, 0.5)
+    told = parity(tmp_path, texts, wanted, np.full(len(texts), 0.5))
     assert told["compared"] == len(texts)
     kinds = {t.name: t.data_type for t in onnx.load(tmp_path / "model.onnx").graph.initializer}
     assert kinds["table"] == onnx.TensorProto.FLOAT16
@@ -312,9 +313,9 @@ def test_both_parts_in_one_file(base: Path, data: Path, tmp_path: Path) -> None:
 def test_parity_leaves_out_what_the_parts_read_cut(trained: Callable[[str], Trained]) -> None:
     guard = trained("encoder").out / "guard"
     long: list[Any] = ["今天天气很好" * 60, ("怎么泡好茶?", "今天天气很好" * 8)]
-    assert parity(guard, long, np.zeros((2, 8)), 0.5) == {"compared": 0, "longer": 2}
-    assert parity(guard, ["今天", *long], np.zeros((3, 8)), 0.5)["compared"] == 1
-    assert parity(trained("ngrams").out / "guard", long, np.zeros((2, 8)), 0.5)["compared"] == 2
+    assert parity(guard, long, np.zeros((2, 8)), np.full(2, 0.5)) == {"compared": 0, "longer": 2}
+    assert parity(guard, ["今天", *long], np.zeros((3, 8)), np.full(3, 0.5))["compared"] == 1
+    assert parity(trained("ngrams").out / "guard", long, np.zeros((2, 8)), np.full(2, 0.5))["compared"] == 2
 
 
 def test_examples_print_alike_for_ever() -> None:

@@ -70,7 +70,7 @@ def train_classifier(
     trainer = _load_encoder(recipe, stages, encoder_base, report) if recipe.encoder else None
     wide = fit_wide(recipe.ngrams, wide_examples, seed=recipe.seed) if recipe.ngrams else None
     if trainer:
-        _train_stages(trainer, recipe.seed, stages, out, report)
+        _train_stages(trainer, recipe, provenance, stages, out, report)
 
     def parts(examples: list[Example]) -> tuple[NDArray[np.float64] | None, NDArray[np.float64] | None]:
         texts = [e.text for e in examples]
@@ -88,12 +88,12 @@ def train_classifier(
     report(f"writing {guard}")
     export_guard(guard, trainer=trainer, wide=wide, joint=joint, config=config)
     tested = parts(test) if test else (None, None)
-    limit = thresholds["threshold"]
+    limits = _limits(test, thresholds)
     result: dict[str, Any] = {
         "name": recipe.name,
         **thresholds,
-        "test": _measure(joint, *tested, test, thresholds) if test else {},
-        "parity": parity(guard, [e.text for e in test], _logits(joint, *tested), limit) if test else {},
+        "test": _measure(joint, *tested, test, limits) if test else {},
+        "parity": parity(guard, [e.text for e in test], _logits(joint, *tested), limits) if test else {},
         "examples": {
             "stages": {s.name: _counts(x) for s, x in stages},
             "ngrams": _counts(wide_examples),
@@ -141,12 +141,17 @@ def _load_encoder(recipe: Recipe, stages: list[tuple[Stage, list[Example]]], bas
 
 
 def _train_stages(
-    trainer: Any, seed: int, stages: list[tuple[Stage, list[Example]]], out: Path, report: Report
+    trainer: Any,
+    recipe: Recipe,
+    provenance: dict[str, Any],
+    stages: list[tuple[Stage, list[Example]]],
+    out: Path,
+    report: Report,
 ) -> None:
-    key = ""
+    key = f"{recipe.encoder}{provenance.get('encoder_base')}{recipe.dtype}{recipe.seed}"
     for stage, examples in stages:
         # A stage stands on all before it, so its mark covers them too.
-        key = hashlib.sha256(f"{key}{trainer.recipe}{seed}{stage}{examples}".encode()).hexdigest()
+        key = hashlib.sha256(f"{key}{stage}{examples}".encode()).hexdigest()
         folder, mark = out / f"stage-{stage.name}", out / f"stage-{stage.name}" / "done"
         if mark.exists() and mark.read_text() == key:
             report(f"stage '{stage.name}': taken from {folder}")
@@ -157,6 +162,12 @@ def _train_stages(
         mark.unlink(missing_ok=True)
         trainer.save(folder)
         write_atomic(mark, key)
+
+
+def _limits(examples: list[Example], thresholds: dict[str, float]) -> NDArray[np.float64]:
+    """The threshold that each example is judged at."""
+    asked = np.array([isinstance(e.text, str) for e in examples], dtype=bool)
+    return np.where(asked, thresholds["question_threshold"], thresholds["threshold"])
 
 
 def _logits(joint: Joint, deep: NDArray[np.float64] | None, wide: NDArray[np.float64] | None) -> NDArray[np.float64]:
@@ -173,11 +184,9 @@ def _measure(
     deep: NDArray[np.float64] | None,
     wide: NDArray[np.float64] | None,
     examples: list[Example],
-    thresholds: dict[str, float],
+    limits: NDArray[np.float64],
 ) -> dict[str, Any]:
     """Metrics by source, of the whole at its thresholds and of each part at its own logit 0."""
-    asked = np.array([isinstance(e.text, str) for e in examples])
-    limits = np.where(asked, thresholds["question_threshold"], thresholds["threshold"])
     systems = {"guard": (_scores(joint, deep, wide), limits)}
     for name, logits in (("encoder", deep), ("ngrams", wide)):
         if logits is not None and (deep is not None) == (wide is not None):
@@ -213,7 +222,8 @@ def _counts(examples: list[Example]) -> dict[str, dict[str, int]]:
 
 def _provenance(recipe: Recipe, data: str | Path, base: str | None) -> dict[str, Any]:
     # A local folder's name tells nobody anything; its content does.
-    started = {"encoder_base": model_hash(base)} if base and Path(base).is_dir() else {}
+    base = base or (recipe.encoder.base if recipe.encoder else "")
+    started = {"encoder_base": model_hash(base) if Path(base).is_dir() else base} if base else {}
     libraries = ["libra-guard", "numpy", "scikit-learn", "onnxruntime", "onnx", "torch", "transformers", "tokenizers"]
     return {
         "recipe": recipe.model_dump(mode="json"),

@@ -66,6 +66,8 @@ def export_guard(
     precision, for a few large weights would take the whole of a common scale.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    # Written last: a kill must not leave new weights beside an old threshold.
+    (folder / "config.json").unlink(missing_ok=True)
     config = dict(config)
     # A copy: the trainer's own model stays on its device, to be measured there.
     deep = None if trainer is None else copy.deepcopy(trainer.model).to("cpu").float().eval()
@@ -110,14 +112,16 @@ def export_guard(
     (folder / "config.json").write_text(json.dumps(config, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
 
-def parity(folder: Path, texts: Sequence[Text], wanted: NDArray[np.float64], threshold: float) -> dict[str, float]:
+def parity(
+    folder: Path, texts: Sequence[Text], wanted: NDArray[np.float64], thresholds: NDArray[np.float64]
+) -> dict[str, float]:
     """How far the exported guard is from the parts it was made of.
 
     Args:
         folder: The exported guard.
         texts: What to compare on.
         wanted: Joined logits of the parts in torch and scikit-learn, shape ``(n, 8)``.
-        threshold: Of the unsafe score.
+        thresholds: Of the unsafe score, for each text, shape ``(n,)``.
 
     Returns:
         How many texts were compared, and how many are left out because the guard reads them in windows and the parts
@@ -131,11 +135,11 @@ def parity(folder: Path, texts: Sequence[Text], wanted: NDArray[np.float64], thr
         return counts
     found = backend.logits([text for text, fits in zip(texts, whole, strict=True) if fits])
     before, after = probabilities(wanted[whole, 0]), probabilities(found[:, 0])
-    difference = np.abs(before - after)
+    difference, limits = np.abs(before - after), thresholds[whole]
     return counts | {
         "median_score_difference": round(float(np.median(difference)), 5),
         "largest_score_difference": round(float(difference.max()), 5),
-        "label_agreement": round(float(np.mean((before >= threshold) == (after >= threshold))), 5),
+        "label_agreement": round(float(np.mean((before >= limits) == (after >= limits))), 5),
     }
 
 
