@@ -20,6 +20,7 @@ from pathlib import Path
 
 from libra_guard import Conversation, load_guard
 from libra_guard.guards.libra import read_examples
+from libra_guard.io import model_hash
 from libra_guard.records import Method
 
 HERE = Path(__file__).parent
@@ -59,9 +60,11 @@ def main() -> None:
     assert all(v.method is Method.CHOOSE for v in one_pass)
     assert all(v.method is Method.GENERATE for v in published)
     readable = [(a, b) for a, b in zip(one_pass, published, strict=True) if b.valid]
+    # An answer that begins with other talk gives its label in another context than the one that was scored.
+    at_once = [(a, b) for a, b in readable if (b.raw or "").lstrip().startswith("{")]
     truth = [s["label"] for s in samples]
     result = {
-        "model": Path(options.model).name,
+        "guard": guard.provenance() | {"model": Path(options.model).name, "model_hash": model_hash(options.model)},
         "dtype": options.dtype,
         "few_shot": options.few_shot,
         "pairs": len(pairs),
@@ -71,13 +74,21 @@ def main() -> None:
         "ratio": round(published_seconds / one_pass_seconds, 1),
         "published_readable": len(readable),
         "same_label_where_readable": sum(a.label == b.label for a, b in readable),
+        "published_readable_at_once": len(at_once),
+        "same_label_where_readable_at_once": sum(a.label == b.label for a, b in at_once),
         "one_pass_readable": sum(v.valid for v in one_pass),
         "one_pass_accuracy": round(sum(v.label == t for v, t in zip(one_pass, truth, strict=True)) / len(truth), 4),
         "published_accuracy_readable": round(
             sum(v.label == t for v, t in zip(published, truth, strict=True) if v.valid) / max(1, len(readable)), 4
         ),
         "disagreements": [
-            {"id": s["id"], "one_pass": a.label, "score": round(a.unsafe_score or 0, 4), "published": b.label}
+            {
+                "id": s["id"],
+                "one_pass": a.label,
+                "score": round(a.unsafe_score or 0, 4),
+                "published": b.label,
+                "text": b.raw,
+            }
             for s, a, b in zip(samples, one_pass, published, strict=True)
             if b.valid and a.label != b.label
         ],
