@@ -11,7 +11,7 @@ from math import isnan
 from pathlib import Path
 from statistics import fmean
 
-from libra_guard.errors import LibraError
+from libra_guard.cli.main import exit_code
 from libra_guard.evaluate.report import Report, evaluate
 from libra_guard.evaluate.rules import Rules, Unreadable
 
@@ -31,8 +31,13 @@ def main(arguments: list[str] | None = None) -> int:
     """Prints the scores on stdout and everything else on stderr.
 
     Returns:
-        0 done, 1 done but something was missing, 2 wrong use.
+        0 done, 1 done but something was missing, 2 wrong use or a failure, 141 nobody reads the output any more.
     """
+    return exit_code(lambda: score(arguments), "error")
+
+
+def score(arguments: list[str] | None) -> int:
+    """Scores and prints; returns 0, or 1 where something was missing."""
     parser = argparse.ArgumentParser(description="F1 and accuracy on Libra-Test, per source and averaged.")
     parser.add_argument("--predict_root", required=True, help="folder of .json and .jsonl files with predictions")
     parser.add_argument("--label_path", required=True, help="the benchmark's file, with labels")
@@ -43,11 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     rules = Rules(unreadable=Unreadable.WRONG if options.published_rule else Unreadable.FLAGGED)
-    try:
-        report = evaluate(Path(options.predict_root), options.label_path, rules=rules)
-    except LibraError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    report = evaluate(Path(options.predict_root), options.label_path, rules=rules)
     found = {source: rates(report, source) for source in SOURCES}
     absent = [source for source, values in found.items() if isnan(values["Accuracy"])]
     there = [values for source, values in found.items() if source not in absent]

@@ -3,7 +3,8 @@
     python scripts/inference.py --base_model MODEL --data_path DATA --out_path outputs
 
 Writes {out_path}/{machine_rank}-of-{machine_num}.jsonl and resumes an interrupted run. Exits with 1 if rows could not
-be judged; they are in rejects.jsonl. `libra infer` has more choices, and tells verdicts in one forward pass.
+be judged, which are in rejects.jsonl, and with 2 after any failure. `libra infer` has more choices, and tells verdicts
+in one forward pass.
 """
 
 from __future__ import annotations
@@ -12,21 +13,25 @@ import argparse
 import json
 import shlex
 import sys
-from collections import Counter
+from collections.abc import Iterable, Iterator
+from heapq import merge
+from itertools import count, groupby, repeat
 from pathlib import Path
 from typing import Any
 
-from libra_guard.errors import LibraError
+from libra_guard.cli.main import exit_code
+from libra_guard.errors import UsageError
 from libra_guard.guards.libra import read_examples
 from libra_guard.guards.registry import load_guard
-from libra_guard.io import dumps, write_atomic
-from libra_guard.predict.rows import row_key
+from libra_guard.io import atomic, count_rows, dumps, write_atomic
 from libra_guard.predict.runner import Settings, run
-from libra_guard.predict.shards import Shard
+from libra_guard.predict.shards import RECORD, REJECTS, Shard, join_records
 from libra_guard.predict.show import progress_bar, summary
 
 EXAMPLES = Path(__file__).parent.parent / "data" / "libra-seed" / "illegal_activities_and_crime.jsonl"
 SAMPLING_TEMPERATURE = 0.7
+Numbered = Iterator[tuple[int, dict[str, Any]]]
+"""Records with the numbers of their rows in the data."""
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -49,16 +54,14 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     for name in ("batch_size", "num_itera"):
         if getattr(options, name) < 1:
             parser.error(f"--{name} is at least 1")
+    if options.few_shot < 0:
+        parser.error("--few_shot is at least 0")
     return options
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs; returns 0, 1 with rejects, 2 for wrong use."""
-    try:
-        return int(infer(parse(arguments)) > 0)
-    except LibraError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    """Runs; returns 0, 1 with rejects, 2 for wrong use or a failure."""
+    return exit_code(lambda: int(infer(parse(arguments)) > 0), "error")
 
 
 def infer(options: argparse.Namespace) -> int:
@@ -71,41 +74,96 @@ def infer(options: argparse.Namespace) -> int:
         temperature=SAMPLING_TEMPERATURE if options.num_itera > 1 else 0.0,
         seed=options.seed,
     )
+    shard = Shard(options.machine_rank, options.machine_num)
     folders = [options.out_path]
     if options.num_itera > 1:
         folders = [options.out_path / f"generation-{i}" for i in range(options.num_itera)]
+        check_joined(options.out_path, shard)
     rejected = 0
     for i, folder in enumerate(folders):
         guard.seed = options.seed + i
-        settings = Settings(
-            data=options.data_path,
-            out=folder,
-            shard=Shard(options.machine_rank, options.machine_num),
-            chunk=options.batch_size,
-        )
+        settings = Settings(data=options.data_path, out=folder, shard=shard, chunk=options.batch_size)
         with progress_bar(settings) as progress:
             outcome = run(guard, settings, command=shlex.join(sys.argv), progress=progress)
         print(summary(outcome, settings), file=sys.stderr)
         rejected += outcome.rejected
     if options.num_itera > 1:
-        join(options.out_path, folders, f"{settings.shard}.jsonl")
+        first = 1 if shard.count == 1 else shard.range(count_rows(options.data_path)).start + 1
+        print(join(options.out_path, folders, shard, first), file=sys.stderr)
     return rejected
 
 
-def join(out: Path, folders: list[Path], name: str) -> None:
-    """One file of all generations: `critic` is the list of a row's texts, `verdict` that of the first."""
-    rows: dict[tuple[str, int], dict[str, Any]] = {}
-    for folder in folders:
-        seen: Counter[str] = Counter()
-        with (folder / name).open(encoding="utf-8", newline="\n") as lines:
-            for line in lines:
-                record = json.loads(line)
-                # Equal rows without an id are told apart by their order.
-                key = row_key(record)
-                known = rows.setdefault((key, seen[key]), {**record, "critic": []})
-                known["critic"].append(record["critic"])
-                seen[key] += 1
-    write_atomic(out / name, "".join(dumps(row) + "\n" for row in rows.values()))
+def check_joined(out: Path, shard: Shard) -> None:
+    """Makes sure that joining the generations does not replace the output of a run without --num_itera."""
+    path = out / shard.own(RECORD)
+    if path.exists() and '"generations"' not in path.read_text(encoding="utf-8"):
+        raise UsageError(f"{out} holds a run without --num_itera: choose another --out_path")
+
+
+def join(out: Path, folders: list[Path], shard: Shard, first: int) -> str:
+    """One file of all generations: `critic` is the list of a row's texts, `verdict` that of the first.
+
+    The rejects and run.json are joined too. Nothing is read whole.
+
+    Args:
+        out: Where the joined files go.
+        folders: Of the generations, in order.
+        shard: The part of the data that they hold.
+        first: Number in the data of the part's first row.
+
+    Returns:
+        What to tell people: how many rows there are, and how many of them lack a text.
+    """
+    rows = short = 0
+    with atomic(out / f"{shard}.jsonl") as stream:
+        for found in side_by_side(judged(folder, shard, first) for folder in folders):
+            texts = [record["critic"] for record in found.values()]
+            stream.write(dumps({**next(iter(found.values())), "critic": texts}) + "\n")
+            rows += 1
+            short += len(texts) < len(folders)
+    with atomic(out / shard.own(REJECTS)) as stream:
+        for found in side_by_side(rejects(folder, shard) for folder in folders):
+            stream.write(dumps({**next(iter(found.values())), "generations": list(found)}) + "\n")
+    records = [json.loads((folder / shard.own(RECORD)).read_text(encoding="utf-8")) for folder in folders]
+    common = {k: v for k, v in records[0].items() if all(k in r and r[k] == v for r in records)}
+    own = [{k: v for k, v in record.items() if k not in common} for record in records]
+    text = json.dumps({**common, "generations": own}, ensure_ascii=False, indent=2)
+    write_atomic(out / shard.own(RECORD), text + "\n")
+    if shard.count > 1:
+        join_records(out)
+    told = f"{rows} rows with their {len(folders)} texts → {out / f'{shard}.jsonl'}"
+    if short:
+        told += f"\n{short} of them have fewer, for a generation could not judge them → {out / shard.own(REJECTS)}"
+    return told
+
+
+def side_by_side(generations: Iterable[Numbered]) -> Iterator[dict[int, dict[str, Any]]]:
+    """For each row of the data that some generation has: the generations that have it, and what they have."""
+
+    def number(tagged: tuple[int, tuple[int, dict[str, Any]]]) -> int:
+        return tagged[1][0]
+
+    tagged = [zip(repeat(i), rows, strict=False) for i, rows in enumerate(generations)]
+    for _, found in groupby(merge(*tagged, key=number), number):
+        yield {i: record for i, (_, record) in found}
+
+
+def judged(folder: Path, shard: Shard, first: int) -> Numbered:
+    """The predictions: of the rows from the first on, those that were not rejected."""
+    gone = {number for number, _ in rejects(folder, shard)}
+    numbers = (number for number in count(first) if number not in gone)
+    return zip(numbers, lines(folder / f"{shard}.jsonl"), strict=False)
+
+
+def rejects(folder: Path, shard: Shard) -> Numbered:
+    """The rejects, which keep their numbers."""
+    return ((record["number"], record) for record in lines(folder / shard.own(REJECTS)))
+
+
+def lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The records of a file that a run wrote."""
+    with path.open(encoding="utf-8", newline="\n") as stream:
+        yield from map(json.loads, stream)
 
 
 if __name__ == "__main__":

@@ -48,6 +48,7 @@ LIGHT = (
 
 
 def test_public_names() -> None:
+    assert {"UsageError", "BackendError", "MissingExtraError", "DataError", "Method"} <= set(libra_guard.__all__)
     assert list(libra_guard.__all__) == sorted(libra_guard.__all__)
     for name in libra_guard.__all__:
         assert getattr(libra_guard, name).__module__.startswith("libra_guard")

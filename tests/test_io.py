@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import datetime
+import errno
 import gzip
 import io
 import json
@@ -19,8 +20,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import libra_guard.io as libra_io
+from libra_guard import textfile
 from libra_guard.errors import DataError, MissingExtraError, UsageError
-from libra_guard.io import BadRow, Row, count_rows, dumps, file_hash, list_files, read_rows, write_atomic
+from libra_guard.io import BadRow, Row, atomic, count_rows, dumps, file_hash, list_files, read_rows, write_atomic
 
 ROWS = [
     {"id": 1, "question": "如何泡茶？", "response": "水温八十度左右。\n两三分钟即可。"},
@@ -117,6 +119,18 @@ def test_a_bad_line_costs_one_row(write: Write, line: bytes, reason: str) -> Non
     assert bad.text.encode() == line.decode("utf-8", "backslashreplace").encode()
 
 
+def test_a_line_without_end_costs_one_row(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(textfile, "LONGEST", 1000)
+    for length in (995, 1995, 5000):
+        path = write("rows.jsonl", jsonl(ROWS[:1]) + b'{"a": "' + b"x" * length + b"\r\n" + jsonl(ROWS[1:]))
+        assert kinds(path) == [ROWS[0], (2, "a line of more than 1000 characters"), *ROWS[1:]]
+    path = write("rows.jsonl", jsonl(ROWS) + b"{" * 5000)
+    assert kinds(path) == [*ROWS, (4, "a line of more than 1000 characters")]
+    *_, bad = read_rows(path)
+    assert isinstance(bad, BadRow)
+    assert set(bad.text) == {"{"}
+
+
 def test_lone_surrogate_escapes_are_read_and_written_back(write: Write) -> None:
     path = write("rows.jsonl", b'{"q": "\\ud800", "\\udfff": "\\udc80", "pair": "\\ud83d\\ude00"}\n')
     expected = {"q": "\ud800", "\udfff": "\udc80", "pair": "😀"}
@@ -174,7 +188,7 @@ def test_encoding_is_found_where_a_long_file_is_cut_inside_a_character(
     write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for size in range(40, 60):
-        monkeypatch.setattr(libra_io, "_SAMPLE", size)
+        monkeypatch.setattr(textfile, "_SAMPLE", size)
         for encoding in ("utf-8", "gb18030"):
             assert good(write("rows.jsonl", jsonl(ROWS * 3, encoding))) == ROWS * 3
 
@@ -189,7 +203,11 @@ def test_unknown_encoding(write: Write, encoding: str, name: str) -> None:
 # JSON lists
 
 _VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers(-(10**20), 10**20) | st.floats(allow_nan=False) | st.text(),
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**20), 10**20)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
     max_leaves=6,
 )
@@ -226,7 +244,7 @@ def test_any_list_in_any_pieces(tmp_path: Path, rows: list[Any], chunk: int, asc
     except UnicodeEncodeError:
         path.write_bytes(json.dumps(rows).encode())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(libra_io, "_CHUNK", chunk)
+        patch.setattr(textfile, "_CHUNK", chunk)
         assert good(path, encoding="utf-8") == rows
 
 
@@ -235,7 +253,7 @@ def test_any_list_in_any_pieces(tmp_path: Path, rows: list[Any], chunk: int, asc
 def test_items_that_are_no_objects_cost_one_row_each(
     write: Write, monkeypatch: pytest.MonkeyPatch, chunk: int, item: str
 ) -> None:
-    monkeypatch.setattr(libra_io, "_CHUNK", chunk)
+    monkeypatch.setattr(textfile, "_CHUNK", chunk)
     rows = kinds(write("rows.json", f'[{{"a": 1.5e-3}},{item},{{"b": -7}}, {item}]'.encode()))
     bad = (1, f"a {type(json.loads(item)).__name__} where an object is needed")
     assert rows == [{"a": 1.5e-3}, bad, {"b": -7}, bad]
@@ -243,7 +261,7 @@ def test_items_that_are_no_objects_cost_one_row_each(
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 7, 64, 1 << 20])
 def test_line_of_an_item(write: Write, monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
-    monkeypatch.setattr(libra_io, "_CHUNK", chunk)
+    monkeypatch.setattr(textfile, "_CHUNK", chunk)
     text = '\n\n[\n {"a":\n 1},\n\n {"b": 2}, {"c": 3},\n 4]\n'
     assert [r.line for r in read_rows(write("rows.json", text.encode()))] == [4, 7, 7, 8]
 
@@ -260,7 +278,7 @@ LIST = json.dumps(ROWS, ensure_ascii=False, indent=1)
 
 @pytest.mark.parametrize("chunk", [1, 5, 1 << 20])
 def test_a_list_cut_anywhere_keeps_what_is_whole(write: Write, monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
-    monkeypatch.setattr(libra_io, "_CHUNK", chunk)
+    monkeypatch.setattr(textfile, "_CHUNK", chunk)
     for end in range(1, len(LIST), 7 if chunk > 1 else 31):
         rows = list(read_rows(write("rows.json", LIST[:end].encode()), encoding="utf-8"))
         assert isinstance(rows[-1], BadRow)
@@ -284,7 +302,7 @@ def test_a_list_cut_anywhere_keeps_what_is_whole(write: Write, monkeypatch: pyte
 def test_a_list_that_is_damaged_in_the_middle(
     write: Write, monkeypatch: pytest.MonkeyPatch, chunk: int, middle: str, reason: str
 ) -> None:
-    monkeypatch.setattr(libra_io, "_CHUNK", chunk)
+    monkeypatch.setattr(textfile, "_CHUNK", chunk)
     path = write("rows.json", f'[\n{{"a": 1}},\n{middle},\n{{"b": "after the damage"}}\n]'.encode())
     first, bad = read_rows(path)
     assert first == Row(str(path), 2, {"a": 1})
@@ -298,14 +316,14 @@ def test_a_list_that_is_damaged_in_the_middle(
 def test_what_follows_the_list_is_not_lost_in_silence(
     write: Write, monkeypatch: pytest.MonkeyPatch, chunk: int
 ) -> None:
-    monkeypatch.setattr(libra_io, "_CHUNK", chunk)
+    monkeypatch.setattr(textfile, "_CHUNK", chunk)
     path = write("rows.json", b'[{"a": 1}]\n\n[{"b": 2}]')
     assert kinds(path) == [{"a": 1}, (1, "text after the end of the list")]
 
 
 def test_an_item_without_end_is_given_up(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(libra_io, "_CHUNK", 64)
-    monkeypatch.setattr(libra_io, "_LONGEST_ITEM", 1000)
+    monkeypatch.setattr(textfile, "_CHUNK", 64)
+    monkeypatch.setattr(textfile, "LONGEST", 1000)
     rows = list(read_rows(write("rows.json", b'[{"a": 1}, {"b": "' + b"x" * 5000)))
     assert [type(r) for r in rows] == [Row, BadRow]
 
@@ -325,8 +343,19 @@ def test_json_lines_of_which_the_first_is_damaged(write: Write) -> None:
     assert [r if isinstance(r, dict) else r[0] for r in kinds(path)] == [1, *ROWS]
 
 
+def test_one_object_that_is_too_long_is_told_from_json_lines(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(textfile, "LONGEST", 1000)
+    damaged = b'{"a": \n'
+    assert [r if isinstance(r, dict) else r[0] for r in kinds(write("rows.json", damaged + jsonl(ROWS * 9)))] == [
+        1,
+        *ROWS * 9,
+    ]
+    path = write("rows.json", b'{"a": [\n' + b"1,\n" * 2000 + b"1]}")
+    assert kinds(path) == [(1, "no line is an object, and one object of more than 1000 characters is not read")]
+
+
 def test_json_lines_longer_than_a_piece(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(libra_io, "_CHUNK", 8)
+    monkeypatch.setattr(textfile, "_CHUNK", 8)
     assert good(write("rows.json", jsonl(ROWS))) == ROWS
 
 
@@ -385,6 +414,21 @@ def test_table_with_bad_quotes(write: Write) -> None:
     assert (broken.line, broken.text) == (3, '"c"x,d')
     assert broken.reason.startswith("not CSV")
     assert (unclosed.line, unclosed.text) == (5, '"never closed,g\nh,i')
+    assert unclosed.reason.startswith("not CSV")
+    assert unclosed.reason.endswith("; it takes 2 lines, up to line 6: is a quote not closed?")
+    assert "lines" not in broken.reason
+
+
+def test_rows_that_a_quote_has_swallowed_are_told(write: Write) -> None:
+    # The quote of line 2 ends where that of line 5 begins.
+    rows = kinds(write("rows.csv", b'q,r\n"a,b\nc,d\ne,f\n"\ng,h\n'))
+    assert rows == [
+        (2, "1 fields where the header has 2; it takes 4 lines, up to line 5: is a quote not closed?"),
+        {"q": "g", "r": "h"},
+    ]
+    ((_, reason),) = kinds(write("rows.csv", b'q,r\n"a,b\n\xff,d\n'), encoding="utf-8")
+    assert reason.startswith("not utf-8; not CSV")
+    assert "it takes 2 lines" in reason
 
 
 def test_table_with_a_bad_header(write: Write) -> None:
@@ -395,14 +439,30 @@ def test_table_with_a_bad_header(write: Write) -> None:
 
 def test_a_long_field_is_read_and_an_endless_one_is_not(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(good(write("rows.csv", b"q\n" + b"x" * 1_000_000))[0]["q"]) == 1_000_000
-    monkeypatch.setattr(libra_io, "_LONGEST_ITEM", 1000)
+    monkeypatch.setattr(textfile, "LONGEST", 1000)
     limit = csv.field_size_limit()
     try:
         rows = kinds(write("rows.csv", b"q,r\n" + b'"' + b"xxxxxxxxx\n" * 150 + b"\na,b\n"))
     finally:
         csv.field_size_limit(limit)
-    assert "field larger than field limit" in rows[0][1]
-    assert {"q": "a", "r": "b"} in rows
+    assert rows[0][1].startswith("not CSV: a row of more than 1000 characters; it takes 100 lines, up to line 101")
+    # What follows is read on, each line in its place.
+    assert [line for line, _ in rows[1:-1]] == list(range(102, 152))
+    assert rows[-1] == {"q": "a", "r": "b"}
+
+
+def test_a_table_with_a_line_without_end(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(textfile, "LONGEST", 1000)
+    limit = csv.field_size_limit()
+    try:
+        rows = kinds(write("rows.csv", b"q,r\r\n" + b"x," * 5000 + b"\r\na,b\r\nc\r\n"))
+    finally:
+        csv.field_size_limit(limit)
+    assert rows == [
+        (2, "not CSV: a row of more than 1000 characters"),
+        {"q": "a", "r": "b"},
+        (4, "1 fields where the header has 2"),
+    ]
 
 
 # gzip, Parquet
@@ -520,7 +580,7 @@ def test_hash_is_of_the_bytes(write: Write, tmp_path: Path) -> None:
     assert file_hash(path) == "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert file_hash(tmp_path) == file_hash(path)
     path.write_bytes(b"abd")
-    assert file_hash(path) != file_hash("hf://a/b") == "hf://a/b"
+    assert file_hash(path) != file_hash(write("other.jsonl", b"abc"))
 
 
 # The hub
@@ -537,7 +597,11 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         assert streaming
         return iter([{"name": name, "split": split}, {"n": 2}])
 
-    stub = SimpleNamespace(get_dataset_split_names=splits, load_dataset=load)
+    def builder(name: str) -> SimpleNamespace:
+        splits(name)
+        return SimpleNamespace(hash={"a/one": "0123456789" * 4, "a/folder": "0a1b2c3d"}.get(name))
+
+    stub = SimpleNamespace(get_dataset_split_names=splits, load_dataset=load, load_dataset_builder=builder)
     monkeypatch.setitem(sys.modules, "datasets", stub)
     return stub
 
@@ -557,6 +621,16 @@ def test_hub_dataset_with_several_splits_or_none(hub: SimpleNamespace) -> None:
         list(read_rows("hf://a/missing"))
 
 
+def test_hub_dataset_is_recorded_with_its_commit(hub: SimpleNamespace) -> None:
+    commit = "0123456789" * 4
+    assert file_hash("hf://a/one") == f"hf://a/one@{commit}"
+    assert file_hash("hf://a/one:test") == f"hf://a/one:test@{commit}"
+    # A folder here has a hash that is no commit; another version of the library may tell none.
+    assert [file_hash(f"hf://a/{name}") for name in ("folder", "two")] == ["hf://a/folder", "hf://a/two"]
+    with pytest.raises(DataError, match="hf://a/missing: no such dataset"):
+        file_hash("hf://a/missing")
+
+
 def test_hub_without_its_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(MissingExtraError, match=r"libra-guard\[hf\]"):
@@ -574,6 +648,27 @@ def test_write_atomic_leaves_the_old_file_if_it_fails(tmp_path: Path, monkeypatc
         write_atomic(path, "new")
     assert path.read_text(encoding="utf-8") == "old"
     assert [f.name for f in path.parent.iterdir()] == ["file.json"]
+
+
+def test_an_error_names_the_file_that_was_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, absent, full = tmp_path / "folder", Path("/proc/absent"), tmp_path / "file.json"
+    folder.mkdir()
+    with pytest.raises(IsADirectoryError) as error:
+        write_atomic(folder, "new")
+    assert (error.value.filename, error.value.filename2) == (str(folder), None)
+    with pytest.raises(OSError, match=r"'/proc/absent'$"):
+        write_atomic(absent, "new")
+
+    def fsync(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(libra_io.os, "fsync", fsync)
+    with pytest.raises(OSError, match=r"No space left on device: '.*/file\.json'$"):
+        write_atomic(full, "new")
+    # Another file's error, inside the block, keeps its own name.
+    with pytest.raises(OSError, match=r"'/no/such/file'$"), atomic(full):
+        Path("/no/such/file").read_bytes()
+    assert list(tmp_path.iterdir()) == [folder]
 
 
 def test_write_atomic_writes_any_name(tmp_path: Path) -> None:
@@ -613,3 +708,33 @@ def test_a_large_file_is_streamed(tmp_path: Path, suffix: str) -> None:
         tracemalloc.stop()
     assert peak < 40_000_000
     assert time.monotonic() - start < 20
+
+
+@pytest.mark.parametrize(
+    ("name", "begin", "repeated", "rows"),
+    [
+        ("damaged first line.json", '{"a":\n', '{"a": "一"}\n', None),
+        ("one object without end.json", '{"a": [\n', "1,\n", 1),
+        ("nothing.json", "\n", "\n", 0),
+        ("one line.jsonl", '{"a": "', "x", 1),
+        ("one line.csv", "a,b\n", "x,", 1),
+    ],
+)
+def test_no_file_is_taken_whole_into_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, begin: str, repeated: str, rows: int | None
+) -> None:
+    monkeypatch.setattr(textfile, "LONGEST", 100_000)
+    monkeypatch.setattr(textfile, "_CHUNK", 50_000)
+    path = tmp_path / name
+    count = 6_000_000 // len(repeated.encode())
+    path.write_text(begin + repeated * count, encoding="utf-8", newline="\n")
+    limit = csv.field_size_limit()
+    tracemalloc.start()
+    try:
+        found = count_rows(path, encoding="utf-8")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+        csv.field_size_limit(limit)
+    assert peak < 2_500_000
+    assert found == (count + 1 if rows is None else rows)

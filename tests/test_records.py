@@ -19,6 +19,7 @@ from libra_guard.records import (
     as_json,
     check_text,
     content_id,
+    is_visible,
 )
 
 SAMPLE = {
@@ -39,6 +40,9 @@ SAMPLE = {
         ("", "question is empty"),
         (" \t\r\n", "question is empty"),
         ("\u3000\u2003", "question is empty"),
+        ("\u200b", "question holds nothing but invisible characters"),
+        ("\u200b\u2060 \ufeff\x00\u00ad\n", "question holds nothing but invisible characters"),
+        ("\U000e0041\ufe0f\u3164\u2800", "question holds nothing but invisible characters"),
         ("\ud800", r"question holds a lone surrogate U\+D800 at 0"),
         ("好\udfff", r"question holds a lone surrogate U\+DFFF at 1"),
     ],
@@ -54,10 +58,22 @@ def test_text_that_cannot_be_judged(text: str, message: str) -> None:
         Message(role=Role.USER, content=text)
 
 
-@given(st.text(min_size=1).filter(lambda t: bool(t.strip())))
+@given(st.text(min_size=1).filter(lambda t: any(map(is_visible, t))))
 def test_any_other_text_is_kept_as_it_is(text: str) -> None:
     conversation = Conversation.from_pair(text, text)
     assert (conversation.question, conversation.response) == (text, text)
+
+
+@pytest.mark.parametrize("pair", [(None,), (5,), (["问"],), ("问", 5), ("问", ["答"]), (b"q", "a")])
+def test_what_is_no_text_is_said(pair: tuple[Any, ...]) -> None:
+    with pytest.raises(TypeError, match=r"(question|response) is a \w+ where a text is needed"):
+        Conversation.from_pair(*pair)
+    with pytest.raises(TypeError, match="response is a NoneType where a text is needed"):
+        Conversation.from_answer(None)  # type: ignore[arg-type]
+
+
+def test_invisible_characters_beside_others_stay() -> None:
+    assert Conversation.from_pair("\u200b问\ufe0f").question == "\u200b问\ufe0f"
 
 
 def test_pair() -> None:

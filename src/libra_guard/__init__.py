@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from libra_guard.errors import LibraError
-from libra_guard.records import Conversation, Label, Message, Role, Sample, Target, Verdict
+from libra_guard.errors import BackendError, DataError, LibraError, MissingExtraError, UsageError
+from libra_guard.records import Conversation, Label, Message, Method, Role, Sample, Target, Verdict
 
 if TYPE_CHECKING:
     from libra_guard.guards.base import Guard
@@ -19,13 +19,18 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "BackendError",
     "Conversation",
+    "DataError",
     "Label",
     "LibraError",
     "Message",
+    "Method",
+    "MissingExtraError",
     "Role",
     "Sample",
     "Target",
+    "UsageError",
     "Verdict",
     "load_guard",
 ]
@@ -36,13 +41,16 @@ def load_guard(name: str, **options: Any) -> Guard:
 
     Args:
         name: ``NAME`` or ``NAME:MODEL``, e.g. ``"mini"``, ``"libra:/models/libra-guard"``; see ``libra guards``.
-        **options: Passed to the guard's factory: ``backend``, ``threshold``, …
+        **options: ``backend``, and options of the guard (``threshold``, …) and of the backend by name.
 
     Returns:
         A guard whose ``judge`` takes a list of conversations.
 
     Raises:
-        UsageError: The name is unknown, or the model is missing or of the wrong form.
+        TypeError: The name is no text.
+        UsageError: The guard, the backend or an option is unknown, an option has an impossible value, or the model
+            is missing or of the wrong form.
+        BackendError: The model cannot be loaded.
         MissingExtraError: The guard needs a library that is not installed.
     """
     from libra_guard.guards.registry import load_guard as load

@@ -1,37 +1,33 @@
 """Reading rows from JSON, JSONL, CSV and Parquet files, folders of them, and Hugging Face datasets.
 
-Everything is streamed: a file of any size takes the memory of one row (one row group for Parquet). What cannot be
-read becomes a ``BadRow`` with its place and reason; the rest of the file goes on.
+Everything is streamed: a file of any size takes the memory of one row (one row group for Parquet), and a row has a
+longest length. What cannot be read becomes a ``BadRow`` with its place and reason; the rest of the file goes on.
 """
 
 from __future__ import annotations
 
-import codecs
 import contextlib
 import csv
-import gzip
+import errno
 import hashlib
-import io
 import json
 import os
 import re
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple, Self, TextIO
 
+from libra_guard import textfile
 from libra_guard.errors import DataError, UsageError, require
 from libra_guard.records import as_json
 
 SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
-_SAMPLE = 1 << 20
 _CHUNK = 1 << 20
 _WHOLE = 64_000_000
-# An opening quote or brace without its end must not take the rest of a large file into memory.
-_LONGEST_ITEM = 1 << 26
-_EXCERPT = 10_000
 _BETWEEN = re.compile(r"[ \t\r\n,]*")
-_BROKEN = re.compile("[\udc80-\udcff]")
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_COMMIT = re.compile("[0-9a-f]{40}")
 
 
 class Row(NamedTuple):
@@ -50,7 +46,7 @@ class BadRow(NamedTuple):
     line: int
     reason: str
     text: str
-    """The text itself, so that nothing is lost."""
+    """The text itself, so that nothing is lost; of what is too long to be read, the beginning."""
 
 
 def read_rows(path: str | Path, *, encoding: str | None = None) -> Iterator[Row | BadRow]:
@@ -59,8 +55,8 @@ def read_rows(path: str | Path, *, encoding: str | None = None) -> Iterator[Row 
     Args:
         path: ``.json`` (a list of objects), ``.jsonl``, ``.csv`` or ``.parquet``, gzipped (``.gz``) or not; a folder of
             such files, read in the order of their names; or a dataset of the Hugging Face Hub.
-        encoding: Of the text files. By default UTF-8 with or without a byte-order mark, or GB18030 where that fits
-            the first megabyte far better.
+        encoding: Of the text files. By default what a byte-order mark tells (UTF-8, UTF-16, UTF-32), else UTF-8, or
+            GB18030 where that fits the first megabyte far better.
 
     Raises:
         UsageError: There is no such file, or its kind is unknown.
@@ -98,9 +94,17 @@ def count_rows(path: str | Path, *, encoding: str | None = None) -> int:
 
 
 def file_hash(path: str | Path) -> str:
-    """SHA-256 over the data files' bytes in order, as ``sha256:…``; a hub dataset is named, not hashed."""
+    """SHA-256 over the data files' bytes in order, as ``sha256:…``.
+
+    A hub dataset is not hashed but named with its commit, as ``hf://owner/name@…``.
+
+    Raises:
+        UsageError: There are no such files.
+        DataError: The hub does not tell.
+        MissingExtraError: ``hf://`` without the ``datasets`` library.
+    """
     if str(path).startswith("hf://"):
-        return str(path)
+        return _hub_version(str(path))
     digest = hashlib.sha256()
     for file in list_files(path):
         with file.open("rb") as stream:
@@ -144,18 +148,28 @@ def dumps(record: Any) -> str:
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[TextIO]:
-    """Opens a file that is replaced whole or not at all: a reader, or a crash, never sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Opens a file that is replaced whole or not at all: a reader, or a crash, never sees half of it.
+
+    Raises:
+        OSError: It cannot be written; the error names the file, not the temporary one beside it.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         # A lone surrogate (of a file name that is no UTF-8) is written as JSON escapes it.
         with temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(path)
+    except OSError as error:
+        if error.filename == str(temporary) or (error.filename is None and error.errno in _FULL):
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        # What cannot be removed either must not hide the reason.
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def write_atomic(path: Path, text: str) -> None:
@@ -169,122 +183,87 @@ def _kind(path: Path) -> str:
     return Path(name.removesuffix(".gz")).suffix
 
 
-def _open(path: Path) -> io.BufferedReader | gzip.GzipFile:
-    return gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb")
-
-
 def _read_file(path: Path, encoding: str | None) -> Iterator[Row | BadRow]:
     readers = {".jsonl": _read_jsonl, ".csv": _read_csv, ".json": _read_json, ".parquet": _read_parquet}
     kind = _kind(path)
     line = 0
     try:
-        coding = "" if kind == ".parquet" else _coding(path, encoding)
+        coding = "" if kind == ".parquet" else textfile.find_coding(path, encoding)
         for row in readers[kind](path, coding):
             line = row.line
             yield row
-    except (EOFError, OSError, zlib.error, UnicodeDecodeError) as error:
+    except (EOFError, OSError, zlib.error, UnicodeError) as error:
         yield BadRow(str(path), line + 1, f"the file cannot be read on: {error}", "")
 
 
-def _coding(path: Path, encoding: str | None) -> str:
-    """The codec of a text file; a byte-order mark is no part of UTF-8 text, whoever names the encoding."""
-    try:
-        name = codecs.lookup(encoding).name if encoding else _guess_encoding(path)
-        "".encode(name)
-    except LookupError as error:
-        raise UsageError(f"{path}: {error}") from None
-    return "utf-8-sig" if name == "utf-8" else name
-
-
-def _guess_encoding(path: Path) -> str:
-    """UTF-8, unless GB18030 fits the first megabyte far better.
-
-    Counted over all of it: one broken byte in a UTF-8 file must cost one row, not turn the whole file into mojibake,
-    and one broken byte in a GB18030 file likewise.
-    """
-    sample = b""
-    # What stands before the place where a damaged file breaks off is enough.
-    with contextlib.suppress(EOFError, OSError, zlib.error), _open(path) as stream:
-        while len(sample) < _SAMPLE and (data := stream.read1(_SAMPLE)):
-            sample += data
-    # Decoded as if it went on: the sample may end inside a character.
-    utf8, gb18030 = (
-        codecs.getincrementaldecoder(name)("surrogateescape").decode(sample) for name in ("utf-8", "gb18030")
-    )
-    broken = len(_BROKEN.findall(utf8))
-    foreign = len(utf8) - len(utf8.encode("ascii", "ignore"))
-    return "gb18030" if 2 * broken > foreign and 10 * len(_BROKEN.findall(gb18030)) < broken else "utf-8"
-
-
-def _texts(stream: io.BufferedReader | gzip.GzipFile, encoding: str) -> Iterator[str]:
-    """The text in pieces; bytes that are none become lone surrogates (PEP 383), which no text file can hold."""
-    decoder = codecs.getincrementaldecoder(encoding)("surrogateescape")
-    while data := stream.read1(_CHUNK):
-        yield decoder.decode(data)
-    yield decoder.decode(b"", final=True)
-
-
-def _shown(text: str) -> str:
-    r"""The text with undecodable bytes written as ``\xff``."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-
-
-def _read_jsonl(path: Path, encoding: str) -> Iterator[Row | BadRow]:
-    coding = encoding.removesuffix("-sig")
-    with _open(path) as stream:
-        for number, raw in enumerate(stream, 1):
-            data = raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw
-            if data.strip():
-                yield _parsed(path, number, data.decode(coding, "surrogateescape").rstrip("\r\n"), coding)
+def _read_jsonl(path: Path, coding: str) -> Iterator[Row | BadRow]:
+    for number, line in enumerate(textfile.lines(path, coding, "\n"), 1):
+        if len(line) > textfile.LONGEST:
+            reason = f"a line of more than {textfile.LONGEST} characters"
+            yield BadRow(str(path), number, reason, textfile.excerpt(line))
+        elif line.strip(textfile.BLANK):
+            yield _parsed(path, number, line.rstrip("\r\n"), coding)
 
 
 def _parsed(path: Path, line: int, text: str, coding: str) -> Row | BadRow:
     try:
         item = json.loads(text)
     except (ValueError, RecursionError) as error:
-        reason = f"not {coding}" if _BROKEN.search(text) else f"not JSON: {error}"
-        return BadRow(str(path), line, reason, _shown(text))
+        reason = f"not {coding}" if textfile.BROKEN.search(text) else f"not JSON: {error}"
+        return BadRow(str(path), line, reason, textfile.shown(text))
     return _checked(path, line, item, text, coding)
 
 
 def _checked(path: Path, line: int, item: Any, text: str, coding: str) -> Row | BadRow:
-    if _BROKEN.search(text):
-        return BadRow(str(path), line, f"not {coding}", _shown(text))
+    if textfile.BROKEN.search(text):
+        return BadRow(str(path), line, f"not {coding}", textfile.shown(text))
     if isinstance(item, dict):
         return Row(str(path), line, item)
     return BadRow(str(path), line, f"a {type(item).__name__} where an object is needed", text)
 
 
-def _read_json(path: Path, encoding: str) -> Iterator[Row | BadRow]:
+def _read_json(path: Path, coding: str) -> Iterator[Row | BadRow]:
     """A list of objects, item by item; a file that begins with an object is read as JSON lines, or as one object."""
-    with _open(path) as stream:
-        texts = _texts(stream, encoding)
-        buffer = ""
-        for text in texts:
-            buffer += text
+    with textfile.open_bytes(path) as stream:
+        texts = textfile.pieces(stream, coding)
+        line, buffer = 1, ""
+        for buffer in texts:
             if buffer.strip():
                 break
+            line += buffer.count("\n")
         start = buffer.lstrip()[:1]
         if start == "[":
-            yield from _read_list(path, texts, buffer, encoding.removesuffix("-sig"))
+            yield from _read_list(path, texts, buffer, line, coding)
         elif start not in ("", "{"):
-            yield BadRow(str(path), 1, "neither a list of objects nor an object", _shown(buffer[:_EXCERPT]))
+            yield BadRow(str(path), 1, "neither a list of objects nor an object", textfile.excerpt(buffer))
         if start != "{":
             return
-    if not isinstance(next(_read_jsonl(path, encoding), None), Row):
-        with _open(path) as stream:
-            whole = _parsed(path, 1, "".join(_texts(stream, encoding)), encoding.removesuffix("-sig"))
+    if not isinstance(next(_read_jsonl(path, coding), None), Row):
+        whole = _read_object(path, coding)
         # The first line may be damaged and the others whole.
-        if isinstance(whole, Row) or not any(isinstance(row, Row) for row in _read_jsonl(path, encoding)):
+        if isinstance(whole, Row) or not any(isinstance(row, Row) for row in _read_jsonl(path, coding)):
             yield whole
             return
-    yield from _read_jsonl(path, encoding)
+    yield from _read_jsonl(path, coding)
 
 
-def _read_list(path: Path, texts: Iterator[str], buffer: str, coding: str) -> Iterator[Row | BadRow]:
+def _read_object(path: Path, coding: str) -> Row | BadRow:
+    """The whole file as one object."""
+    text = ""
+    with textfile.open_bytes(path) as stream:
+        for piece in textfile.pieces(stream, coding):
+            text += piece
+            if len(text) > textfile.LONGEST:
+                reason = f"no line is an object, and one object of more than {textfile.LONGEST} characters is not read"
+                return BadRow(str(path), 1, reason, textfile.excerpt(text))
+    return _parsed(path, 1, text, coding)
+
+
+def _read_list(path: Path, texts: Iterator[str], buffer: str, line: int, coding: str) -> Iterator[Row | BadRow]:
+    """The items of a list; ``buffer`` is the first of the texts that is not blank, and begins on line ``line``."""
     decoder = json.JSONDecoder()
     position = buffer.index("[") + 1
-    line, ended = buffer.count("\n", 0, position) + 1, False
+    line, ended = line + buffer.count("\n", 0, position), False
     while True:
         after = _skip(buffer, position)
         line += buffer.count("\n", position, after)
@@ -299,8 +278,8 @@ def _read_list(path: Path, texts: Iterator[str], buffer: str, coding: str) -> It
             whole, broken = False, error
             open_string = isinstance(error, json.JSONDecodeError) and error.msg.startswith("Unterminated string")
             near_end = isinstance(error, json.JSONDecodeError) and error.pos >= len(buffer) - 16
-            if ended or len(buffer) - position > _LONGEST_ITEM or not (open_string or near_end):
-                rest = _shown(buffer[position : position + _EXCERPT])
+            if ended or len(buffer) - position > textfile.LONGEST or not (open_string or near_end):
+                rest = textfile.excerpt(buffer, position)
                 reason = "the file ends inside the list" if ended and not rest else f"not JSON from here on: {broken}"
                 yield BadRow(str(path), line, reason, rest)
                 return
@@ -314,7 +293,7 @@ def _read_list(path: Path, texts: Iterator[str], buffer: str, coding: str) -> It
         buffer, position = buffer[position:] + (more or ""), 0
     rest = buffer[position + 1 :].strip() or next((text.strip() for text in texts if text.strip()), "")
     if rest:
-        yield BadRow(str(path), line, "text after the end of the list", _shown(rest[:_EXCERPT]))
+        yield BadRow(str(path), line, "text after the end of the list", textfile.excerpt(rest))
 
 
 def _skip(text: str, position: int) -> int:
@@ -322,46 +301,73 @@ def _skip(text: str, position: int) -> int:
     return found.end() if found else position
 
 
-def _read_csv(path: Path, encoding: str) -> Iterator[Row | BadRow]:
-    csv.field_size_limit(_LONGEST_ITEM)
+def _read_csv(path: Path, coding: str) -> Iterator[Row | BadRow]:
+    csv.field_size_limit(textfile.LONGEST)
     header: list[str] | None = None
-    taken: list[str] = []
-    # Not the codec's own reader: it ends lines at U+2028 and its like, which stand in ordinary texts.
-    with io.TextIOWrapper(_open(path), encoding, "surrogateescape", newline="") as stream:
-        reader = csv.reader(_remembered(stream, taken), strict=True)
-        while True:
-            taken.clear()
-            line = reader.line_num + 1
-            try:
-                fields = next(reader, None)
-                reason = ""
-            except csv.Error as error:
-                fields, reason = [], f"not CSV: {error}"
-            if fields is None:
+    record = _Record(textfile.lines(path, coding, ""))
+    reader = csv.reader(record, strict=True)
+    while True:
+        record.begin()
+        line = record.last + 1
+        try:
+            fields = next(reader, None)
+            reason = ""
+        except csv.Error as error:
+            fields, reason = [], f"not CSV: {error}"
+        if fields is None:
+            return
+        if fields and header is not None and len(fields) != len(header):
+            reason = f"{len(fields)} fields where the header has {len(header)}"
+        if reason and record.last > line:
+            reason += f"; it takes {record.last - line + 1} lines, up to line {record.last}: is a quote not closed?"
+        text = record.text
+        if textfile.BROKEN.search(text):
+            reason = f"not {coding}" + (f"; {reason}" if reason else "")
+        if reason:
+            shown = textfile.excerpt(text) if len(text) > textfile.LONGEST else textfile.shown(text)
+            yield BadRow(str(path), line, reason, shown)
+            if header is None:
+                yield BadRow(str(path), record.last + 1, "no row can be read without the header", "")
                 return
-            text = "".join(taken).rstrip("\r\n")
-            if _BROKEN.search(text):
-                reason = f"not {encoding.removesuffix('-sig')}"
-            elif fields and header is not None and len(fields) != len(header):
-                reason = f"{len(fields)} fields where the header has {len(header)}"
-            if reason:
-                yield BadRow(str(path), line, reason, _shown(text))
-                if header is None:
-                    yield BadRow(str(path), line + 1, "no row can be read without the header", "")
-                    return
-            elif header is None:
-                header = fields or None
-                if header and len(set(header)) < len(header):
-                    yield BadRow(str(path), line, "the header names a column twice", _shown(text))
-                    return
-            elif fields:
-                yield Row(str(path), line, dict(zip(header, fields, strict=True)))
+        elif header is None:
+            header = fields or None
+            if header and len(set(header)) < len(header):
+                yield BadRow(str(path), line, "the header names a column twice", textfile.shown(text))
+                return
+        elif fields:
+            yield Row(str(path), line, dict(zip(header, fields, strict=True)))
 
 
-def _remembered(lines: Iterable[str], taken: list[str]) -> Iterator[str]:
-    for line in lines:
-        taken.append(line)
-        yield line
+class _Record:
+    """Hands lines to the CSV reader, and remembers those of the record at hand."""
+
+    def __init__(self, lines: Iterator[str]) -> None:
+        self.last = 0
+        """Number of the line that was handed over last."""
+        self._lines = lines
+        self._taken: list[str] = []
+        self._length = 0
+
+    def begin(self) -> None:
+        """Forgets the lines of the record before."""
+        self._taken.clear()
+        self._length = 0
+
+    @property
+    def text(self) -> str:
+        return "".join(self._taken).rstrip("\r\n")
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> str:
+        line = next(self._lines)
+        self.last += 1
+        self._taken.append(line)
+        self._length += len(line)
+        if self._length > textfile.LONGEST:
+            raise csv.Error(f"a row of more than {textfile.LONGEST} characters")
+        return line
 
 
 def _read_parquet(path: Path, _: str) -> Iterator[Row | BadRow]:
@@ -373,7 +379,7 @@ def _read_parquet(path: Path, _: str) -> Iterator[Row | BadRow]:
         source: Any = str(path)
         if path.name.lower().endswith(".gz"):
             # Parquet is read from its end, so a gzipped one has to be unpacked whole.
-            with _open(path) as stream:
+            with textfile.open_bytes(path) as stream:
                 source = pyarrow.BufferReader(stream.read())
         with pyarrow.parquet.ParquetFile(source) as file:
             for batch in file.iter_batches(batch_size=1024):
@@ -397,6 +403,17 @@ def _records(batch: Any) -> Iterator[dict[str, Any] | str]:
                 yield from batch.slice(i, 1).to_pylist()
             except ValueError as error:
                 yield f"not readable: {error}"
+
+
+def _hub_version(address: str) -> str:
+    """The address with the commit that the hub has now; alone where the library tells none, as of a folder here."""
+    name = address.removeprefix("hf://").partition(":")[0]
+    datasets = require("datasets", "hf")
+    try:
+        commit = datasets.load_dataset_builder(name).hash
+    except (OSError, ValueError) as error:
+        raise DataError(f"hf://{name}: {error}") from error
+    return f"{address}@{commit}" if _COMMIT.fullmatch(str(commit)) else address
 
 
 def _read_hub(name: str) -> Iterator[Row]:

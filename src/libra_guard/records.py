@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import unicodedata
 from enum import StrEnum
 from typing import Any, Self
 
@@ -45,14 +46,30 @@ class Method(StrEnum):
     LOGITS = "logits"
 
 
+_INVISIBLE = frozenset({"Cf", "Cc", "Zs", "Zl", "Zp"})
+# Fillers and variation selectors are of other categories, and show nothing either.
+_FILLERS = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u2065\u2800\u3164\uffa0") | frozenset(
+    map(chr, (*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0)))
+)
+
+
+def is_visible(character: str) -> bool:
+    """Whether a character shows something: neither white space, nor of zero width, nor a control."""
+    return unicodedata.category(character) not in _INVISIBLE and character not in _FILLERS
+
+
 def check_text(text: str, field: str) -> str:
     """Returns ``text`` if it can be judged.
 
     Raises:
-        ValueError: It is blank, or holds a lone surrogate (which no UTF-8 file, tokenizer or server accepts).
+        TypeError: It is no text.
+        ValueError: It is blank (white space and invisible characters alone), or holds a lone surrogate (which no
+            UTF-8 file, tokenizer or server accepts).
     """
-    if not text.strip():
-        raise ValueError(f"{field} is empty")
+    if not isinstance(text, str):
+        raise TypeError(f"{field} is a {type(text).__name__} where a text is needed")
+    if not any(map(is_visible, text)):
+        raise ValueError(f"{field} holds nothing but invisible characters" if text.strip() else f"{field} is empty")
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -90,7 +107,12 @@ class Conversation(BaseModel):
 
     @classmethod
     def from_pair(cls, question: str, response: str | None = None) -> Self:
-        """A question with its answer; without one, the question itself is judged."""
+        """A question with its answer; without one, the question itself is judged.
+
+        Raises:
+            TypeError: One of them is no text.
+            ValueError: One of them cannot be judged; see ``check_text``.
+        """
         check_text(question, "question")
         messages = [Message(role=Role.USER, content=question)]
         if response is not None:
@@ -100,7 +122,12 @@ class Conversation(BaseModel):
 
     @classmethod
     def from_answer(cls, response: str) -> Self:
-        """An answer whose question is not known."""
+        """An answer whose question is not known.
+
+        Raises:
+            TypeError: It is no text.
+            ValueError: It cannot be judged; see ``check_text``.
+        """
         check_text(response, "response")
         return cls(messages=(Message(role=Role.ASSISTANT, content=response),))
 
@@ -188,6 +215,16 @@ class Verdict(BaseModel):
     def flagged(self) -> bool:
         """Whether a caller who must decide should block: anything that is not plainly safe."""
         return self.label is not Label.SAFE
+
+
+def row_id(record: dict[str, Any]) -> str | None:
+    """The id that a row names itself by, as text, so that 7 and "7" are one; None where it has none.
+
+    Only a text that is not empty and a whole number are names: NaN, a list or a truth value tells no row from another.
+    """
+    name = record.get("id")
+    named = isinstance(name, str | int) and not isinstance(name, bool) and name != ""
+    return str(name) if named else None
 
 
 def content_id(record: dict[str, Any]) -> str:

@@ -59,12 +59,46 @@ def test_no_folder(tmp_path: Path) -> None:
         OnnxBackend(tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize("ngrams", [{"buckets": 1000}, {"longest": 9}, {"width": 2}, {"buckets": "many"}])
-def test_wrong_ngrams(ngrams_folder: Path, tmp_path: Path, ngrams: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "ngrams",
+    [
+        *({"buckets": 1000}, {"longest": 9}, {"width": 2}, {"buckets": "many"}),
+        *({"buckets": 4096.0}, {"longest": 2.5}, {"longest": True}, 5, []),
+    ],
+)
+def test_wrong_ngrams(ngrams_folder: Path, tmp_path: Path, ngrams: Any) -> None:
     folder = Path(shutil.copytree(ngrams_folder, tmp_path / "model"))
     (folder / "config.json").write_text(json.dumps({"ngrams": ngrams}), encoding="utf-8")
     with pytest.raises(UsageError, match=r"config\.json: ngrams"):
         OnnxBackend(folder)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"max_length": "x"}, "max_length: Input should be a valid integer, not 'x'"),
+        ({"max_length": 64.5}, "max_length: .*not 64.5"),
+        ({"max_length": 0}, "max_length: .*greater than or equal to 1, not 0"),
+        ({"threshold": "x"}, "threshold: Input should be a valid number, not 'x'"),
+        ({"threshold": 1.2}, r"threshold: .*less than or equal to 1, not 1\.2"),
+        ({"threshold": float("nan")}, "threshold: .*not nan"),
+        ({"threshold": True}, "threshold: Input should be a valid number, not True"),
+        ({"question_threshold": [0.5]}, "question_threshold: Input should be a valid number"),
+        ({"scenario_threshold": None}, "scenario_threshold: Input should be a valid number, not None"),
+        ({"labels": 5}, "labels: Input should be a valid list, not 5"),
+        ({"labels": ["unsafe", 5]}, r"labels\.1: Input should be a valid string, not 5"),
+    ],
+)
+def test_a_wrong_value_in_the_config_is_named(copied: Path, config: dict[str, Any], message: str) -> None:
+    (copied / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(UsageError, match=rf"config\.json: {message}"):
+        OnnxBackend(copied)
+
+
+@pytest.mark.parametrize("threads", [0, -3])
+def test_no_threads(tokens_folder: Path, threads: int) -> None:
+    with pytest.raises(UsageError, match=f"threads is {threads}; it must be at least 1"):
+        OnnxBackend(tokens_folder, threads=threads)
 
 
 def test_unknown_inputs(copied: Path) -> None:

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,8 +19,31 @@ def test_unknown_name_lists_the_known() -> None:
 
 
 def test_unknown_option_lists_the_known(tmp_path: Path) -> None:
-    with pytest.raises(errors.UsageError, match=r"unexpected keyword argument 'devise'; its options are: device"):
+    with pytest.raises(errors.UsageError, match=r"no option 'devise': the backend 'transformers' has device, "):
         load_backend("transformers", str(tmp_path), devise="cpu")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("openai", {"timeout": "abc"}, "timeout=abc: Input should be a valid number"),
+        ("openai", {"timeout": 0}, "timeout is 0.0; it must be more than 0"),
+        ("openai", {"timeout": float("nan")}, "timeout is nan; it must be more than 0"),
+        ("openai", {"api_key": 123456}, r"api_key=\.\.\.: Input should be a valid string; .*in quotes"),
+        ("openai", {"extra_body": "x"}, "extra_body=x: Input should be a valid dictionary"),
+        ("openai", {"top_logprobs": 0}, "top_logprobs is 0; it must be at least 1"),
+        ("anthropic", {"context": -5}, "context is -5; it must be at least 1"),
+        ("anthropic", {"timeout": -1}, "timeout is -1.0; it must be more than 0"),
+        ("transformers", {"revision": 1234567}, "revision=1234567: Input should be a valid string; .*in quotes"),
+        ("transformers", {"max_batch_tokens": 0}, "max_batch_tokens is 0; it must be at least 1"),
+    ],
+)
+def test_options_are_checked_before_a_model_is_looked_for(name: str, options: dict[str, Any], message: str) -> None:
+    for needed in BACKENDS[name].needs:
+        pytest.importorskip(needed)
+    with pytest.raises(errors.UsageError, match=message) as caught:
+        load_backend(name, "no/such/model", **options)
+    assert "123456:" not in str(caught.value)
 
 
 def test_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

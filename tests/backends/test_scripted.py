@@ -16,10 +16,20 @@ ASK = Prompt.from_user("如何泡茶？", prefix='"答案": "')
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "cannot read the script"),
-        ("{", "cannot read the script"),
-        ("[]", "no JSON object"),
+        (None, r"script\.json: cannot be read: No such file"),
+        ("{", r"script\.json: not JSON"),
+        ("[]", r"script\.json: an object is needed, not a list"),
         ("{}", "the script is empty"),
+        ('{"chose": []}', r"script\.json: a script has generate, choose and logits, and no 'chose'"),
+        ('{"choose": 5}', r"script\.json: choose: a list or an object of answers is needed, not 5"),
+        ('{"generate": "x"}', r"script\.json: generate: a list or an object of answers is needed, not 'x'"),
+        ('{"generate": {"茶": 5}}', r"script\.json: generate: '茶': Input should be a valid string, not 5"),
+        ('{"choose": {"茶": 5}}', r"choose: '茶': Input should be a valid list, not 5"),
+        ('{"choose": [[0.5, 1.5]]}', r"choose: 0, 1: .*a probability lies in \[0, 1\], not 1\.5"),
+        ('{"choose": {"": {"安全": -0.1}}}', r"choose: '', '安全': .*a probability lies in \[0, 1\], not -0\.1"),
+        ('{"choose": {"": {"安全": "0.1"}}}', r"choose: '', '安全': Input should be a valid number, not '0\.1'"),
+        ('{"choose": {"": {"安全": true}}}', r"choose: '', '安全': Input should be a valid number, not True"),
+        ('{"logits": [[0.5, null]]}', r"logits: 0, 1: Input should be a valid number, not None"),
     ],
 )
 def test_bad_file(tmp_path: Path, content: str | None, message: str) -> None:
@@ -61,6 +71,26 @@ def test_mapping_takes_the_first_key_in_the_text() -> None:
 def test_function_sees_prompt_and_choices() -> None:
     backend = ScriptedBackend(choose=lambda prompt, choices: [len(prompt.prefix) / 10] * len(choices))
     np.testing.assert_allclose(backend.choose([ASK], ["a", "b", "c"]), [[len(ASK.prefix) / 10] * 3])
+
+
+def test_a_file_may_say_that_a_probability_is_not_told(tmp_path: Path) -> None:
+    path = tmp_path / "script.json"
+    path.write_text('{"choose": {"": {"安全": NaN, "不安全": 1}}, "logits": null}', encoding="utf-8")
+    scores = ScriptedBackend(path).choose([ASK], ["安全", "不安全"])
+    np.testing.assert_array_equal(scores, [[np.nan, 1.0]])
+
+
+@pytest.mark.parametrize(
+    "said", [[0.5], [0.5, 0.5, 0.5], [0.5, 2], [-1, 0], 0.5, None, "yes", {"安全": 7}, {"安全": "x"}]
+)
+def test_what_is_no_probability_is_a_failure(said: object) -> None:
+    with pytest.raises(BackendError, match=r"a probability in \[0, 1\] for each of 安全, 不安全"):
+        ScriptedBackend(choose=lambda *_: said).choose([ASK], ["安全", "不安全"])
+
+
+def test_logits_of_several_lengths_are_a_failure() -> None:
+    with pytest.raises(BackendError, match="no table of numbers"):
+        ScriptedBackend(logits=[[1.0], [1.0, 2.0]]).logits(["a", "b"])
 
 
 def test_logits_of_texts_and_pairs() -> None:

@@ -17,6 +17,7 @@ transformers = pytest.importorskip("transformers")
 from libra_guard.backends import _encoding, _shared_prefix  # noqa: E402
 from libra_guard.backends import transformers as module  # noqa: E402
 from libra_guard.backends.base import Prompt, Span  # noqa: E402
+from libra_guard.backends.registry import load_backend  # noqa: E402
 from libra_guard.backends.transformers import TransformersBackend  # noqa: E402
 from libra_guard.errors import BackendError, UsageError  # noqa: E402
 from libra_guard.records import Message, Method, Role  # noqa: E402
@@ -209,6 +210,97 @@ def test_capabilities_follow_from_the_model(backends: Callable[..., Transformers
         classifier.generate([ask("x")])
     with pytest.raises(BackendError, match="cannot score"):
         classifier.choose([ask("x")], LABELS)
+
+
+# What fails while it runs.
+
+
+class Short:
+    """Stands for a model's call: memory suffices for so many rows."""
+
+    def __init__(self, call: Any, rows: int, error: Exception) -> None:
+        self.call, self.rows, self.error = call, rows, error
+        self.sizes: list[int] = []
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        ids = kwargs["input_ids"]
+        self.sizes.append(len(ids))
+        if len(ids) > self.rows:
+            raise self.error
+        return self.call(*args, **kwargs)
+
+
+NO_MEMORY = (
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    MemoryError(),
+)
+
+
+@pytest.mark.parametrize("error", NO_MEMORY)
+def test_a_batch_too_large_is_halved(model_folder: Folder, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    causal = TransformersBackend(str(model_folder("qwen2")), device="cpu", share_prefix=False)
+    classifier = TransformersBackend(str(model_folder("qwen2-cls")), device="cpu")
+    prompts = [ask(f"问题{n}") for n in range(5)]
+    texts = ["短", "如何泡一杯绿茶？", ("a", "b"), "水温", "两三分钟"]
+    chosen, spoken = causal.choose(prompts, ["安全"]), causal.generate(prompts, max_tokens=4)
+    logits = classifier.logits(texts)
+    emptied: list[bool] = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(True))
+    forward, run = Short(causal._model.forward, 2, error), Short(causal._model.generate, 1, error)
+    classify = Short(classifier._model.forward, 2, error)
+    with monkeypatch.context() as patch:
+        patch.setattr(causal._model, "forward", forward)
+        np.testing.assert_allclose(causal.choose(prompts, ["安全"]), chosen, rtol=1e-4)
+    assert forward.sizes == [5, 3, 2, 1, 2]
+    assert len(emptied) == 2
+    monkeypatch.setattr(causal._model, "generate", run)
+    assert causal.generate(prompts, max_tokens=4) == spoken
+    assert [size for size in run.sizes if size == 1] == [1] * 5
+    monkeypatch.setattr(classifier._model, "forward", classify)
+    np.testing.assert_allclose(classifier.logits(texts), logits, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "error", [*NO_MEMORY, RuntimeError("device-side assert\nmore"), ValueError("no"), IndexError()]
+)
+def test_a_call_that_fails_is_a_backend_error(
+    model_folder: Folder, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    causal = TransformersBackend(str(model_folder("qwen2")), device="cpu")
+    classifier = TransformersBackend(str(model_folder("qwen2-cls")), device="cpu")
+    for model in (causal._model, classifier._model):
+        monkeypatch.setattr(model, "forward", Short(model.forward, 0, error))
+    if error in NO_MEMORY:
+        words = r"has no memory left on 'cpu': use dtype=bfloat16"
+    else:
+        words = f"failed: {type(error).__name__}: {str(error).partition(chr(10))[0] or 'IndexError'}"
+    for call in (
+        lambda: causal.choose(PROMPTS[:2], LABELS),
+        lambda: causal.generate(PROMPTS[:2], max_tokens=3),
+        lambda: classifier.logits(["a", "b"]),
+    ):
+        with pytest.raises(BackendError, match=words) as caught:
+            call()
+        assert str(model_folder("qwen2")) in str(caught.value) or str(model_folder("qwen2-cls")) in str(caught.value)
+        assert caught.value.__cause__ is error
+
+
+def test_a_device_without_room_for_the_model(model_folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Any, *_: Any) -> Any:
+        raise NO_MEMORY[0]
+
+    monkeypatch.setattr(transformers.PreTrainedModel, "to", full)
+    with pytest.raises(BackendError, match="has no memory left on 'cpu'"):
+        TransformersBackend(str(model_folder("qwen2")), device="cpu")
+
+
+def test_weights_that_end_too_soon(model_folder: Folder, tmp_path: Path) -> None:
+    folder = copied(model_folder("qwen2"), tmp_path / "m")
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(UsageError, match="cannot load the weights of"):
+        TransformersBackend(str(folder), device="cpu")
 
 
 # User text is data.
@@ -677,6 +769,11 @@ def test_bad_adapter(tmp_path: Path, config: str, message: str) -> None:
     (tmp_path / "adapter_config.json").write_text(config)
     with pytest.raises(UsageError, match=message):
         TransformersBackend(str(tmp_path), device="cpu")
+
+
+def test_an_adapter_s_folder_may_be_a_path(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"no LoRA adapter folder: it has no adapter_config\.json"):
+        load_backend("transformers", "no-such-model", adapter=tmp_path)
 
 
 def test_adapter_whose_base_is_gone(tmp_path: Path) -> None:

@@ -72,6 +72,7 @@ def test_a_record_that_cannot_be_judged(check: Call, stdin: bytes, message: str)
         (["-q", ""], "question is empty"),
         (["-q", "q", "-r", ""], "response is empty"),
         (["-q", "q", "-r", "\u3000"], "response is empty"),
+        (["-q", "q", "-r", "\u200b"], "response holds nothing but invisible characters"),
         (["-q", "a\udcffb"], "question holds a lone surrogate"),
         (["-r", "r", "-f", "x.json"], "or --file, not both"),
         (["-q", "q", "-f", "x.json"], "or --file, not both"),
@@ -85,12 +86,19 @@ def test_a_record_that_cannot_be_judged(check: Call, stdin: bytes, message: str)
         (["-q", "q", "--set", "=zh"], "--set =zh: write KEY=VALUE"),
         (["-q", "q", "--set", "a b=1"], "--set a b=1: write KEY=VALUE"),
         (["-q", "q", "--set", "language=fr"], "zh or en, not 'fr'"),
-        (["-q", "q", "--set", "wide=1"], "its options are: threads"),
-        (["-q", "q", "--set", "threads=many"], "--set threads=many: "),
+        (["-q", "q", "--set", "wide=1"], "the guard 'mini' has threshold, language; the backend 'onnx' has threads"),
+        (["-q", "q", "--set", "threads=many"], "threads=many: Input should be a valid integer"),
+        (["-q", "q", "--set", "threads=-3"], "threads is -3; it must be at least 1"),
+        (["-q", "q", "--set", "threads=1.5"], "threads=1.5: Input should be a valid integer"),
         (["-q", "q", "--set", "threshold=high"], "threshold=high: "),
         (["-q", "q", "--set", "threshold=2"], "the threshold is 2"),
-        (["-q", "q", "--set", "backend=onnx"], "--set backend=onnx: "),
-        (["-q", "q", "--set", "model=x"], "--set model=x: "),
+        (
+            ["-q", "q", "--set", "backend=onnx"],
+            "'backend' cannot be given with --set: it has an option of its own, --backend",
+        ),
+        (["-q", "q", "--set", "model=x"], "'model' cannot be given with --set: a model is named behind the guard"),
+        (["-q", "q", "--set", "name=x"], "'name' cannot be given with --set: the guard is named as NAME"),
+        (["-q", "q", "--set", "spec=x"], "there is no option 'spec'"),
     ],
 )
 def test_impossible_arguments(check: Call, arguments: list[str], message: str) -> None:
@@ -214,6 +222,20 @@ def test_explain(check: Call) -> None:
     assert judged(check("-q", "毒", "--json"))["analysis"]
     assert judged(check("-q", "毒", "--json", "--no-explain"))["analysis"] is None
     assert "unsafe" in judged(check("-q", "毒", "--json", "--set", "language=en"))["analysis"].lower()
+
+
+def test_few_shot_examples_from_a_file(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "few.jsonl").write_text('{"question": "甲问", "response": "甲答", "label": "安全"}\n', encoding="utf-8")
+    # The script answers by what the prompt holds: first the example, which stands there only if it was read.
+    script = {"choose": {"甲问": [0.25, 0.75], "": [1, 0]}}
+    (tmp_path / "script.json").write_text(json.dumps(script), encoding="utf-8")
+    arguments = ["-g", f"libra:{tmp_path / 'script.json'}", "--backend", "scripted", "-q", "q", "-r", "r", "--json"]
+    options = ["--set", f"examples={tmp_path / 'few.jsonl'}", "--set", "few_shot=1"]
+    assert judged(call("check", *arguments))["unsafe_score"] == 0
+    assert judged(call("check", *arguments, *options))["unsafe_score"] == 0.75
+    done = call("check", *arguments, *options[:2])
+    assert isinstance(done.exception, UsageError)
+    assert "say with few_shot=N how many" in str(done.exception)
 
 
 def test_exit_code(check: Call) -> None:

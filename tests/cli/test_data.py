@@ -1,10 +1,11 @@
 import json
+from itertools import islice
 
 import pytest
 from typer.testing import CliRunner
 
 from libra_guard.cli.data import app
-from libra_guard.data.registry import DATASETS
+from libra_guard.data.registry import DATASETS, load_dataset_rows
 from libra_guard.errors import UsageError
 
 runner = CliRunner()
@@ -38,6 +39,37 @@ def test_the_data_set_is_not_overwritten(pairs):
     result = runner.invoke(app, ["get", "smile", "--from", str(pairs), "--out", str(pairs)])
     assert isinstance(result.exception, UsageError)
     assert pairs.read_bytes() == before
+
+
+def test_neither_do_the_rejects_overwrite_it(pairs):
+    copy = pairs.rename(pairs.with_name("smile.rejects.jsonl"))
+    before = copy.read_bytes()
+    result = runner.invoke(app, ["get", "smile", "--from", str(copy), "--out", str(copy.with_name("smile.jsonl"))])
+    assert isinstance(result.exception, UsageError)
+    assert copy.read_bytes() == before
+
+
+def test_a_run_that_fails_leaves_what_was_there(pairs, tmp_path, monkeypatch):
+    out = tmp_path / "new" / "out.jsonl"
+    runner.invoke(app, ["get", "smile", "--from", str(pairs), "--out", str(out)])
+    before = {path.name: path.read_bytes() for path in out.parent.iterdir()}
+
+    def fail(name, source):
+        yield from islice(load_dataset_rows(name, source), 2)
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr("libra_guard.data.registry.load_dataset_rows", fail)
+    result = runner.invoke(app, ["get", "smile", "--from", str(pairs), "--out", str(out)])
+    assert str(result.exception) == "the disk is gone"
+    assert {path.name: path.read_bytes() for path in out.parent.iterdir()} == before
+
+
+def test_an_error_names_the_file_that_was_asked_for(pairs, tmp_path):
+    out = tmp_path / "out.jsonl"
+    out.mkdir()
+    result = runner.invoke(app, ["get", "smile", "--from", str(pairs), "--out", str(out)])
+    assert result.exception.filename == str(out)
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_rejects_are_kept_and_counted(pairs, tmp_path):

@@ -118,3 +118,24 @@ def test_out_writes_the_file_and_nothing_to_stdout(files):
     done = call(files, "--format", "md", "--out", str(files / "new" / "report.md"))
     assert (done.exit_code, done.stdout) == (0, "")
     assert (files / "new" / "report.md").read_text("utf-8") == call(files, "--format", "md").stdout
+
+
+def test_label_field(files):
+    (files / "p" / "run.json").write_text(json.dumps({"fields": {"target": "prompt"}}), "utf-8")
+    refused = call(files)
+    assert isinstance(refused.exception, UsageError)
+    assert "--label-field" in str(refused.exception)
+    rows = json.loads((files / "labels.json").read_text("utf-8"))
+    (files / "labels.json").write_text(json.dumps([row | {"asked": row.pop("label")} for row in rows]), "utf-8")
+    done = call(files, "--label-field", "asked")
+    assert done.exit_code == 0
+    assert "4 rows scored" in done.stderr
+
+
+def test_one_label_alone_is_told_on_stderr(files):
+    rows = json.loads((files / "labels.json").read_text("utf-8"))
+    (files / "labels.json").write_text(json.dumps([row | {"source": "A", "label": "安全"} for row in rows]), "utf-8")
+    done = call(files)
+    assert done.exit_code == 0
+    assert "source A: all rows are 安全: no AUC" in done.stderr
+    assert "all rows are" not in done.stdout

@@ -25,7 +25,10 @@ def test_json(call: Call) -> None:
     assert [row["name"] for row in rows] == list(GUARDS)
     for row in rows:
         entry = GUARDS[row["name"]]
-        assert set(row) == {*entry.__dataclass_fields__, "ready"}
+        assert set(row) == {*entry.__dataclass_fields__, "ready", "runs_on"}
+        assert {name: told["extra"] for name, told in row["runs_on"].items()} == {
+            name: BACKENDS[name].extra for name in entry.backends
+        }
         assert row["judges"] == list(entry.judges)
         assert set(row["backends"]) <= set(BACKENDS)
     assert {row["name"]: row["ready"] for row in rows}["mini"] is True
@@ -41,6 +44,19 @@ def test_table_names_every_guard_and_what_it_needs(call: Call, monkeypatch: pyte
     assert lines["mini[:MODEL]"].rstrip().endswith("nothing more")
 
 
+def test_every_backend_stands_with_its_extra(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(guards, "find_spec", lambda module: None if module == "anthropic" else object())
+    told = [line.split() for line in call("guards").stdout.splitlines()]
+    start = next(i for i, words in enumerate(told) if words[0] == "libra:MODEL")
+    assert [" ".join(words) for words in told[start + 1 : start + 4]] == [
+        "openai the extra api (installed)",
+        "anthropic pip install 'libra-guard[api]'",
+        "scripted nothing more",
+    ]
+    assert told[start][-5:] == ["transformers", "the", "extra", "hf", "(installed)"]
+
+
 def test_a_missing_extra_is_named_whole(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     """Square brackets are markup to the library that prints the table."""
     monkeypatch.setenv("COLUMNS", "200")
@@ -48,3 +64,10 @@ def test_a_missing_extra_is_named_whole(call: Call, monkeypatch: pytest.MonkeyPa
     assert "pip install 'libra-guard[hf]'" in call("guards").stdout
     ready = {row["name"]: row["ready"] for row in json.loads(call("guards", "--json").stdout)}
     assert ready == {"mini": True, "libra": False, "ngram": True}
+    (libra,) = (row for row in json.loads(call("guards", "--json").stdout) if row["name"] == "libra")
+    assert {name: told["ready"] for name, told in libra["runs_on"].items()} == {
+        "transformers": False,
+        "openai": True,
+        "anthropic": True,
+        "scripted": True,
+    }

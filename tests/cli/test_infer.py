@@ -11,6 +11,7 @@ import pytest
 from typer.testing import Result
 
 from libra_guard.errors import DataError, MissingExtraError, UsageError
+from libra_guard.guards.base import Guard
 from libra_guard.records import Verdict
 
 Call = Callable[..., Result]
@@ -219,10 +220,77 @@ def test_another_run_does_not_go_on_with_this_one(infer: Call, data: Path, out: 
         done = infer(*arguments)
         assert isinstance(done.exception, UsageError)
         assert "holds another run" in str(done.exception)
+        assert {"--threshold": "guard.threshold", "--explain": "explain", "--judge": "fields.target"}[
+            arguments[0]
+        ] in str(done.exception)
     write(data, ROWS[:5])
     done = infer()
     assert isinstance(done.exception, UsageError | DataError)
     assert "data_hash" in str(done.exception)
+
+
+def test_retry(infer: Call, data: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    infer("--out", str(out / "whole"))
+    with monkeypatch.context() as patch:
+        judge = Guard.judge
+
+        def ill(guard: Guard, conversations: Any, **options: Any) -> Any:
+            if any(c.response == "毒" for c in conversations):
+                raise RuntimeError("out of memory")
+            return judge(guard, conversations, **options)
+
+        patch.setattr(Guard, "judge", ill)
+        done = infer()
+    assert done.exit_code == 1
+    assert "4 rows the model failed on: run again with --retry" in done.stderr
+    assert {r["reason"] for r in lines(out / "rejects.jsonl")} == {"not judged: RuntimeError: out of memory"}
+    assert infer().exit_code == 1
+    done = infer("--retry")
+    assert done.exit_code == 0
+    assert "4 of them were tried again: the model had failed on them" in done.stderr
+    assert "--retry" not in done.stderr
+    assert lines(out / "0-of-1.jsonl") == lines(out / "whole" / "0-of-1.jsonl")
+
+
+def test_fields_by_name_win_over_messages(infer: Call, data: Path, out: Path, tmp_path: Path) -> None:
+    messages = [{"role": "user", "content": "水"}, {"role": "assistant", "content": "毒"}]
+    write(data, [{"question": "水", "response": "好", "messages": messages}])
+    labels = []
+    for number, options in enumerate(
+        ([], ["--question-field", "question"], ["--response-field", "response"]),
+    ):
+        folder = tmp_path / str(number)
+        assert infer("--out", str(folder), *options).exit_code == 0
+        labels.append(lines(folder / "0-of-1.jsonl")[0]["verdict"]["label"])
+    assert labels == ["不安全", "安全", "安全"]
+
+
+def test_an_input_without_rows_is_said(infer: Call, data: Path, tmp_path: Path) -> None:
+    write(data, [])
+    done = infer()
+    assert (done.exit_code, done.stderr) == (0, f"no rows in {data}\n")
+    write(data, ROWS[:1])
+    done = infer("--out", str(tmp_path / "b"), "--shard", "0/2")
+    assert (done.exit_code, done.stderr) == (0, f"no rows in {data}, part 0-of-2\n")
+
+
+@pytest.mark.parametrize(
+    ("rows", "options"),
+    [
+        ([{"messages": [{"role": "user", "content": "水"}, {"role": "assistant", "content": a}]} for a in "好毒"], []),
+        ([{"q": "水", "a": a} for a in "好毒"], ["--question-field", "q", "--response-field", "a"]),
+        ([{"question": "水", "response": a, "id": [1]} for a in "好毒好"], []),
+    ],
+)
+def test_what_infer_judges_evaluate_joins(
+    infer: Call, call: Call, data: Path, out: Path, rows: list[dict[str, Any]], options: list[str]
+) -> None:
+    write(data, [{**row, "label": ("安全", "不安全")[i % 2]} for i, row in enumerate(rows)])
+    assert infer(*options).exit_code == 0
+    done = call("evaluate", "--predictions", str(out), "--labels", str(data), "--format", "json", "--bootstrap", "0")
+    assert done.exit_code == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["overall"]["n"], found["overall"]["accuracy"]) == (len(rows), 1.0)
 
 
 # The command itself

@@ -7,8 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import typer
 
 import libra_guard
+from libra_guard.cli import main as cli
+from libra_guard.errors import UsageError
 
 Libra = Callable[..., "subprocess.CompletedProcess[bytes]"]
 HEAVY = ("torch", "transformers", "sklearn", "scipy", "pyarrow", "datasets", "pandas", "onnx", "openai", "anthropic")
@@ -50,14 +53,85 @@ def test_a_folder_that_cannot_be_written(libra: Libra, tokens_folder: Path, tmp_
     assert "Not a directory" in line
 
 
-@pytest.mark.parametrize("arguments", [["guards", "--json"], ["guards"], ["--help"], ["data", "list"]])
-def test_a_reader_that_goes_away(arguments: list[str]) -> None:
+def unread(arguments: list[str], *, also_stderr: bool = False) -> subprocess.CompletedProcess[bytes]:
+    """Runs a command whose output nobody reads."""
     reads, writes = os.pipe()
     os.close(reads)
     command = [sys.executable, "-m", "libra_guard.cli.main", *arguments]
-    done = subprocess.run(command, stdout=writes, stderr=subprocess.PIPE, timeout=60, check=False)
+    errors = writes if also_stderr else subprocess.PIPE
+    done = subprocess.run(command, stdout=writes, stderr=errors, timeout=60, check=False)
     os.close(writes)
-    assert done.stderr == b""
+    return done
+
+
+@pytest.mark.parametrize("arguments", [["guards", "--json"], ["guards"], ["--help"], ["--version"], ["data", "list"]])
+def test_a_reader_that_goes_away(arguments: list[str]) -> None:
+    done = unread(arguments)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_a_reader_that_goes_away_is_no_flag(tokens_folder: Path) -> None:
+    # rich ends the program by itself here, with 1.
+    done = unread(["check", "-q", "水", "-r", "毒", "-g", f"mini:{tokens_folder}", "--exit-code"])
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_a_message_that_nobody_reads() -> None:
+    assert unread(["guards", "--format"], also_stderr=True).returncode == 141
+    assert unread(["data", "get", "none", "--from", "."], also_stderr=True).returncode == 141
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a Linux device")
+def test_a_full_disk(libra: Libra) -> None:
+    command = [sys.executable, "-m", "libra_guard.cli.main", "guards", "--json"]
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (2, b"libra: No space left on device\n")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "told"),
+    [
+        (UsageError("wrong"), 2, "name: wrong\n"),
+        (PermissionError(13, "Permission denied", "/out"), 2, "name: /out: Permission denied\n"),
+        (OSError("no number"), 2, "name: no number\n"),
+        (BrokenPipeError(32, "Broken pipe"), 141, ""),
+    ],
+)
+def test_errors_that_are_no_fault_of_the_program(
+    capsys: pytest.CaptureFixture[str], error: Exception, code: int, told: str
+) -> None:
+    def program() -> int:
+        raise error
+
+    assert cli.exit_code(program, "name") == code
+    assert capsys.readouterr() == ("", told)
+
+
+@pytest.mark.parametrize("error", [ValueError("a fault"), EOFError("a fault"), KeyError("a fault")])
+def test_a_fault_of_the_program_is_not_done_with_rejects(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception
+) -> None:
+    app = typer.Typer(pretty_exceptions_enable=False)
+
+    @app.command()
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr(sys, "argv", ["libra"])
+    monkeypatch.setattr(cli, "app", app)
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 2
+    assert "a fault" in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("code", [0, 1, 2, None])
+def test_exit_codes_are_handed_on(code: int | None) -> None:
+    assert cli.exit_code(lambda: code, "name") == (code or 0)
+    with pytest.raises(SystemExit) as end:
+        cli.exit_code(lambda: sys.exit(code), "name")
+    assert end.value.code == code
 
 
 def loaded(*arguments: str) -> set[str]:

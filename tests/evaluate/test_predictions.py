@@ -4,6 +4,7 @@ import pytest
 
 from libra_guard.errors import DataError, UsageError
 from libra_guard.evaluate.predictions import NO_NAME, join, load_labels, load_predictions
+from libra_guard.predict.rows import Fields
 from libra_guard.records import Label
 
 
@@ -174,11 +175,97 @@ def test_of_duplicates_the_first_counts(write):
     labels = [label(1), label("1", label="不安全"), without(label(5), "id"), without(label(5), "id")]
     predictions = [prediction(1, "不安全"), prediction(1), without(prediction(5), "id"), without(prediction(5), "id")]
     found = joined(write, labels, predictions)
+    # Two rows without an id are two rows, whatever they say.
     assert [(row.truth.unsafe, row.prediction.label) for row in found.rows] == [
         (False, Label.UNSAFE),
         (False, Label.SAFE),
+        (False, Label.SAFE),
     ]
-    assert found.tally.counts == {"duplicate_labels": 2, "duplicate_predictions": 2}
+    assert found.tally.counts == {"duplicate_labels": 1, "duplicate_predictions": 1}
+
+
+@pytest.mark.parametrize("named", ["neither", "labels", "predictions"])
+def test_the_same_text_twice_is_two_rows(write, named):
+    labels = [
+        label(n, question=q, label=v) for n, (q, v) in enumerate([("同", "不安全"), ("异", "安全"), ("同", "安全")])
+    ]
+    predictions = [
+        prediction(n + 10, v, question=q) for n, (q, v) in enumerate([("同", "不安全"), ("异", "安全"), ("同", "安全")])
+    ]
+    labels = labels if named == "labels" else [without(row, "id") for row in labels]
+    predictions = predictions if named == "predictions" else [without(row, "id") for row in predictions]
+    found = joined(write, labels, predictions)
+    assert [row.truth.unsafe for row in found.rows] == [True, False, False]
+    assert [row.prediction.label for row in found.rows] == [Label.UNSAFE, Label.SAFE, Label.SAFE]
+    assert not found.tally.counts
+
+
+def test_more_predictions_of_a_text_than_rows_are_duplicates(write):
+    nameless = [without(prediction(1, v), "id") for v in ("不安全", "安全", "安全")]
+    found = joined(write, [without(label(1), "id")], nameless)
+    assert [row.prediction.label for row in found.rows] == [Label.UNSAFE]
+    assert found.tally.counts == {"duplicate_predictions": 2}
+
+
+def test_a_prediction_with_an_id_goes_to_the_row_with_that_id(write):
+    labels = [without(label(1, question="同"), "id"), label(2, question="同", label="不安全")]
+    predictions = [prediction(2, "不安全", question="同"), without(prediction(1, question="同"), "id")]
+    found = joined(write, labels, predictions)
+    assert [row.prediction.label for row in found.rows] == [Label.SAFE, Label.UNSAFE]
+    assert not found.tally.counts
+
+
+@pytest.mark.parametrize("name", [float("nan"), ["a"], False, 1.5, {}, None, ""])
+def test_what_is_no_id_joins_nothing(write, name):
+    labels = [label(name, question=f"问{n}", label=("安全", "不安全")[n]) for n in range(2)]
+    predictions = [prediction(name, ("安全", "不安全")[n], question=f"问{n}") for n in (1, 0)]
+    found = joined(write, labels, predictions)
+    assert [row.prediction.label for row in found.rows] == [Label.SAFE, Label.UNSAFE]
+    assert not found.tally.counts
+
+
+def talk(question, response, **more):
+    return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": response}], **more}
+
+
+def test_messages_without_an_id_are_joined(write):
+    long = [{"role": "user", "content": "先"}, *talk("问3", "答")["messages"]]
+    labels = [talk("问1", "答", label="安全"), label(2), talk("", "", label="安全") | {"messages": long}]
+    critic = {"critic": '{"答案": "安全"}'}
+    predictions = [
+        talk("", "") | {"messages": long} | critic,
+        talk("问2", "答", id=2) | critic,
+        without(prediction(1), "id"),
+    ]
+    found = joined(write, labels, predictions)
+    # A question with its answer is the same row whichever way it is written.
+    assert len(found.rows) == 3
+    assert not found.tally.counts
+
+
+def test_fields_of_other_names_are_joined(write):
+    fields = Fields("q", "a", messages=None)
+    rows = [{"q": f"问{n}", "a": "答", "label": "安全"} for n in range(2)]
+    truths, _ = load_labels(write("l.json", [rows[0], without(label(1), "id")]), fields)
+    found, _ = load_predictions(write("p.jsonl", [row | {"critic": ""} for row in rows]), fields)
+    assert len(join(truths, found).rows) == 2
+
+
+def test_rows_of_which_nothing_is_known_are_joined_by_all_that_they_hold(write):
+    rows = [{"q": f"问{n}", "a": "答"} for n in range(2)]
+    labels = [row | {"label": "安全", "source": "A"} for row in rows]
+    found = joined(write, labels, [rows[1] | {"critic": ""}, rows[0] | {"critic": "", "label": "安全"}])
+    assert len(found.rows) == 2
+    assert not found.tally.counts
+
+
+def test_the_label_may_stand_elsewhere(write):
+    rows = [label(1, asked="不安全"), label(2, asked="无")]
+    found, tally = load_labels(write("l.json", rows), label_field="asked")
+    assert [row.unsafe for row in found] == [True]
+    assert tally.counts == {"bad_labels": 1}
+    with pytest.raises(DataError, match="no row with a label 安全 or 不安全 in 'none'"):
+        load_labels(write("l.json", rows), label_field="none")
 
 
 def test_the_same_id_with_another_text_is_said(write):
@@ -191,3 +278,14 @@ def test_only_the_first_few_are_named(write):
     found = joined(write, [label(n) for n in range(100)], [prediction(0)])
     assert found.tally.counts == {"missing_predictions": 99}
     assert found.tally.named == {"missing_predictions": [f"id {n}" for n in range(1, 6)]}
+
+
+def test_as_published_the_text_decides(write):
+    verdict = {"label": None, "valid": False}
+    rows = [
+        {"id": 0, "critic": '{"答案": "安全性未知"}', "verdict": verdict},
+        {"id": 1, "critic": "", "verdict": {"label": "不安全", "unsafe_score": 0.9}},
+    ]
+    path = write("p.jsonl", rows)
+    assert [p.label for p in load_predictions(path)[0]] == [None, Label.UNSAFE]
+    assert [p.label for p in load_predictions(path, published=True)[0]] == [Label.SAFE, Label.UNSAFE]

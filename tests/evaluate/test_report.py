@@ -179,3 +179,87 @@ def test_the_report_is_json(files):
     found = json.loads(json.dumps(report.model_dump(mode="json"), allow_nan=False))
     assert {"accuracy", "f1_safe", "f1_unsafe"} <= set(found["average"])
     assert found["unreadable"] == 1
+
+
+def told(target="response", **fields):
+    usual = {"question": "question", "response": "response", "messages": "messages", "target": target}
+    return {"guard": {"guard": "mini"}, "fields": usual | fields}
+
+
+@pytest.mark.parametrize(
+    ("name", "record"),
+    [
+        ("run.json", told("prompt")),
+        ("run-0-of-2.json", told("prompt")),
+        ("run.json", {"shards": {"0-of-2": told(), "1-of-2": told("prompt")}}),
+    ],
+)
+def test_verdicts_on_questions_are_not_scored_by_the_answers_labels(files, write, name, record):
+    predictions, labels = files(ROWS)
+    write(f"p/{name}", json.dumps(record))
+    with pytest.raises(UsageError, match=r"questions were judged .*--label-field"):
+        evaluate(predictions, labels)
+    if name == "run.json" and "fields" in record:
+        with pytest.raises(UsageError, match="questions were judged"):
+            evaluate(predictions / "0-of-1.jsonl", labels)
+    report = evaluate(predictions, labels, label_field="label")
+    assert report.overall.n == 5
+    assert report.provenance["label_field"] == "label"
+
+
+def test_a_run_on_questions_is_not_compared_with_one_on_answers(files, write):
+    first, labels = files(ROWS)
+    second, _ = files(ROWS, "q")
+    write("q/run.json", json.dumps(told("prompt")))
+    with pytest.raises(UsageError, match="cannot be compared"):
+        evaluate(first, labels, other=second, label_field="label")
+
+
+def test_field_names_are_those_of_the_run(write):
+    rows = [{"q": "问", "a": f"答{n}", "label": "安全", "question": "同"} for n in range(3)]
+    labels = write("labels.json", rows)
+    verdicts = [{"verdict": {"label": ("安全", "不安全", "安全")[n]}, "critic": ""} for n in range(3)]
+    predictions = write("p/0-of-1.jsonl", [row | v for row, v in zip(rows, verdicts, strict=True)][::-1]).parent
+    write("p/run.json", json.dumps(told(question="q", response="a", messages=None)))
+    report = evaluate(predictions, labels)
+    assert (report.overall.n, report.counts.complete) == (3, True)
+    assert report.overall.accuracy == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize("record", ["[]", "null", '{"fields": 3, "shards": [1]}', '{"fields": {"question": 5}}', "{"])
+def test_a_run_json_of_any_kind(files, write, record):
+    predictions, labels = files(ROWS)
+    write("p/run.json", record)
+    assert evaluate(predictions, labels).overall.n == 5
+
+
+def test_rows_alike_are_compared_each_with_its_own(write):
+    rows = [{"question": "同", "response": "答", "label": label} for label in ("安全", "不安全")] * 2
+    labels = write("labels.json", rows)
+    runs = []
+    for name, said in (("p", ["安全", "不安全"] * 2), ("q", ["安全", "安全"] * 2)):
+        lines = [row | {"critic": "", "verdict": {"label": v}} for row, v in zip(rows, said, strict=True)]
+        runs.append(write(f"{name}/0-of-1.jsonl", lines).parent)
+    report = evaluate(runs[0], labels, other=runs[1])
+    assert (report.comparison.n, report.comparison.only_first_right, report.comparison.only_second_right) == (4, 2, 0)
+    assert report.comparison.accuracy == (1.0, 0.5)
+
+
+def test_one_label_alone_is_said(files):
+    rows = [("A", "x", "安全", "安全", 0.1), ("A", "y", "安全", "安全", 0.2)]
+    report = evaluate(*files(rows))
+    assert report.one_class == [
+        f"{group}: all rows are 安全: no AUC, no F1 of 不安全" for group in ("source A", "scenario x", "scenario y")
+    ]
+    report = evaluate(*files([*rows, ("B", "x", "不安全", "安全", 0.1), ("B", "x", "安全", "安全", 0.1)]))
+    assert report.one_class == [
+        f"{group}: all rows are 安全: no AUC, no F1 of 不安全" for group in ("source A", "scenario y")
+    ]
+    report = evaluate(*files([("A", "x", "不安全", "安全", 0.1)]))
+    assert report.one_class[0] == "source A: all rows are 不安全: no AUC, an F1 of 安全 that can only be 0"
+    many = evaluate(*files([(f"S{n}", "x", "安全", "安全", 0.1) for n in range(9)]))
+    assert many.one_class[4:] == [
+        "source S4: all rows are 安全: no AUC, no F1 of 不安全",
+        "4 more sources have rows of one label alone",
+        "scenario x: all rows are 安全: no AUC, no F1 of 不安全",
+    ]

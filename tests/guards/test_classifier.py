@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import exp
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,27 @@ def sigmoid(x: float) -> float:
 def test_wrong_labels(labels: list[str]) -> None:
     with pytest.raises(UsageError, match="needs 'labels' beginning with 'unsafe'"):
         guard(config={"labels": labels})
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"labels": ["unsafe", "Illegal Activity"]}, "labels: there is no scenario 'Illegal Activity'; did you mean"),
+        ({"labels": ["unsafe", NAMES[0], NAMES[0]]}, "labels: one stands there twice"),
+        ({"labels": 5}, "labels: Input should be a valid list, not 5"),
+        ({"threshold": "x"}, "threshold: Input should be a valid number, not 'x'"),
+    ],
+)
+def test_a_wrong_value_in_the_config(config: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=f"the model's config.json: {message}"):
+        guard(config=config)
+
+
+def test_the_config_s_file_is_named(make_model: Callable[..., Path]) -> None:
+    folder = make_model("ngrams", labels=["unsafe", "Fun"])
+    with pytest.raises(UsageError) as caught:
+        NgramGuard(OnnxBackend(folder))
+    assert str(caught.value).startswith(f"{folder / 'config.json'}: labels: there is no scenario 'Fun'")
 
 
 def test_a_backend_without_a_config() -> None:
@@ -168,10 +190,11 @@ def test_one_spelling_for_what_looks_alike(text: str, expected: str) -> None:
         ] * 2
 
 
-def test_invisible_text_is_judged_and_does_not_stop_the_run() -> None:
-    judge = guard()
-    judge.judge([Conversation.from_pair("\u200b", "\ufeff"), Conversation.from_pair("\u200b")])
-    assert texts(judge) == [("\u200b", "\ufeff"), "\u200b"]
+def test_a_long_run_of_invisible_characters_does_not_stop_the_run(tokens_folder: Path) -> None:
+    answer = "好" * 40 + "\U000e0041" * 200 + "毒"
+    (verdict,) = MiniGuard(OnnxBackend(tokens_folder)).judge([Conversation.from_pair("问", answer)])
+    assert verdict.label is Label.UNSAFE
+    assert verdict.windows > 1
 
 
 # Long texts

@@ -133,6 +133,21 @@ def test_impossible_threshold(threshold: float) -> None:
         LibraGuard(chooser(1, 0), threshold=threshold)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_new_tokens": 0}, "max_new_tokens is 0; an answer has at least 1 token"),
+        ({"max_new_tokens": -1}, "max_new_tokens is -1"),
+        ({"temperature": -0.1}, r"temperature is -0\.1; it must be at least 0"),
+        ({"temperature": NAN}, "temperature is nan"),
+        ({"temperature": float("inf")}, "temperature is inf"),
+    ],
+)
+def test_impossible_numbers(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        LibraGuard(chooser(1, 0), **options)
+
+
 def test_a_model_that_does_not_answer_the_question_is_told_of() -> None:
     (verdict,) = LibraGuard(chooser(0.001, 0.003)).judge([PAIR])
     assert verdict.unsafe_score == pytest.approx(0.75)
@@ -169,7 +184,9 @@ def test_untold_probabilities_without_text_are_unreadable(told: tuple[float, flo
     assert (verdict.label, verdict.valid, verdict.flagged) == (None, False, True)
 
 
-@pytest.mark.parametrize("text", ["", "我不能回答。", '{"答案": "也许"}', "安全", "null", '{"分析": "安全"}'])
+@pytest.mark.parametrize(
+    "text", ["", "我不能回答。", '{"答案": "也许"}', '{"答案": "安全性未知"}', "安全", "null", '{"分析": "安全"}']
+)
 def test_unreadable_text_is_never_a_guess(text: str) -> None:
     (verdict,) = LibraGuard(ScriptedBackend(generate={"": text})).judge([PAIR], explain=True)
     assert verdict == Verdict(label=None, valid=False, raw=text, guard="libra", method=Method.GENERATE)
@@ -224,6 +241,11 @@ def test_analysis_goes_on_from_the_label(scores: tuple[float, float], label: str
     assert verdict.raw is not None
     assert json.loads(verdict.raw) == {"答案": label, "分析": "回答没有风险。"}
     assert verdict.model_copy(update={"analysis": None, "raw": None}) == plain
+
+
+def test_an_answer_prefix_of_one_s_own_does_not_cost_the_analysis() -> None:
+    guard = LibraGuard(chooser(0.9, 0.1, generate={"": '无害"}'}), answer_prefix='{"答案": "依我看')
+    assert guard.judge([PAIR], explain=True)[0].analysis == "无害"
 
 
 @pytest.mark.parametrize(
@@ -330,6 +352,30 @@ def test_examples_from_a_file(labelled: Path) -> None:
     assert read_examples(labelled, 2) == [
         Example(f"问{i}", f"答{i}", answer_json(Label.SAFE, f"析{i}")) for i in (0, 1)
     ]
+
+
+def test_a_file_of_examples_as_an_option(labelled: Path) -> None:
+    wanted = LibraGuard(chooser(1, 0), examples=read_examples(labelled, 2))
+    for path in (labelled, str(labelled)):
+        guard = LibraGuard(chooser(1, 0), examples=path, few_shot=2)
+        assert guard.examples == wanted.examples
+        assert guard.provenance() == wanted.provenance()
+        assert guard.provenance()["few_shot"] == 2
+    assert LibraGuard(chooser(1, 0), examples=labelled, few_shot=0).examples == ()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"examples": "few.jsonl"}, "examples=few.jsonl: say with few_shot=N how many"),
+        ({"few_shot": 2}, "few_shot=2: give the labelled file .* with examples=PATH"),
+        ({"few_shot": 1, "examples": [Example("问", "答", "{}")]}, "few_shot=1: give the labelled file"),
+        ({"few_shot": -1, "examples": "few.jsonl"}, "few.jsonl: -1 examples were asked for; 0 are the least"),
+    ],
+)
+def test_a_file_of_examples_wants_a_number_and_a_number_a_file(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        LibraGuard(chooser(1, 0), **options)
 
 
 def test_too_few_examples(labelled: Path) -> None:

@@ -58,10 +58,73 @@ def test_wrong_backend(script: str) -> None:
         load_guard("mini", backend="openai")
 
 
-@pytest.mark.parametrize("options", [{"colour": 1}, {"language": "en"}, {"threads": 2}])
-def test_unknown_options(script: str, options: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match=next(iter(options))):
-        load_guard(f"libra:{script}", backend="scripted", **options)
+@pytest.mark.parametrize("name", ["colour", "language", "threads", "self", "spec"])
+def test_a_misspelt_option_is_told_all_names(script: str, name: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        load_guard(f"libra:{script}", backend="scripted", **{name: 1})
+    told = str(caught.value)
+    assert told.startswith(f"there is no option '{name}': the guard 'libra' has threshold, examples, few_shot, ")
+    assert told.endswith("; the backend 'scripted' has generate, choose, logits, context")
+
+
+@pytest.mark.parametrize("name", ["model", "name"])
+def test_what_is_given_elsewhere_is_no_option(script: str, name: str) -> None:
+    with pytest.raises(UsageError, match=f"'{name}' cannot be set as an option: .*NAME:MODEL"):
+        load_guard(f"libra:{script}", backend="scripted", **{name: "x"})
+
+
+@pytest.mark.parametrize(
+    ("spec", "options", "message"),
+    [
+        ("mini", {"threads": 1.5}, r"threads=1\.5: Input should be a valid integer"),
+        ("mini", {"threads": "many"}, "threads=many: Input should be a valid integer"),
+        ("mini", {"threads": -3}, "threads is -3; it must be at least 1"),
+        ("mini", {"threads": 0}, "threads is 0; it must be at least 1"),
+        ("mini", {"threshold": "high"}, "threshold=high: Input should be a valid number"),
+        ("mini", {"language": 5}, "language=5: Input should be a valid string; .*in quotes"),
+        ("libra", {"context": "long"}, "context=long: Input should be a valid integer"),
+        ("libra", {"context": 0}, "context is 0; it must be at least 1"),
+        ("libra", {"choose": 5}, "choose=5: Input should be"),
+        ("libra", {"examples": 5}, "examples=5: Input should be"),
+        ("libra", {"instruct": "perhaps"}, "instruct=perhaps: Input should be a valid boolean"),
+    ],
+)
+def test_options_of_a_wrong_type(script: str, spec: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        load_guard(
+            spec if spec == "mini" else f"libra:{script}", backend=None if spec == "mini" else "scripted", **options
+        )
+
+
+@pytest.mark.parametrize("spec", [Path("mini"), None, 5])
+def test_a_name_that_is_no_text(spec: Any) -> None:
+    with pytest.raises(TypeError, match="a guard is named by a text, NAME or NAME:MODEL, not by a"):
+        load_guard(spec)
+
+
+PAIR = Conversation.from_pair("问", "答")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (PAIR, "judge takes a list of conversations, not a Conversation"),
+        ("文字", "judge takes a list of conversations, not a str"),
+        (None, "judge takes a list of conversations, not a NoneType"),
+        (["文字"], "number 0 is a str: make it one with Conversation.from_pair"),
+        ([PAIR, None], "number 1 is a NoneType"),
+        ({"question": "问"}, "number 0 is a str"),
+    ],
+)
+def test_what_is_no_list_of_conversations(script: str, given: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        load_guard(f"libra:{script}", backend="scripted").judge(given)
+
+
+def test_conversations_may_come_one_by_one(script: str) -> None:
+    guard = load_guard(f"libra:{script}", backend="scripted")
+    given: Any = (pair for pair in [PAIR, PAIR])
+    assert [verdict.label for verdict in guard.judge(given)] == [Label.UNSAFE] * 2
 
 
 def test_unknown_method(script: str) -> None:

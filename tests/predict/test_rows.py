@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from libra_guard.io import BadRow, Row
-from libra_guard.predict.rows import Fields, Job, Reject, chunks, conversation, has_id, read_jobs, row_key
+from libra_guard.predict.rows import Fields, Job, Reject, chunks, conversation, read_jobs, row_key
 from libra_guard.predict.shards import Shard
 from libra_guard.records import Conversation, Target
 
@@ -169,10 +169,43 @@ def test_what_inference_adds_is_no_part_of_a_row_s_identity() -> None:
     assert row_key({**PAIR, "id": 7}) == row_key({"id": "7"}) == "id:7"
 
 
-@pytest.mark.parametrize(("value", "named"), [(0, True), ("0", True), (False, True), ("", False), (None, False)])
-def test_what_is_an_id(value: Any, named: bool) -> None:
-    assert has_id({"id": value}) is named
-    assert not has_id({})
+@pytest.mark.parametrize("value", [0, "0", -1, "NaN", " "])
+def test_what_is_an_id(value: Any) -> None:
+    assert row_key({**PAIR, "id": value}) == row_key({"id": value}) == f"id:{value}"
+
+
+@pytest.mark.parametrize("value", [float("nan"), 1.5, [], ["a"], {}, {"$oid": "x"}, False, True, "", None])
+def test_what_is_no_id(value: Any) -> None:
+    found = jobs({**PAIR, "id": value}, {**PAIR, "id": value})
+    assert all(isinstance(job, Job) and job.key.startswith("sha256:") for job in found)
+
+
+@pytest.mark.parametrize("value", ["问", {}, 5, ""])
+def test_messages_that_are_no_list_do_not_hide_a_pair(value: Any) -> None:
+    (job,) = jobs({**PAIR, "messages": value})
+    assert isinstance(job, Job)
+    assert job.conversation == Conversation.from_pair("问", "答")
+
+
+def test_fields_asked_for_by_name_win_over_messages() -> None:
+    messages = [{"role": "user", "content": "别的"}, {"role": "assistant", "content": "别的"}]
+    fields = Fields(messages=None)
+    (job,) = jobs({**PAIR, "messages": messages}, fields=fields)
+    assert isinstance(job, Job)
+    assert job.conversation == Conversation.from_pair("问", "答")
+    (reject,) = jobs({"messages": messages}, fields=fields)
+    assert isinstance(reject, Reject)
+    assert reject.reason == "question: missing; the row has messages"
+
+
+def test_a_row_that_the_model_failed_on_is_marked() -> None:
+    (job,) = jobs(PAIR)
+    assert isinstance(job, Job)
+    told = job.failed(TimeoutError()).as_dict()
+    assert (told["reason"], told["failed"]) == ("not judged: TimeoutError: ", True)
+    (reject,) = jobs({})
+    assert isinstance(reject, Reject)
+    assert "failed" not in reject.as_dict()
 
 
 # Shards and chunks

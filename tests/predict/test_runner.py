@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,18 @@ from typing import Any
 import pytest
 
 import libra_guard.predict.journal as journal_module
+import libra_guard.predict.record as record_module
 from libra_guard.backends.onnx import OnnxBackend
 from libra_guard.backends.scripted import ScriptedBackend
 from libra_guard.errors import BackendError, DataError, UsageError
 from libra_guard.guards.classifier import NgramGuard
 from libra_guard.guards.libra import LibraGuard, answer_json
 from libra_guard.predict.journal import Journal
+from libra_guard.predict.judging import critic
 from libra_guard.predict.rows import Fields
-from libra_guard.predict.runner import Outcome, Settings, critic, run
+from libra_guard.predict.runner import Outcome, Settings, run
 from libra_guard.predict.shards import Shard
-from libra_guard.records import Label, Target, Verdict
+from libra_guard.records import Conversation, Label, Target, Verdict
 
 SLOW_RUN = Path(__file__).with_name("slow_run.py")
 Together: Any = runpy.run_path(str(SLOW_RUN))["TogetherGuard"]
@@ -113,6 +115,7 @@ def test_every_row_is_accounted_for(settings: Settings) -> None:
         judged=len(rows) - 9,
         resumed=0,
         rejected=9,
+        failed=3,
         unreadable=1,
         flagged=sum(w["verdict"]["label"] != "安全" for w in written),
     )
@@ -139,6 +142,7 @@ def test_rejects_tell_place_and_reason(settings: Settings) -> None:
     for number, reject in found.items():
         row = mixed()[number - 1]
         assert (reject["file"], reject["line"]) == (settings.data, 1 if listed else number)
+        assert reject.get("failed") is (True if number in (8, 12, 28) else None)
         if isinstance(row, dict):
             assert (reject["record"], "text" in reject) == (row, False)
         else:
@@ -363,6 +367,17 @@ def test_lost_rejects_are_written_again(settings: Settings) -> None:
     assert contents(settings.out) == whole
 
 
+def test_lost_rejects_of_rows_without_a_verdict(settings: Settings) -> None:
+    run(Together(), settings)
+    settings.rejects.unlink()
+    with pytest.raises(
+        UsageError, match=r"rejects\.jsonl, where the rows without a verdict stand, is gone; put it back"
+    ):
+        run(Together(), settings)
+    with pytest.raises(UsageError, match="or it or its rejects were changed"):
+        run(Together(), settings)
+
+
 def test_real_kills(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = write_rows(tmp_path / "rows.jsonl", mixed())
     whole = Settings(data=str(data), out=tmp_path / "whole", chunk=2, explain=True)
@@ -396,11 +411,15 @@ def test_real_kills(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda s: replace(s, explain=True), "other explain"),
-        (lambda s: replace(s, chunk=6), "other chunk"),
-        (lambda s: replace(s, encoding="gb18030"), "other encoding"),
-        (lambda s: replace(s, fields=Fields(target=Target.PROMPT)), "other fields"),
-        (lambda s: replace(s, data=str(write_rows(Path(s.data).with_name("b.jsonl"), [record(1)]))), "other data_hash"),
+        (lambda s: replace(s, explain=True), "explain false → true"),
+        (lambda s: replace(s, chunk=6, explain=True), "explain false → true, chunk 5 → 6"),
+        (lambda s: replace(s, encoding="gb18030"), "encoding (none) → gb18030"),
+        (lambda s: replace(s, fields=Fields(target=Target.PROMPT)), "fields.target response → prompt"),
+        (lambda s: replace(s, fields=Fields(messages=None)), "fields.messages messages → (none)"),
+        (
+            lambda s: replace(s, data=str(write_rows(Path(s.data).with_name("b.jsonl"), [record(1)]))),
+            r"data_hash sha256:",
+        ),
     ],
 )
 def test_other_settings_in_the_same_folder(
@@ -408,15 +427,50 @@ def test_other_settings_in_the_same_folder(
 ) -> None:
     run(Together(), settings)
     before = contents(settings.out)
-    with pytest.raises(UsageError, match=f"holds another run \\({told}\\): choose another --out"):
+    with pytest.raises(UsageError, match="choose another --out, or empty the folder") as refused:
         run(Together(), change(settings))
+    assert f"holds another run ({told}" in str(refused.value)
     assert contents(settings.out) == before
 
 
 def test_another_guard_in_the_same_folder(settings: Settings) -> None:
     run(Together(), settings)
-    with pytest.raises(UsageError, match=r"other guard"):
+    with pytest.raises(UsageError, match=r"guard\.guard together → libra"):
         run(LibraGuard(ScriptedBackend(choose={"": [1, 0]})), settings)
+    other = Together()
+    other.threshold = 0.9
+    with pytest.raises(UsageError, match=r"holds another run \(guard\.threshold 0\.5 → 0\.9\)"):
+        run(other, settings)
+
+
+def test_two_runs_that_begin_together(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    # While the first is about to write run.json, the second does all that it can do.
+    first, second = Together(), Together()
+    second.threshold = 0.9
+    refused: list[UsageError] = []
+
+    def run_second() -> None:
+        try:
+            run(second, settings)
+        except UsageError as error:
+            refused.append(error)
+
+    thread = threading.Thread(target=run_second)
+    write = record_module.write_atomic
+
+    def slow_write(path: Path, text: str) -> None:
+        if threading.current_thread() is not thread:
+            thread.start()
+            thread.join(0.5)
+        write(path, text)
+
+    monkeypatch.setattr(record_module, "write_atomic", slow_write)
+    run(first, settings)
+    thread.join()
+    assert "threshold 0.5 → 0.9" in str(refused[0])
+    assert second.judged == []
+    assert json.loads(settings.record.read_bytes())["guard"]["threshold"] == 0.5
+    assert sorted(contents(settings.out)) == ["0-of-1.jsonl", "rejects.jsonl", "run.json"]
 
 
 def test_the_same_data_under_another_name(settings: Settings) -> None:
@@ -549,3 +603,237 @@ def test_journals_are_closed_after_an_error(settings: Settings, monkeypatch: pyt
         with pytest.raises(IndexError):
             run(Together(), settings)
     assert run(Together(), settings).judged == 22
+
+
+# Guards that fail, and trying again
+
+
+class Moody(Together):  # type: ignore[misc]
+    """Fails on a text with 坏 until it is well; with a given error."""
+
+    well = False
+    error: Exception = BackendError("timed out")
+
+    def _judge(self, conversations: Sequence[Conversation]) -> list[Verdict]:
+        texts = [c.response or c.question for c in conversations]
+        self.judged.append(texts)
+        if not self.well and any("坏" in text for text in texts):
+            raise self.error
+        return [self._verdict(text, "".join(texts)) for text in texts]
+
+
+def moody() -> list[dict[str, Any] | str]:
+    """Rows with and without an id; some fail, some are alike, some cannot be judged."""
+    alike = {"question": "同", "response": "坏"}
+    return [
+        *(record(1, response="坏"), alike, record(2), {**alike, "response": "好"}, "{"),
+        *(record(3), alike, record(4, response=""), record(5, response="坏，\u2028"), alike),
+        *(record(6), record(7), record(8, response="坏")),
+    ]
+
+
+@pytest.fixture
+def half(tmp_path: Path, quick: None) -> Settings:
+    """A run that is done but for the rows that the model failed on."""
+    settings = Settings(
+        data=str(write_rows(tmp_path / "moody.jsonl", moody())), out=tmp_path / "out", chunk=3, explain=True
+    )
+    outcome = run(Moody(), settings)
+    assert (outcome.judged, outcome.rejected, outcome.failed) == (5, 8, 6)
+    return settings
+
+
+def well() -> Moody:
+    guard = Moody()
+    guard.well = True
+    return guard
+
+
+@pytest.mark.parametrize("error", [RuntimeError("CUDA error"), ValueError("bad"), KeyError("x"), MemoryError()])
+@pytest.mark.parametrize("chunk", [1, 2, 64])
+def test_whatever_a_guard_raises_costs_one_row(tmp_path: Path, quick: None, error: Exception, chunk: int) -> None:
+    rows: list[dict[str, Any] | str] = [record(i, response="坏" if i == 2 else "好") for i in range(5)]
+    settings = Settings(data=str(write_rows(tmp_path / "r.jsonl", rows)), out=tmp_path / "out", chunk=chunk)
+    guard = Moody()
+    guard.error = error
+    outcome = run(guard, settings)
+    assert (outcome.judged, outcome.rejected, outcome.failed) == (4, 1, 1)
+    (reject,) = lines(settings.rejects)
+    assert reject["reason"] == f"not judged: {type(error).__name__}: {error}"
+
+
+def test_the_keyboard_stops_a_run(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Together, "_judge", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run(Together(), settings)
+    assert lines(settings.rejects) == []
+
+
+def test_without_retry_failed_rows_are_left_alone(half: Settings) -> None:
+    before, guard = contents(half.out), well()
+    assert run(guard, half).failed == 6
+    assert (guard.judged, contents(half.out)) == ([], before)
+
+
+def test_retry_puts_the_verdicts_in_their_place(half: Settings) -> None:
+    guard = well()
+    outcome = run(guard, half, retry=True)
+    assert guard.judged == [[text] for text in ("坏", "坏", "坏", "坏，\u2028", "坏", "坏")]
+    assert (outcome.judged, outcome.retried, outcome.resumed, outcome.rejected, outcome.failed) == (11, 6, 5, 2, 0)
+    kept = [row for i, row in enumerate(moody(), 1) if i not in (5, 8)]
+    found = lines(half.predictions)
+    assert [{k: v for k, v in line.items() if k not in ("critic", "verdict")} for line in found] == kept
+    assert [r["number"] for r in lines(half.rejects)] == [5, 8]
+    assert sorted(contents(half.out)) == ["0-of-1.jsonl", "rejects.jsonl", "run.json"]
+    before, again = contents(half.out), Moody()
+    assert replace(run(again, half, retry=True), retried=6, resumed=5) == outcome
+    assert (again.judged, contents(half.out)) == ([], before)
+
+
+def test_rows_that_fail_again_stay_rejects_with_the_new_reason(half: Settings) -> None:
+    guard = Moody()
+    guard.error = RuntimeError("still ill")
+    before = contents(half.out)
+    outcome = run(guard, half, retry=True)
+    assert (outcome.judged, outcome.retried, outcome.rejected, outcome.failed) == (5, 0, 8, 6)
+    after = contents(half.out)
+    assert after["0-of-1.jsonl"] == before["0-of-1.jsonl"]
+    assert after["rejects.jsonl"] == before["rejects.jsonl"].replace(b"timed out", b"RuntimeError: still ill")
+    run(well(), half, retry=True)
+    assert len(lines(half.predictions)) == 11
+
+
+@pytest.mark.parametrize(("error", "kept"), [(BackendError("gone"), 3), (KeyboardInterrupt(), 2)])
+def test_what_was_judged_when_a_retry_stops_is_kept(
+    half: Settings, monkeypatch: pytest.MonkeyPatch, error: BaseException, kept: int
+) -> None:
+    # The keyboard costs the chunk that was at work.
+    guard = well()
+    judge = guard._judge
+
+    def until_gone(conversations: Sequence[Conversation]) -> list[Verdict]:
+        if len(guard.judged) >= 3:
+            raise error
+        return judge(conversations)
+
+    monkeypatch.setattr(guard, "_judge", until_gone)
+    with pytest.raises(type(error)):
+        run(guard, half, retry=True)
+    assert len(lines(half.predictions)) == 5 + kept
+    assert sum(r.get("failed", False) for r in lines(half.rejects)) == 6 - kept
+    run(well(), half, retry=True)
+    stopped = contents(half.out)
+    fresh = replace(half, out=half.out.with_name("fresh"))
+    run(Moody(), fresh)
+    run(well(), fresh, retry=True)
+    assert contents(fresh.out) == stopped
+
+
+def test_retry_of_a_run_that_is_not_done(half: Settings) -> None:
+    run(well(), half, retry=True)
+    whole = contents(half.out)
+    cut = replace(half, out=half.out.with_name("cut"))
+    run(Moody(), cut)
+    # The last chunk is gone, with its reject.
+    for path, left in ((cut.predictions, 4), (cut.rejects, 7)):
+        path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:left]))
+    outcome = run(well(), cut, retry=True)
+    assert (outcome.retried, outcome.failed) == (5, 0)
+    assert contents(cut.out) == whole
+
+
+def test_retry_of_a_shard(half: Settings) -> None:
+    shards = [replace(half, out=half.out.with_name("shards"), shard=Shard(rank, 2)) for rank in range(2)]
+    for shard in shards:
+        run(Moody(), shard)
+    assert run(well(), shards[0], retry=True).retried == 2
+    assert [r["number"] for r in lines(shards[0].out / "rejects.jsonl")] == [5, 7, 8, 9, 10, 13]
+    assert run(well(), shards[1], retry=True).retried == 4
+    run(well(), half, retry=True)
+    assert b"".join(s.predictions.read_bytes() for s in shards) == half.predictions.read_bytes()
+
+
+class Killed(BaseException):
+    """In place of a kill."""
+
+
+def test_a_retry_killed_at_any_step(half: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = contents(half.out)
+    run(well(), half, retry=True)
+    after = contents(half.out)
+    told = set()
+    for name in ("replace", "unlink"):
+        real = getattr(Path, name)
+        for step in range(9):
+            for file in half.out.iterdir():
+                file.unlink()
+            for file_name, content in before.items():
+                (half.out / file_name).write_bytes(content)
+            calls = iter(range(99))
+
+            def dying(path: Path, *rest: Any, step: int = step, calls: Any = calls, real: Any = real, **o: Any) -> Any:
+                if next(calls) >= step:
+                    raise Killed
+                return real(path, *rest, **o)
+
+            with monkeypatch.context() as patch:
+                patch.setattr(Path, name, dying)
+                try:
+                    run(well(), half, retry=True)
+                except Killed:
+                    told.add((name, step, len(lines(half.predictions)), len(lines(half.rejects))))
+            # Whatever it left is one run or the other, once a resume has looked at it; never something between.
+            run(Moody(), half)
+            found = contents(half.out)
+            assert found.get("0-of-1.jsonl") in (before["0-of-1.jsonl"], after["0-of-1.jsonl"])
+            which = before if found["0-of-1.jsonl"] == before["0-of-1.jsonl"] else after
+            assert {name: found[name] for name in before} == which
+            run(well(), half, retry=True)
+            assert {name: contents(half.out)[name] for name in after} == after
+    # Before either, between the two (new verdicts, old rejects).
+    assert {state[2:] for state in told} >= {(5, 8), (11, 8)}
+
+
+def test_a_retry_really_killed_between_the_two(half: Settings, tmp_path: Path) -> None:
+    before = contents(half.out)
+    code = (
+        "import os, runpy, signal, sys; from pathlib import Path; sys.path.insert(0, sys.argv[1])\n"
+        "import libra_guard.predict.runner as runner\n"
+        "guard = runpy.run_path(sys.argv[1])['TogetherGuard']()\n"
+        "real, out = Path.replace, Path(sys.argv[3])\n"
+        "def replace(path, target):\n"
+        "    if target == out / 'rejects.jsonl': os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return real(path, target)\n"
+        "Path.replace = replace\n"
+        "runner.run(guard, runner.Settings(data=sys.argv[2], out=out, chunk=3, explain=True), retry=True)"
+    )
+    command = [sys.executable, "-c", code, str(SLOW_RUN), half.data, str(half.out)]
+    assert subprocess.run(command, check=False).returncode == -9
+    between = contents(half.out)
+    assert between["0-of-1.jsonl"] != before["0-of-1.jsonl"]
+    assert between["rejects.jsonl"] == before["rejects.jsonl"]
+    assert run(Moody(), half).failed == 0
+    whole = replace(half, out=tmp_path / "whole")
+    run(Moody(), whole)
+    run(well(), whole, retry=True)
+    for name in ("0-of-1.jsonl", "rejects.jsonl"):
+        assert contents(half.out)[name] == contents(whole.out)[name]
+
+
+def test_a_retry_keeps_others_out(half: Settings) -> None:
+    guard = well()
+    guard.seconds = 0
+    judge, refused = guard._judge, list[str]()
+
+    def intruded(conversations: Sequence[Conversation]) -> list[Verdict]:
+        with pytest.raises(UsageError, match="another run is writing") as error:
+            run(well(), half, retry=True)
+        refused.append(str(error.value))
+        return judge(conversations)
+
+    guard._judge = intruded
+    assert run(guard, half, retry=True).retried == 6
+    assert len(refused) == 6

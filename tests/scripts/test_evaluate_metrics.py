@@ -1,6 +1,7 @@
 """The published interface, to the letter."""
 
 import json
+import os
 import runpy
 import subprocess
 import sys
@@ -142,6 +143,37 @@ def test_as_a_program(tmp_path, predictions, status):
         assert "none: no such file or folder" in done.stderr
     else:
         assert done.stdout.startswith(block("Real Data", "0.0000", "1.0000", "1.0000"))
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (PermissionError(13, "Permission denied", "p"), "error: p: Permission denied\n"),
+        (ValueError("a fault"), "ValueError: a fault\n"),
+    ],
+)
+def test_a_failure_is_not_done_with_something_missing(monkeypatch, capsys, error, told):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setitem(main.__globals__, "evaluate", fail)
+    assert main(["--predict_root", "p", "--label_path", "l"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.endswith(told)
+
+
+def test_a_reader_that_goes_away(tmp_path):
+    (tmp_path / "test.json").write_text('[{"id": 1, "label": "安全", "source": "Real Data"}]', "utf-8")
+    (tmp_path / "p.jsonl").write_text(json.dumps({"id": 1, "critic": critic("安全")}), "utf-8")
+    command = [sys.executable, "scripts/evaluate_metrics.py", "--predict_root", tmp_path / "p.jsonl"]
+    command += ["--label_path", tmp_path / "test.json"]
+    reads, writes = os.pipe()
+    os.close(reads)
+    done = subprocess.run(command, cwd=ROOT, stdout=writes, stderr=subprocess.PIPE, check=False)
+    os.close(writes)
+    assert done.returncode == 141
+    assert b"Broken" not in done.stderr
 
 
 def test_both_arguments_are_required():

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import tracemalloc
 from pathlib import Path
 
 import pytest
 
 from libra_guard.backends.scripted import ScriptedBackend
+from libra_guard.errors import BackendError
 from libra_guard.guards.libra import LibraGuard
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "inference.py"
@@ -86,6 +88,88 @@ def test_several_iterations_give_a_list_of_texts(script, data, tmp_path):
     assert script.main(arguments) == 0
     assert read(out / "0-of-1.jsonl")[0]["critic"] == [ANSWER.format("安全", seed) for seed in (7, 8, 9)]
     assert script.guard.temperature > 0
+    record = json.loads((out / "run.json").read_text(encoding="utf-8"))
+    assert record["data"] == str(data)
+    assert [own["guard"]["seed"] for own in record["generations"]] == [7, 8, 9]
+    assert read(out / "rejects.jsonl") == []
+    # Again, with one more.
+    assert script.main([*arguments, "--num_itera", "4"]) == 0
+    assert [len(row["critic"]) for row in read(out / "0-of-1.jsonl")] == [4] * 7
+
+
+@pytest.fixture
+def failing(script, monkeypatch):
+    """Rows by (id, seed) that the model fails on; id 0 holds no answer and is rejected each time."""
+    fails = set()
+    load = script.load_guard
+
+    def loaded(*arguments, **options):
+        guard = load(*arguments, **options)
+        judge = guard.judge
+
+        def judged(conversations, **more):
+            if any((c.response, guard.seed) in fails for c in conversations):
+                raise BackendError("the model failed")
+            return judge(conversations, **more)
+
+        monkeypatch.setattr(guard, "judge", judged)
+        return guard
+
+    monkeypatch.setattr(script, "load_guard", loaded)
+    return fails
+
+
+@pytest.mark.parametrize("machines", [1, 2])
+def test_a_row_that_some_generations_cannot_judge(script, failing, tmp_path, capsys, machines):
+    data, out = tmp_path / "data.jsonl", tmp_path / "out"
+    # Rows without an id: several are equal, and told apart by their place.
+    answers = ["", "甲", "乙", "丙", "乙", "", "甲", "丁", "戊", "己"]
+    data.write_text("".join(json.dumps({"question": "问", "response": text}) + "\n" for text in answers))
+    failing |= {("甲", 42), ("丙", 43), ("丁", 42), ("丁", 43), ("丁", 44), ("己", 44)}
+    arguments = ["--base_model", "m", "--data_path", str(data), "--out_path", str(out), "--num_itera", "3"]
+    for rank in range(machines):
+        assert script.main([*arguments, "--machine_rank", str(rank), "--machine_num", str(machines)]) == 1
+    rows = [row for rank in range(machines) for row in read(out / f"{rank}-of-{machines}.jsonl")]
+    assert [(row["response"], len(row["critic"])) for row in rows] == [
+        *(("甲", 2), ("乙", 3), ("丙", 2), ("乙", 3), ("甲", 2), ("戊", 3), ("己", 2)),
+    ]
+    assert rows[0]["critic"] == [ANSWER.format("安全", seed) for seed in (43, 44)]
+    found = [(row["number"], row["generations"]) for row in read(out / "rejects.jsonl")]
+    assert found == [(1, [0, 1, 2]), (2, [0]), (4, [1]), (6, [0, 1, 2]), (7, [0]), (8, [0, 1, 2]), (10, [2])]
+    assert json.loads((out / "run.json").read_text(encoding="utf-8"))["data"] == str(data)
+    told = capsys.readouterr().err
+    assert ("4 of them have fewer" if machines == 1 else "2 of them have fewer") in told
+    assert "rejects" in told
+
+
+def test_generations_are_joined_without_taking_them_into_memory(script, tmp_path):
+    folders = [tmp_path / f"generation-{i}" for i in range(3)]
+    for folder in folders:
+        folder.mkdir()
+        with (folder / "0-of-1.jsonl").open("w") as stream:
+            stream.writelines(json.dumps({"id": i, "critic": "x" * 5000}) + "\n" for i in range(500))
+        (folder / "rejects.jsonl").write_text("")
+        (folder / "run.json").write_text("{}")
+    tracemalloc.start()
+    try:
+        script.join(tmp_path, folders, script.Shard(), 1)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 1_000_000
+    assert len(read(tmp_path / "0-of-1.jsonl")) == 500
+
+
+def test_generations_do_not_replace_a_single_run(script, data, tmp_path, capsys):
+    out = tmp_path / "out"
+    arguments = ["--base_model", "m", "--data_path", str(data), "--out_path", str(out)]
+    assert script.main(arguments) == 0
+    before = (out / "0-of-1.jsonl").read_bytes()
+    assert script.main([*arguments, "--num_itera", "2"]) == 2
+    assert "choose another --out_path" in capsys.readouterr().err
+    assert (out / "0-of-1.jsonl").read_bytes() == before
+    assert script.main([*arguments, "--num_itera", "2", "--out_path", str(tmp_path / "two")]) == 0
+    assert script.main([*arguments, "--out_path", str(tmp_path / "two")]) == 2
 
 
 def test_few_shot_examples_stand_in_the_prompt(script, data, tmp_path):
@@ -110,6 +194,7 @@ def test_a_bad_row_is_kept_aside_and_the_exit_code_says_so(script, tmp_path, cap
         ["--batch_size", "0"],
         ["--num_itera", "0"],
         ["--is_instruct", "2"],
+        ["--few_shot", "-1"],
     ],
 )
 def test_wrong_use_exits_with_2(script, data, tmp_path, wrong):
@@ -122,3 +207,21 @@ def test_missing_data_exits_with_2(script, tmp_path, capsys):
     arguments = ["--base_model", "m", "--data_path", str(tmp_path / "none.json"), "--out_path", str(tmp_path / "o")]
     assert script.main(arguments) == 2
     assert "no such file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("out", ["file", "file/below", "file/below/it"])
+def test_a_folder_that_cannot_be_written_exits_with_2(script, data, tmp_path, capsys, out):
+    (tmp_path / "file").write_text("")
+    arguments = ["--base_model", "m", "--data_path", str(data), "--out_path", str(tmp_path / out)]
+    assert script.main(arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {tmp_path / 'file'}")
+
+
+def test_a_fault_of_the_program_exits_with_2(script, data, tmp_path, capsys, monkeypatch):
+    def fail(*_, **__):
+        raise ValueError("a fault")
+
+    monkeypatch.setattr(script, "run", fail)
+    assert script.main(["--base_model", "m", "--data_path", str(data), "--out_path", str(tmp_path / "out")]) == 2
+    assert "ValueError: a fault" in capsys.readouterr().err

@@ -312,7 +312,7 @@ def test_both_parts_in_one_file(base: Path, data: Path, tmp_path: Path) -> None:
 
 def test_parity_leaves_out_what_the_parts_read_cut(trained: Callable[[str], Trained]) -> None:
     guard = trained("encoder").out / "guard"
-    long: list[Any] = ["今天天气很好" * 60, ("怎么泡好茶?", "今天天气很好" * 8)]
+    long: list[Any] = ["今天天气很好" * 60, ("怎么泡好茶?", "今天天气很好" * 12)]
     assert parity(guard, long, np.zeros((2, 8)), np.full(2, 0.5)) == {"compared": 0, "longer": 2}
     assert parity(guard, ["今天", *long], np.zeros((3, 8)), np.full(3, 0.5))["compared"] == 1
     assert parity(trained("ngrams").out / "guard", long, np.zeros((2, 8)), np.full(2, 0.5))["compared"] == 2

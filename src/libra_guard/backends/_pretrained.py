@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 
 import torch
 import transformers
+from safetensors import SafetensorError
 
+from libra_guard.backends._running import failures, first_line
 from libra_guard.errors import UsageError, require
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -39,6 +41,7 @@ def load(
 
     Raises:
         UsageError: Something is not there, or not of the form that it should have.
+        BackendError: The device has no memory for the model.
     """
     if dtype not in DTYPES:
         raise UsageError(f"there is no dtype '{dtype}'; there are: {', '.join(DTYPES)}")
@@ -54,12 +57,13 @@ def load(
         own = adapter is not None and (Path(adapter).expanduser() / "tokenizer_config.json").is_file()
         tokenizer = transformers.AutoTokenizer.from_pretrained(adapter if own else folder, **({} if own else common))
     except (OSError, ValueError) as error:
-        raise UsageError(f"cannot read a model from '{model}': {_first_line(error)}") from error
+        raise UsageError(f"cannot read a model from '{model}': {first_line(error)}") from error
     classifier = _is_classifier(config, model)
     loaded = _weights(folder, config, classifier, common, _dtype(dtype, config, place), model)
     if adapter is not None:
         loaded = _merged(loaded, adapter, classifier)
-    return Loaded(loaded.eval().to(place), tokenizer, classifier, adapter)
+    with failures(model, place):
+        return Loaded(loaded.eval().to(place), tokenizer, classifier, adapter)
 
 
 def find_device(name: str) -> torch.device:
@@ -151,8 +155,8 @@ def _weights(folder: str, config: Any, classifier: bool, common: dict[str, Any],
         loaded, info = auto.from_pretrained(
             folder, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **common
         )
-    except (OSError, ValueError) as error:
-        raise UsageError(f"cannot load the weights of '{model}' from safetensors: {_first_line(error)}") from error
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise UsageError(f"cannot load the weights of '{model}' from safetensors: {first_line(error)}") from error
     if info["missing_keys"]:
         # Transformers would fill them with random numbers and go on.
         raise UsageError(f"the weights of '{model}' lack {', '.join(sorted(info['missing_keys'])[:3])}")
@@ -172,8 +176,4 @@ def _merged(model: Any, adapter: str, classifier: bool) -> Any:
             # Merged, the model runs as fast as its base and takes every argument of it.
             return peft.PeftModel.from_pretrained(model, adapter).merge_and_unload()
     except (OSError, ValueError, RuntimeError) as error:
-        raise UsageError(f"cannot put the adapter '{adapter}' on its base: {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise UsageError(f"cannot put the adapter '{adapter}' on its base: {first_line(error)}") from error

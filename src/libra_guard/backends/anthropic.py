@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import anthropic
 
+from libra_guard.backends._options import at_least, more_than
 from libra_guard.backends._remote import Remote, reading
 from libra_guard.backends.base import Backend, Prompt
 from libra_guard.backends.control_tokens import KNOWN, neutralise
@@ -61,6 +62,8 @@ class AnthropicBackend(Backend):
         context: int | None = None,
         extra_body: Mapping[str, Any] | None = None,
     ) -> None:
+        more_than(0, timeout=timeout)
+        at_least(1, context=context)
         api_key = api_key or os.environ.get("ANTHROPIC_API_KEY")
         if not api_key:
             raise UsageError("set ANTHROPIC_API_KEY")

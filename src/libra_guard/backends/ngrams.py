@@ -33,6 +33,9 @@ class NgramFeatures:
     """n-grams of 1 to ``longest`` characters, at most 4."""
 
     def __post_init__(self) -> None:
+        for name, number in asdict(self).items():
+            if type(number) is not int:
+                raise ValueError(f"{name} must be a whole number, not {number!r}")
         if not 0 < self.buckets <= 1 << _BITS or self.buckets.bit_count() != 1:
             raise ValueError(f"buckets must be a power of two up to 2**{_BITS}, not {self.buckets}")
         if not 1 <= self.longest <= len(_PRIMES):

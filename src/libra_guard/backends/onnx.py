@@ -6,7 +6,6 @@ The model's own input names say what it reads: ``input_ids`` and ``attention_mas
 
 from __future__ import annotations
 
-import json
 import os
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -19,7 +18,9 @@ import onnxruntime
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from libra_guard.backends._options import at_least
 from libra_guard.backends.base import Backend, Span, Text
+from libra_guard.backends.classifier_config import ClassifierConfig, read_object
 from libra_guard.backends.control_tokens import breaks, neutralise
 from libra_guard.backends.ngrams import NgramFeatures
 from libra_guard.errors import BackendError, UsageError
@@ -41,18 +42,22 @@ class OnnxBackend(Backend):
         threads: Texts judged side by side; by default the number of usable cores.
 
     Raises:
-        UsageError: The folder lacks a file, or the model asks for inputs that this backend does not know.
+        UsageError: The folder lacks a file, its config.json has a wrong value, the model asks for inputs that this
+            backend does not know, or there are to be no threads.
+        BackendError: ONNX Runtime cannot load the model.
     """
 
     name = "onnx"
     capabilities = frozenset({Method.LOGITS})
 
     def __init__(self, model: str | Path, *, threads: int | None = None) -> None:
+        at_least(1, threads=threads)
         self.folder = Path(model)
         path = self.folder / "model.onnx"
         if not path.is_file():
             raise UsageError(f"{self.folder}: no model.onnx here; an ONNX guard is a folder that holds one")
         self.config = _read_config(self.folder)
+        known = ClassifierConfig.of(self.config, self.folder / "config.json")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
@@ -65,8 +70,8 @@ class OnnxBackend(Backend):
         if unknown := self._inputs - _TOKENS - _NGRAMS:
             raise UsageError(f"{path}: unknown inputs {', '.join(sorted(unknown))}")
         self._tokenizer = self._load_tokenizer() if "input_ids" in self._inputs else None
-        self._ngrams = self._load_ngrams() if self._inputs & _NGRAMS else None
-        self.context = int(self.config.get("max_length", 512)) if self._tokenizer else None
+        self._ngrams = self._load_ngrams(known) if self._inputs & _NGRAMS else None
+        self.context = known.max_length if self._tokenizer else None
         self._threads = threads or len(os.sched_getaffinity(0))
         self._pool = ThreadPoolExecutor(self._threads) if self._threads > 1 else None
 
@@ -119,9 +124,9 @@ class OnnxBackend(Backend):
         self._control = tuple(t.content for t in tokenizer.get_added_tokens_decoder().values())
         return tokenizer
 
-    def _load_ngrams(self) -> NgramFeatures:
+    def _load_ngrams(self, known: ClassifierConfig) -> NgramFeatures:
         try:
-            return NgramFeatures(**self.config.get("ngrams", {}))
+            return NgramFeatures(**known.ngrams)
         except (TypeError, ValueError) as error:
             raise UsageError(f"{self.folder / 'config.json'}: ngrams: {error}") from None
 
@@ -157,12 +162,6 @@ def _size(text: Text) -> int:
 
 def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UsageError(f"{folder}: no config.json beside model.onnx") from None
-    except ValueError as error:
-        raise UsageError(f"{path}: not JSON: {error}") from None
-    if not isinstance(config, dict):
-        raise UsageError(f"{path}: an object is needed")
-    return config
+    if not path.exists():
+        raise UsageError(f"{folder}: no config.json beside model.onnx")
+    return read_object(path)

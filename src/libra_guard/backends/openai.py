@@ -10,6 +10,7 @@ import numpy as np
 import openai
 from numpy.typing import NDArray
 
+from libra_guard.backends._options import at_least, more_than
 from libra_guard.backends._remote import Remote, reading
 from libra_guard.backends._top_logprobs import Step, read_choices
 from libra_guard.backends.base import Backend, Prompt
@@ -64,6 +65,8 @@ class OpenAIBackend(Backend):
         context: int | None = None,
         extra_body: Mapping[str, Any] | None = None,
     ) -> None:
+        more_than(0, timeout=timeout)
+        at_least(1, top_logprobs=top_logprobs, context=context)
         base_url = base_url or os.environ.get("OPENAI_BASE_URL")
         api_key = api_key or os.environ.get("OPENAI_API_KEY")
         if not api_key and not base_url:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 from dataclasses import dataclass
 from typing import Any
 
+from libra_guard.backends._options import checked, option_names, unknown_option
 from libra_guard.backends.base import Backend
 from libra_guard.errors import UsageError, require
 
@@ -57,17 +57,27 @@ def load_backend(name: str, model: str, **options: Any) -> Backend:
         **options: Keyword arguments of the backend's class.
 
     Raises:
-        UsageError: The name or an option is unknown, or the model is missing.
+        UsageError: The name or an option is unknown, an option is of another type or impossible, or the model is
+            missing.
         MissingExtraError: The backend needs a library that is not installed.
+        BackendError: The model cannot be loaded.
+    """
+    backend = backend_class(name)
+    known = option_names(backend)
+    for option in options:
+        if option not in known:
+            raise unknown_option(option, {f"the backend '{name}'": known})
+    loaded: Backend = backend(model, **checked(backend, options))
+    return loaded
+
+
+def backend_class(name: str) -> type[Any]:
+    """The class of a backend.
+
+    Raises:
+        UsageError: There is no backend of that name.
+        MissingExtraError: It needs a library that is not installed.
     """
     if name not in BACKENDS:
         raise UsageError(f"there is no backend '{name}'; there are: {', '.join(sorted(BACKENDS))}")
-    backend = BACKENDS[name].load()
-    signature = inspect.signature(backend)
-    try:
-        signature.bind(model, **options)
-    except TypeError as error:
-        known = ", ".join(list(signature.parameters)[1:]) or "none"
-        raise UsageError(f"the backend '{name}': {error}; its options are: {known}") from None
-    loaded: Backend = backend(model, **options)
-    return loaded
+    return BACKENDS[name].load()

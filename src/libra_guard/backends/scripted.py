@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError
 
+from libra_guard.backends._options import at_least
 from libra_guard.backends.base import Backend, Prompt, Text
+from libra_guard.backends.classifier_config import read_object
 from libra_guard.errors import BackendError, UsageError
 from libra_guard.records import Method
 
@@ -35,7 +38,7 @@ class ScriptedBackend(Backend):
     """Answers from a script and records what it was asked.
 
     A score for ``choose`` is a list in the order of the choices, or a mapping from choice to probability in which
-    a choice that is missing has probability 0.
+    a choice that is missing has probability 0; NaN is a probability that the server did not tell.
 
     Args:
         model: A JSON file with any of the keys ``generate``, ``choose``, ``logits``; None where they are given here.
@@ -45,7 +48,7 @@ class ScriptedBackend(Backend):
         context: Tokens that the model is said to take.
 
     Raises:
-        UsageError: The file cannot be read, or no capability is scripted.
+        UsageError: The file cannot be read, an answer in it is none, or no capability is scripted.
     """
 
     name: ClassVar[str] = "scripted"
@@ -59,6 +62,7 @@ class ScriptedBackend(Backend):
         logits: Script | None = None,
         context: int | None = None,
     ) -> None:
+        at_least(1, context=context)
         scripts = {Method.GENERATE: generate, Method.CHOOSE: choose, Method.LOGITS: logits}
         if model is not None:
             read = _read(Path(model))
@@ -88,7 +92,7 @@ class ScriptedBackend(Backend):
         scores = np.zeros((len(prompts), len(choices)))
         for row, prompt in zip(scores, prompts, strict=True):
             said = self._answer(Method.CHOOSE, prompt, _text(prompt), (choices,), {"choices": tuple(choices)})
-            row[:] = [said.get(c, 0.0) for c in choices] if isinstance(said, Mapping) else said
+            row[:] = _scores(said, choices)
         return scores
 
     def logits(self, texts: Sequence[Text]) -> NDArray[np.float64]:
@@ -97,7 +101,10 @@ class ScriptedBackend(Backend):
             return super().logits(texts)
         flat = [text if isinstance(text, str) else "\n".join(text) for text in texts]
         rows = [self._answer(Method.LOGITS, t, f, (), {}) for t, f in zip(texts, flat, strict=True)]
-        return np.asarray(rows, dtype=np.float64).reshape(len(rows), -1 if rows else 0)
+        try:
+            return np.asarray(rows, dtype=np.float64).reshape(len(rows), -1 if rows else 0)
+        except (TypeError, ValueError) as error:
+            raise BackendError(f"the script's logits are no table of numbers: {error}") from None
 
     def provenance(self) -> dict[str, Any]:
         """The script's file, if there is one."""
@@ -126,11 +133,52 @@ def _text(prompt: Prompt) -> str:
     return "\n".join(m.content for m in prompt.messages) + prompt.prefix
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _scores(said: Any, choices: Sequence[str]) -> NDArray[np.float64]:
+    """What a script says as one probability a choice."""
+    values = [said.get(c, 0.0) for c in choices] if isinstance(said, Mapping) else said
     try:
-        script = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"cannot read the script '{path}': {error}") from None
-    if not isinstance(script, dict):
-        raise UsageError(f"the script '{path}' is no JSON object with generate, choose or logits")
+        scores = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        scores = np.empty(0)
+    # A comparison with NaN is false: it may stand here.
+    if scores.shape != (len(choices),) or ((scores < 0) | (scores > 1)).any():
+        wanted = f"a probability in [0, 1] for each of {', '.join(choices)}"
+        raise BackendError(f"the script chooses {said!r:.80}, and not {wanted}")
+    return scores
+
+
+def _probability(number: float) -> float:
+    if not (0 <= number <= 1 or math.isnan(number)):
+        raise ValueError("a probability lies in [0, 1]")
+    return number
+
+
+_Probability = Annotated[float, AfterValidator(_probability)]
+_STRICT = ConfigDict(strict=True)
+_TEXT: TypeAdapter[Any] = TypeAdapter(str, config=_STRICT)
+_NUMBERS: TypeAdapter[Any] = TypeAdapter(list[float], config=_STRICT)
+_IN_ORDER: TypeAdapter[Any] = TypeAdapter(list[_Probability], config=_STRICT)
+_BY_NAME: TypeAdapter[Any] = TypeAdapter(dict[str, _Probability], config=_STRICT)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    script = read_object(path)
+    for name, answers in script.items():
+        if name not in [method.value for method in Method]:
+            raise UsageError(f"{path}: a script has generate, choose and logits, and no '{name}'")
+        if answers is not None and not isinstance(answers, list | dict):
+            raise UsageError(f"{path}: {name}: a list or an object of answers is needed, not {answers!r:.80}")
+        for key, answer in answers.items() if isinstance(answers, dict) else enumerate(answers or ()):
+            try:
+                _form(Method(name), answer).validate_python(answer)
+            except ValidationError as error:
+                first = error.errors()[0]
+                place = ", ".join(repr(part) for part in (key, *first["loc"]))
+                raise UsageError(f"{path}: {name}: {place}: {first['msg']}, not {first['input']!r:.80}") from None
     return script
+
+
+def _form(method: Method, answer: Any) -> TypeAdapter[Any]:
+    if method is Method.CHOOSE:
+        return _BY_NAME if isinstance(answer, dict) else _IN_ORDER
+    return _TEXT if method is Method.GENERATE else _NUMBERS

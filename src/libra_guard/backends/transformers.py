@@ -17,6 +17,8 @@ from transformers import modeling_utils
 
 from libra_guard.backends import _pretrained
 from libra_guard.backends._encoding import Encoder, Row, batches
+from libra_guard.backends._options import at_least
+from libra_guard.backends._running import failures, run_batches, seeded
 from libra_guard.backends._shared_prefix import SharedPrefix
 from libra_guard.backends.base import Backend, Prompt, Span, Text
 from libra_guard.errors import BackendError, UsageError
@@ -42,11 +44,13 @@ class TransformersBackend(Backend):
         adapter: A LoRA adapter's folder or hub name; merged into the weights.
         revision: Of the model on the hub.
         trust_remote_code: Whether the model may bring code of its own.
-        max_batch_tokens: Rows of a batch × tokens of its longest row stay within this; one row always goes.
+        max_batch_tokens: Rows of a batch × tokens of its longest row stay within this; one row always goes. A batch
+            for which memory does not suffice is halved.
         share_prefix: Whether the tokens with which all prompts of ``choose`` begin are computed only once.
 
     Raises:
-        UsageError: The model is not there, or not of a form that can be run.
+        UsageError: The model is not there, or not of a form that can be run, or there is to be no batch.
+        BackendError: The device has no memory for the model.
     """
 
     name: ClassVar[str] = "transformers"
@@ -57,12 +61,13 @@ class TransformersBackend(Backend):
         *,
         device: str = "auto",
         dtype: str = "auto",
-        adapter: str | None = None,
+        adapter: str | Path | None = None,
         revision: str | None = None,
         trust_remote_code: bool = False,
         max_batch_tokens: int = 8192,
         share_prefix: bool = True,
     ) -> None:
+        at_least(1, max_batch_tokens=max_batch_tokens)
         loaded = _pretrained.load(
             str(model),
             adapter=None if adapter is None else str(adapter),
@@ -114,14 +119,17 @@ class TransformersBackend(Backend):
             how = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
         texts = [""] * len(rows)
         sizes = [len(row) + limit for row, limit in zip(rows, limits, strict=True)]
-        with self._lock, torch.inference_mode(), _seeded(seed, self._model.device):
-            for batch in batches(sizes, self._max_batch_tokens, limits):
-                settings = transformers.GenerationConfig(max_new_tokens=limits[batch[0]], **self._ending, **how)
-                ids, mask = self._padded([rows[i] for i in batch], left=True)
-                spoken = self._model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)
-                new = self._encoder.decode(spoken[:, ids.shape[1] :].tolist(), self._stops)
-                for i, text in zip(batch, new, strict=True):
-                    texts[i] = text
+
+        def run(batch: list[int]) -> None:
+            settings = transformers.GenerationConfig(max_new_tokens=limits[batch[0]], **self._ending, **how)
+            ids, mask = self._padded([rows[i] for i in batch], left=True)
+            spoken = self._model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)
+            new = self._encoder.decode(spoken[:, ids.shape[1] :].tolist(), self._stops)
+            for i, text in zip(batch, new, strict=True):
+                texts[i] = text
+
+        with self._running(), seeded(seed, self._model.device):
+            run_batches(batches(sizes, self._max_batch_tokens, limits), run)
         return texts
 
     def choose(self, prompts: Sequence[Prompt], choices: Sequence[str]) -> NDArray[np.float64]:
@@ -143,11 +151,11 @@ class TransformersBackend(Backend):
         rows = self._encoder.rows(prompts, choices)
         lengths = [len(row.ids) for row in rows]
         self._check(lengths)
-        with self._lock, torch.inference_mode():
+        with self._running():
             limit = min(row.start for row in rows)
             shared = self._prefix.prepare([row.ids for row in rows], limit) if self._prefix else 0
-            for batch in batches(lengths, self._max_batch_tokens):
-                self._score([rows[i] for i in batch], shared, logs)
+            found = batches(lengths, self._max_batch_tokens)
+            run_batches(found, lambda batch: self._score([rows[i] for i in batch], shared, logs))
         return np.exp(logs)
 
     def logits(self, texts: Sequence[Text]) -> NDArray[np.float64]:
@@ -158,14 +166,17 @@ class TransformersBackend(Backend):
         lengths = [len(row["input_ids"]) for row in rows]
         self._check(lengths)
         logits = np.zeros((len(texts), self._model.config.num_labels))
-        with self._lock, torch.inference_mode():
-            for batch in batches(lengths, self._max_batch_tokens):
-                ids, mask = self._padded([rows[i]["input_ids"] for i in batch])
-                inputs = {"input_ids": ids, "attention_mask": mask}
-                if "token_type_ids" in rows[batch[0]]:
-                    # The padding's type is masked out with it.
-                    inputs["token_type_ids"], _ = self._padded([rows[i]["token_type_ids"] for i in batch], fill=0)
-                logits[batch] = self._model(**inputs).logits.double().cpu().numpy()
+
+        def run(batch: list[int]) -> None:
+            ids, mask = self._padded([rows[i]["input_ids"] for i in batch])
+            inputs = {"input_ids": ids, "attention_mask": mask}
+            if "token_type_ids" in rows[batch[0]]:
+                # The padding's type is masked out with it.
+                inputs["token_type_ids"], _ = self._padded([rows[i]["token_type_ids"] for i in batch], fill=0)
+            logits[batch] = self._model(**inputs).logits.double().cpu().numpy()
+
+        with self._running():
+            run_batches(batches(lengths, self._max_batch_tokens), run)
         return logits
 
     def spans(self, texts: Sequence[str]) -> list[list[Span]]:
@@ -187,6 +198,12 @@ class TransformersBackend(Backend):
             "torch": torch.__version__,
             "transformers": transformers.__version__,
         }
+
+    @contextmanager
+    def _running(self) -> Iterator[None]:
+        """One call at a time, without gradients, its errors in words."""
+        with self._lock, torch.inference_mode(), failures(str(self._about["model"]), self._model.device):
+            yield
 
     def _check(self, lengths: Sequence[int]) -> None:
         if self.context is not None and max(lengths, default=0) > self.context:
@@ -236,14 +253,6 @@ class TransformersBackend(Backend):
             inputs["logits_to_keep"] = kept
         logits = self._model(**inputs).logits
         return logits.gather(1, where[..., None].expand(-1, -1, logits.shape[-1]))
-
-
-@contextmanager
-def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """A seed for what runs inside; the caller's random state is as it was afterwards."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield
 
 
 def _first(*values: Any) -> Any:

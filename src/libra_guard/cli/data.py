@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Annotated
+from typing import Annotated
 
 import typer
 
@@ -47,8 +46,9 @@ def get(
     the exit code is 1. OUT appears only when it is whole.
     """
     rejects = out and out.with_name(f"{out.stem}.rejects.jsonl")
-    if out and Path(source).exists() and out.exists() and out.samefile(source):
-        raise UsageError(f"{out}: would overwrite the data set itself")
+    for path in filter(None, (out, rejects)):
+        if Path(source).exists() and path.exists() and path.samefile(source):
+            raise UsageError(f"{path}: would overwrite the data set itself")
     written, reasons = _write(name, source, out, rejects)
     typer.echo(f"{name}: {written} samples, {reasons.total()} rejects", err=True)
     for reason, count in reasons.most_common(10):
@@ -61,11 +61,12 @@ def get(
 
 def _write(name: str, source: str, out: Path | None, rejects: Path | None) -> tuple[int, Counter[str]]:
     from libra_guard.data.registry import load_dataset_rows
-    from libra_guard.io import BadRow, dumps
+    from libra_guard.io import BadRow, atomic, dumps
 
     written, reasons = 0, Counter[str]()
     with ExitStack() as stack:
-        good, bad = (_open(stack, path) for path in (out, rejects))
+        # The rejects stand before OUT does.
+        good, bad = (stack.enter_context(atomic(path)) if path else None for path in (out, rejects))
         for item in load_dataset_rows(name, source):
             if isinstance(item, BadRow):
                 reasons[item.reason] += 1
@@ -75,21 +76,6 @@ def _write(name: str, source: str, out: Path | None, rejects: Path | None) -> tu
             written += 1
             line = dumps(item.model_dump(mode="json"))
             typer.echo(line) if good is None else good.write(line + "\n")
-    for path in filter(None, (out, rejects)):
-        _temporary(path).replace(path)
     if rejects and not reasons:
         rejects.unlink()
     return written, reasons
-
-
-def _open(stack: ExitStack, path: Path | None) -> IO[str] | None:
-    if path is None:
-        return None
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Removed again where the run fails; once it stands in its place there is nothing left to remove.
-    stack.push(lambda failed, *_: _temporary(path).unlink(missing_ok=True) if failed else None)
-    return stack.enter_context(_temporary(path).open("w", encoding="utf-8", newline="\n"))
-
-
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")

@@ -15,6 +15,9 @@ from libra_guard.evaluate.tables import Format
 def evaluate(
     predictions: Annotated[Path, typer.Option(help="Folder that `libra infer` wrote, or one file of predictions.")],
     labels: Annotated[str, typer.Option(help="Benchmark in the Libra-Test format.")],
+    label_field: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Where the labels' rows keep the label, if not in label.")
+    ] = None,
     form: Annotated[Format, typer.Option("--format", help="How to write the scores.")] = Format.TABLE,
     compare: Annotated[
         Path | None, typer.Option(metavar="PATH", help="Predictions of a second run: tests the difference.")
@@ -39,14 +42,16 @@ def evaluate(
     from libra_guard.io import write_atomic
 
     rules = Rules(threshold=threshold, unreadable=unreadable, controversial=controversial)
-    report = score(predictions, labels, rules=rules, other=compare, resamples=bootstrap, seed=seed)
+    report = score(
+        predictions, labels, rules=rules, other=compare, label_field=label_field, resamples=bootstrap, seed=seed
+    )
     terminal = out is None and sys.stdout.isatty()
     text = render(report, form, width=_width() if terminal else None, colour=terminal)
     if out is None:
         typer.echo(text)
     else:
         write_atomic(out, text + "\n")
-    for line in [*report.complaints, *report.gaps]:
+    for line in [*report.complaints, *report.gaps, *report.one_class]:
         typer.echo(line, err=True)
     if form in (Format.CSV, Format.LATEX) and report.comparison is not None:
         for line in sentences(report.comparison):

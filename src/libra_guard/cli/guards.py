@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from importlib.util import find_spec
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -14,34 +14,42 @@ from libra_guard.guards.registry import GUARDS, GuardEntry
 
 
 def guards(as_json: Annotated[bool, typer.Option("--json", help="A JSON list on stdout.")] = False) -> None:
-    """List the guards, what they judge, and what each needs."""
+    """List the guards, what they judge, the backends that can run them, and what each of those needs."""
     if as_json:
-        rows = [asdict(entry) | {"ready": _ready(entry)} for entry in GUARDS.values()]
-        typer.echo(json.dumps(rows, ensure_ascii=False, indent=2))
+        typer.echo(json.dumps([_row(entry) for entry in GUARDS.values()], ensure_ascii=False, indent=2))
         return
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    for column in ("guard", "what", "judges", "runs on", "needs"):
+    for column in ("guard", "what", "judges", "runs on", "which needs"):
         table.add_column(column, overflow="fold")
     for entry in GUARDS.values():
         name = f"{entry.name}[:MODEL]" if entry.bundled else f"{entry.name}:MODEL"
-        cells = (name, entry.summary, ", ".join(entry.judges), ", ".join(entry.backends), _needs(entry))
-        table.add_row(*map(escape, cells))
+        first, *others = entry.backends
+        table.add_row(*map(escape, (name, entry.summary, ", ".join(entry.judges), first, _needs(first))))
+        for backend in others:
+            table.add_row("", "", "", *map(escape, (backend, _needs(backend))))
     console = Console()
     console.print(table)
     for entry in GUARDS.values():
         console.print(f"{entry.name}:MODEL – {entry.model}", style="dim", highlight=False, markup=False)
 
 
-def _ready(entry: GuardEntry) -> bool:
-    """Whether the libraries of its default backend are installed."""
-    return all(find_spec(module) is not None for module in BACKENDS[entry.backends[0]].needs)
+def _row(entry: GuardEntry) -> dict[str, Any]:
+    """An entry for programs; ``ready`` is of the default backend, ``runs_on`` tells of each."""
+    runs_on = {name: {"extra": BACKENDS[name].extra, "ready": _ready(name)} for name in entry.backends}
+    return asdict(entry) | {"ready": _ready(entry.backends[0]), "runs_on": runs_on}
 
 
-def _needs(entry: GuardEntry) -> str:
-    if _ready(entry):
+def _ready(backend: str) -> bool:
+    """Whether the libraries of a backend are installed."""
+    return all(find_spec(module) is not None for module in BACKENDS[backend].needs)
+
+
+def _needs(backend: str) -> str:
+    extra = BACKENDS[backend].extra
+    if extra is None:
         return "nothing more"
-    return f"pip install 'libra-guard[{entry.extra}]'"
+    return f"the extra {extra} (installed)" if _ready(backend) else f"pip install 'libra-guard[{extra}]'"

@@ -21,6 +21,7 @@ from libra_guard.errors import UsageError
 from libra_guard.records import Target
 
 if TYPE_CHECKING:
+    from libra_guard.predict.rows import Fields
     from libra_guard.predict.shards import Shard
 
 ENGINES = ("local",)
@@ -38,14 +39,18 @@ def infer(
     shard: Annotated[str, typer.Option(metavar="R/N", help="Part R (from 0) of N contiguous parts.")] = "0/1",
     explain: Annotated[bool, typer.Option(help="Also write an analysis.")] = False,
     judge: Annotated[Target, typer.Option(help="Judge the answers, or the questions alone.")] = Target.RESPONSE,
-    question_field: Annotated[str, typer.Option(help="Where a row keeps its question.")] = "question",
-    response_field: Annotated[str, typer.Option(help="Where a row keeps its answer.")] = "response",
+    question_field: Annotated[
+        str | None, typer.Option(help="Where a row keeps its question, if not in question; wins over messages.")
+    ] = None,
+    response_field: Annotated[
+        str | None, typer.Option(help="Where a row keeps its answer, if not in response; wins over messages.")
+    ] = None,
     encoding: Annotated[str | None, typer.Option(help="Of text files; by default UTF-8, or GB18030 if it is.")] = None,
     chunk: Annotated[int, typer.Option(min=1, help="Rows judged and written together.")] = 64,
+    retry: Annotated[bool, typer.Option("--retry", help="Also judge again the rows that the model failed on.")] = False,
     engine: Annotated[str, typer.Option(help="Where it runs.")] = "local",
 ) -> None:
     """Judge every row of a file. Results: R-of-N.jsonl, rejects.jsonl, run.json. Exits with 1 if rows were rejected."""
-    from libra_guard.predict.rows import Fields
     from libra_guard.predict.runner import Settings, run
     from libra_guard.predict.show import progress_bar, summary
 
@@ -55,17 +60,25 @@ def infer(
         data=data,
         out=out,
         shard=_shard(shard),
-        fields=Fields(question_field, response_field, target=judge),
+        fields=_fields(question_field, response_field, judge),
         explain=explain,
         encoding=encoding,
         chunk=chunk,
     )
     opened = open_guard(guard, backend, threshold, settings)
     with progress_bar(wanted) as progress:
-        outcome = run(opened, wanted, command=command_line(["libra", *sys.argv[1:]]), progress=progress)
+        command = command_line(["libra", *sys.argv[1:]])
+        outcome = run(opened, wanted, command=command, progress=progress, retry=retry)
     typer.echo(summary(outcome, wanted), err=True)
     if outcome.rejected:
         raise typer.Exit(1)
+
+
+def _fields(question: str | None, response: str | None, target: Target) -> Fields:
+    from libra_guard.predict.rows import Fields
+
+    by_name = question is not None or response is not None
+    return Fields(question or "question", response or "response", None if by_name else "messages", target)
 
 
 def _shard(text: str) -> Shard:

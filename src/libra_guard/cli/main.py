@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 import traceback
+from collections.abc import Callable
 from importlib.metadata import version
 from typing import Annotated
 
@@ -11,6 +14,9 @@ import typer
 
 from libra_guard.cli import check, data, evaluate, guards, infer, train
 from libra_guard.errors import LibraError
+
+CLOSED_PIPE = 128 + signal.SIGPIPE
+"""Exit code where the reader of the output has gone away."""
 
 app = typer.Typer(
     name="libra",
@@ -41,29 +47,73 @@ def _options(version: VersionOption = False) -> None:
     pass
 
 
-def main() -> None:
-    """Entry point: errors meant for people are one message and exit code 2, without a traceback.
+def exit_code(program: Callable[[], int | None], name: str) -> int:
+    """Runs a program, the command or a script, and tells how it ended.
 
-    A reader of the output that goes away, as `head` does, ends the program quietly; click sees to it.
+    Errors meant for people are one message, without a traceback. A fault of the program is shown whole. Both are 2, for
+    1 means "done with rejects" or "flagged". A reader of the output that goes away, as ``head`` does, ends the program
+    quietly with 141, as a shell tells of any program that this happens to.
+
+    Args:
+        program: Returns its exit code, or raises.
+        name: Stands before a message.
     """
     for stream in (sys.stdout, sys.stderr):
         # Data is UTF-8 whatever the terminal's locale is, and a lone surrogate must not end the program.
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     try:
-        app()
+        return _outcome(program, name)
+    except BrokenPipeError:
+        return CLOSED_PIPE
+    finally:
+        _drop_unwritten()
+
+
+def _outcome(program: Callable[[], int | None], name: str) -> int:
+    try:
+        code = _run(program) or 0
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return code
     except LibraError as error:
-        typer.echo(f"libra: {error}", err=True)
-        sys.exit(2)
+        typer.echo(f"{name}: {error}", err=True)
+    except BrokenPipeError:
+        raise
     except OSError as error:
-        # No right to read or write, no space left: not a fault of the program, and exit code 1 would mean "done".
+        # No right to read or write, no space left: not a fault of the program.
         place = f"{error.filename}: " if error.filename else ""
-        typer.echo(f"libra: {place}{error.strerror or error}", err=True)
-        sys.exit(2)
+        typer.echo(f"{name}: {place}{error.strerror or error}", err=True)
     except Exception:
-        # A fault of the program is shown whole, and must not look like exit code 1, "done with rejects".
         traceback.print_exc()
-        sys.exit(2)
+    return 2
+
+
+def _run(program: Callable[[], int | None]) -> int | None:
+    try:
+        return program()
+    except SystemExit as end:
+        # What typer and rich make of a closed pipe, and typer of an EOFError, is an exit with 1.
+        aborted = isinstance(end.__context__, typer.Abort)
+        cause = end.__context__.__cause__ if aborted and end.__context__ else end.__context__
+        if isinstance(cause, (BrokenPipeError, EOFError)):
+            raise cause from None
+        raise
+
+
+def _drop_unwritten() -> None:
+    """What was not taken must not be tried again when the interpreter ends: that fails with a code of its own."""
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        try:
+            stream.flush()
+        except OSError:
+            with open(os.devnull, "wb") as nowhere:
+                os.dup2(nowhere.fileno(), stream.fileno())
+
+
+def main() -> None:
+    """Entry point."""
+    sys.exit(exit_code(app, "libra"))
 
 
 if __name__ == "__main__":

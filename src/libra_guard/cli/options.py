@@ -38,11 +38,17 @@ def open_guard(name: str, backend: str | None, threshold: float | None, settings
     """Loads a guard from a command's options.
 
     Raises:
-        UsageError: An option is not of the form KEY=VALUE or has an impossible value, or the guard cannot be had.
+        UsageError: An option is not of the form KEY=VALUE, is unknown or has an impossible value, or the guard
+            cannot be had.
+        MissingExtraError: A library is missing.
+        BackendError: The model cannot be loaded.
     """
-    from libra_guard.guards.registry import load_guard
+    from libra_guard.guards.registry import RESERVED, load_guard
 
     options = dict(_pair(s) for s in settings or ())
+    for key in options:
+        if key in RESERVED:
+            raise UsageError(f"'{key}' cannot be given with --set: {RESERVED[key]}")
     if threshold is not None:
         options["threshold"] = threshold
     try:
@@ -50,7 +56,7 @@ def open_guard(name: str, backend: str | None, threshold: float | None, settings
     except (TypeError, ValueError) as error:
         if not settings:
             raise
-        # A value of the wrong type shows only where it is used.
+        # Types are checked before; this is a value that a library refuses in words of its own.
         raise UsageError(f"--set {' '.join(map(without_secret, settings))}: {error}") from error
 
 

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
-import json
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, Field
 
 import libra_guard
 from libra_guard.errors import DataError, UsageError
 from libra_guard.evaluate.metrics import SCORES, Metrics, Outcomes, decide, measure
-from libra_guard.evaluate.predictions import Joined, Labelled, Matched, join, load_labels, load_predictions
-from libra_guard.evaluate.rules import Rules
+from libra_guard.evaluate.predictions import (
+    NAMED,
+    Joined,
+    Labelled,
+    Matched,
+    Tally,
+    join,
+    load_labels,
+    load_predictions,
+)
+from libra_guard.evaluate.rules import Rules, Unreadable
+from libra_guard.evaluate.runs import Run, check_targets, read_run
 from libra_guard.evaluate.significance import Comparison, compare, intervals
 from libra_guard.io import file_hash
+from libra_guard.records import Label
 
 _FAULTS = {
     "missing_predictions": "{} labels without a prediction",
@@ -99,6 +109,11 @@ class Report(BaseModel):
         found = self.average.undefined_in.items()
         return [f"average of {name}: over {total - number} of {total} sources" for name, number in found]
 
+    @property
+    def one_class(self) -> list[str]:
+        """Which sources and scenarios have rows of one label alone, and what they can have no figure of."""
+        return [*_one_class("source", self.sources), *_one_class("scenario", self.scenarios)]
+
 
 def evaluate(
     predictions: str | Path,
@@ -106,6 +121,7 @@ def evaluate(
     *,
     rules: Rules | None = None,
     other: str | Path | None = None,
+    label_field: str | None = None,
     resamples: int = 0,
     seed: int = 42,
 ) -> Report:
@@ -116,23 +132,27 @@ def evaluate(
         labels: A file in the Libra-Test format, or anything that ``read_rows`` reads.
         rules: How predictions become decisions; by default the guard's labels, unreadable ones flagged.
         other: Predictions of a second run, to test the difference.
+        label_field: Where the labels' rows keep the label; by default ``label``, which is that of the answers.
         resamples: Bootstrap samples for intervals and the paired test; 0 leaves them out.
         seed: Of the bootstrap.
 
     Raises:
-        UsageError: A file is missing, or an option makes no sense here.
+        UsageError: A file is missing, or an option makes no sense here; or the questions were judged, and no field
+            was named that has their labels.
         DataError: Nothing can be scored.
     """
     rules = rules or Rules()
-    truths, label_tally = load_labels(labels)
-    joined = _joined(Path(predictions), truths)
+    first, second = read_run(Path(predictions)), None if other is None else read_run(Path(other))
+    check_targets(first, second, label_field)
+    labelled = _Labels(labels, label_field or "label")
+    joined, label_tally = _joined(first, labelled, rules)
     outcomes = decide(joined.rows, rules)
     if rules.threshold is not None and not measure(outcomes).n_with_score:
         raise UsageError(f"{predictions}: no prediction has an unsafe score, so a threshold decides nothing")
-    comparison, second = None, None
-    if other is not None:
-        second = _joined(Path(other), truths)
-        comparison = _compared(joined.rows, second.rows, rules, resamples, seed)
+    comparison, theirs = None, None
+    if second is not None:
+        theirs, _ = _joined(second, labelled, rules)
+        comparison = _compared(joined.rows, theirs.rows, rules, resamples, seed)
     sources = _groups(joined.labels, outcomes, lambda row: row.source, outcomes.source)
     scenarios = _groups(joined.labels, outcomes, lambda row: row.scenario, outcomes.scenario)
     tally = label_tally + joined.tally
@@ -144,26 +164,33 @@ def evaluate(
         overall=overall,
         unreadable=overall.unreadable,
         counts=Counts(matched=len(joined.rows), **tally.counts),
-        other_counts=None if second is None else Counts(matched=len(second.rows), **second.tally.counts),
+        other_counts=None if theirs is None else Counts(matched=len(theirs.rows), **theirs.tally.counts),
         named=tally.named,
         comparison=comparison,
-        provenance=_provenance(Path(predictions), labels, rules, resamples, seed)
-        | ({} if other is None else {"other": str(other), "other_runs": _runs(Path(other))}),
+        provenance=_provenance(first, labelled, rules, resamples, seed)
+        | ({} if second is None else {"other": str(other), "other_runs": second.records}),
     )
 
 
-def _joined(predictions: Path, truths: Sequence[Labelled]) -> Joined:
-    found, tally = load_predictions(predictions)
+class _Labels(NamedTuple):
+    path: str | Path
+    field: str
+
+
+def _joined(run: Run, labels: _Labels, rules: Rules) -> tuple[Joined, Tally]:
+    truths, label_tally = load_labels(labels.path, run.fields, labels.field)
+    found, tally = load_predictions(run.path, run.fields, published=rules.unreadable is Unreadable.WRONG)
     joined = join(truths, found)
     if not joined.rows:
-        raise DataError(f"{predictions}: none of {len(found)} predictions belongs to one of {len(truths)} labels")
-    return Joined(joined.rows, joined.labels, tally + joined.tally)
+        raise DataError(f"{run.path}: none of {len(found)} predictions belongs to one of {len(truths)} labels")
+    return Joined(joined.rows, joined.labels, tally + joined.tally), label_tally
 
 
 def _compared(first: list[Matched], second: list[Matched], rules: Rules, resamples: int, seed: int) -> Comparison:
-    partners = {row.truth.key: row for row in second}
-    common = [row for row in first if row.truth.key in partners]
-    ours, theirs = decide(common, rules), decide([partners[row.truth.key] for row in common], rules)
+    # By number: rows without an id may be alike.
+    partners = {row.truth.number: row for row in second}
+    common = [row for row in first if row.truth.number in partners]
+    ours, theirs = decide(common, rules), decide([partners[row.truth.number] for row in common], rules)
     if not (ours.scored & theirs.scored).any():
         raise DataError("the two runs have no row in common that can be scored, so they cannot be compared")
     return compare(ours, theirs, resamples=resamples, seed=seed)
@@ -189,15 +216,16 @@ def _average(sources: list[Outcomes], resamples: int, seed: int) -> Average:
     return Average.model_validate({**sums, **means, "undefined_in": gaps, "intervals": kept})
 
 
-def _provenance(predictions: Path, labels: str | Path, rules: Rules, resamples: int, seed: int) -> dict[str, Any]:
+def _provenance(run: Run, labels: _Labels, rules: Rules, resamples: int, seed: int) -> dict[str, Any]:
     packages = ("numpy", "scikit-learn", "scipy")
     return {
-        "predictions": str(predictions),
-        "labels": str(labels),
-        "labels_sha256": file_hash(labels),
+        "predictions": str(run.path),
+        "labels": str(labels.path),
+        "labels_sha256": file_hash(labels.path),
+        "label_field": labels.field,
         "rules": rules.as_dict(),
         "bootstrap": {"resamples": resamples, "seed": seed},
-        "runs": _runs(predictions),
+        "runs": run.records,
         "versions": {
             "libra-guard": libra_guard.__version__,
             "python": platform.python_version(),
@@ -206,18 +234,18 @@ def _provenance(predictions: Path, labels: str | Path, rules: Rules, resamples: 
     }
 
 
-def _runs(predictions: Path) -> dict[str, Any]:
-    """The provenance that the predictions came with: file name → content."""
-    found = {}
-    # Of a sharded run, run.json tells it all once the first shard has ended.
-    whole = [f for f in (predictions / "run.json",) if f.is_file()]
-    for file in whole or (sorted(predictions.glob("run*.json")) if predictions.is_dir() else []):
-        try:
-            # A NaN is no JSON, and would spoil the report's.
-            found[file.name] = json.loads(file.read_bytes(), parse_constant=lambda _: None)
-        except (OSError, ValueError, RecursionError) as error:
-            found[file.name] = {"unreadable": str(error)}
-    return found
+def _one_class(kind: str, groups: dict[str, Metrics]) -> list[str]:
+    lines = []
+    for name, found in groups.items():
+        if found.n and found.n_unsafe in (0, found.n):
+            there, other, f1 = (Label.UNSAFE, Label.SAFE, found.f1_safe)
+            if not found.n_unsafe:
+                there, other, f1 = (Label.SAFE, Label.UNSAFE, found.f1_unsafe)
+            # Where the guard said the other label, its F1 is 0, however well it judged.
+            lacks = f"no F1 of {other}" if f1 is None else f"an F1 of {other} that can only be 0"
+            lines.append(f"{kind} {name}: all rows are {there}: no AUC, {lacks}")
+    more = len(lines) - NAMED
+    return lines if more <= 1 else [*lines[:NAMED], f"{more} more {kind}s have rows of one label alone"]
 
 
 def _few(examples: list[str], counts: Counts, kind: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 from libra_guard.backends.base import Backend
@@ -34,16 +34,18 @@ class Guard(ABC):
         """Judges each conversation.
 
         Args:
-            conversations: Any number; the backend batches them.
+            conversations: A list of any length; the backend batches them.
             explain: Also give an analysis, of the deciding window. Costs more, and never changes the verdict.
 
         Returns:
             One verdict each, in order. What cannot be read is ``valid=False``, never a guess.
 
         Raises:
+            TypeError: Something else than a list of conversations was given.
             UsageError: The guard does not judge such a target.
             BackendError: The model or the server failed.
         """
+        conversations = _list(conversations)
         for conversation in conversations:
             if conversation.target not in self.targets:
                 able = " and ".join(sorted(t.value for t in self.targets))
@@ -86,3 +88,16 @@ class Guard(ABC):
         if not self.multi_turn and len(conversation.messages) > read:
             notes = (*notes, f"{len(conversation.messages) - read} earlier messages were not read")
         return verdict.model_copy(update={"guard": self.name, "notes": notes})
+
+
+def _list(given: Sequence[Conversation]) -> list[Conversation]:
+    """What was given, once it is known to be conversations."""
+    # A conversation can be walked through too: its fields.
+    if isinstance(given, Conversation | str) or not isinstance(given, Iterable):
+        raise TypeError(f"judge takes a list of conversations, not a {type(given).__name__}")
+    conversations = list(given)
+    for i, one in enumerate(conversations):
+        if not isinstance(one, Conversation):
+            found = f"judge takes a list of conversations; number {i} is a {type(one).__name__}"
+            raise TypeError(f"{found}: make it one with Conversation.from_pair(question, answer)")
+    return conversations

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from libra_guard.backends.base import Backend, Text
+from libra_guard.backends.classifier_config import ClassifierConfig
 from libra_guard.errors import BackendError, UsageError
 from libra_guard.guards.base import Guard
 from libra_guard.guards.normalise import normalise
@@ -47,22 +48,23 @@ class ClassifierGuard(Guard):
         language: Of the analysis: ``zh`` or ``en``.
 
     Raises:
-        UsageError: The model's labels are not those of a Libra classifier, or the language is unknown.
+        UsageError: The model's labels are not those of a Libra classifier, another value in its ``config`` is wrong,
+            or the language is unknown.
     """
 
     def __init__(self, backend: Backend, *, threshold: float | None = None, language: str = "zh") -> None:
-        config: dict[str, Any] = getattr(backend, "config", {})
-        labels = config.get("labels", [])
-        if not labels or labels[0] != UNSAFE:
-            raise UsageError(f"the model's config.json needs 'labels' beginning with '{UNSAFE}', not {labels}")
+        folder = getattr(backend, "folder", None)
+        where = f"{folder / 'config.json'}" if folder else "the model's config.json"
+        config = ClassifierConfig.of(getattr(backend, "config", {}), where)
+        _check_labels(config.labels, where)
         if language not in LANGUAGES:
             raise UsageError(f"the analysis is written in {' or '.join(LANGUAGES)}, not '{language}'")
-        super().__init__(backend, threshold=float(config.get("threshold", 0.5)) if threshold is None else threshold)
+        super().__init__(backend, threshold=config.threshold if threshold is None else threshold)
         # A threshold of the caller's own holds for questions too.
-        own = config.get("question_threshold") if threshold is None else None
-        self.question_threshold = self.threshold if own is None else float(own)
-        self.scenarios = tuple(labels[1:])
-        self.scenario_threshold = float(config.get("scenario_threshold", 0.5))
+        own = config.question_threshold if threshold is None else None
+        self.question_threshold = self.threshold if own is None else own
+        self.scenarios = tuple(config.labels[1:])
+        self.scenario_threshold = config.scenario_threshold
         self.language = language
 
     def threshold_for(self, target: Target) -> float:
@@ -161,13 +163,13 @@ def as_text(conversation: Conversation) -> Text:
 
 
 def normalised(conversation: Conversation) -> Conversation:
-    """The last exchange as the classifier was trained to read it; a text of invisible characters alone stays."""
+    """The last exchange as the classifier was trained to read it; a text that can be judged keeps something visible."""
     question, response = conversation.question, conversation.response
-    question = normalise(question) or question
+    question = normalise(question)
     if response is not None and conversation.question:
-        return Conversation.from_pair(question, normalise(response) or response)
+        return Conversation.from_pair(question, normalise(response))
     if response is not None:
-        return with_judged(conversation, normalise(response) or response)
+        return with_judged(conversation, normalise(response))
     return Conversation.from_pair(question)
 
 
@@ -175,6 +177,18 @@ def with_judged(conversation: Conversation, text: str) -> Conversation:
     """The same conversation with another last message."""
     last = conversation.messages[-1].model_copy(update={"content": text})
     return Conversation.model_construct(messages=(*conversation.messages[:-1], last))
+
+
+def _check_labels(labels: Sequence[str], where: str) -> None:
+    if not labels or labels[0] != UNSAFE:
+        raise UsageError(f"{where} needs 'labels' beginning with '{UNSAFE}', not {list(labels)}")
+    for label in labels[1:]:
+        try:
+            scenario(label)
+        except UsageError as error:
+            raise UsageError(f"{where}: labels: {error}") from None
+    if len(set(labels)) < len(labels):
+        raise UsageError(f"{where}: labels: one stands there twice")
 
 
 def _pieces(text: str) -> list[str]:

@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import isnan
+from math import inf, isnan
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,8 @@ class LibraGuard(Guard):
     Args:
         backend: One that can ``choose`` or ``generate``.
         threshold: Unsafe from this score on.
-        examples: Few-shot examples, put between the format and the conversation.
+        examples: Few-shot examples, put between the format and the conversation; or a labelled file of them.
+        few_shot: How many examples to take from the file.
         instruct: Whether the prompt goes through the model's chat template.
         answer_prefix: How the model's answer begins, up to the label.
         method: ``choose`` or ``generate``; by default the best that the backend can do.
@@ -63,7 +64,7 @@ class LibraGuard(Guard):
         seed: For sampling.
 
     Raises:
-        UsageError: The backend can do neither.
+        UsageError: The backend can do neither, a number makes no sense, or the file has too few examples.
     """
 
     name = "libra"
@@ -74,7 +75,8 @@ class LibraGuard(Guard):
         backend: Backend,
         *,
         threshold: float = 0.5,
-        examples: Sequence[Example] = (),
+        examples: str | Path | Sequence[Example] = (),
+        few_shot: int | None = None,
         instruct: bool = True,
         answer_prefix: str = ANSWER_PREFIX,
         method: Method | None = None,
@@ -86,8 +88,12 @@ class LibraGuard(Guard):
         able = [m for m in (Method.CHOOSE, Method.GENERATE) if m in backend.capabilities]
         if not able or (method and method not in able):
             raise UsageError(f"the backend '{backend.name}' can {_list(backend.capabilities)}, not {_list([method])}")
+        if max_new_tokens < 1:
+            raise UsageError(f"max_new_tokens is {max_new_tokens}; an answer has at least 1 token")
+        if not 0 <= temperature < inf:
+            raise UsageError(f"temperature is {temperature}; it must be at least 0, which is greedy")
         self.method = method or able[0]
-        self.examples = tuple(examples)
+        self.examples = _examples(examples, few_shot)
         self.instruct = instruct
         self.answer_prefix = answer_prefix
         self.max_new_tokens = max_new_tokens
@@ -158,7 +164,8 @@ class LibraGuard(Guard):
         explained = list(verdicts)
         texts = self._texts(prompts)
         for i, beginning, text in zip(todo, beginnings, texts, strict=True):
-            answer = read_answer(beginning + text)
+            # In a beginning the label is the guard's own, whatever words ``answer_prefix`` puts before it.
+            answer = read_answer(beginning + text, strict=not beginning)
             found: dict[str, Any] = {"raw": beginning + text, "analysis": answer.analysis}
             if answer.label is not verdicts[i].label:
                 found = {"notes": (*verdicts[i].notes, "an analysis that came to another label was left out")}
@@ -168,7 +175,7 @@ class LibraGuard(Guard):
 
 def parse_verdict(text: str) -> Verdict:
     """The verdict that a whole generated answer makes; unreadable ones are invalid, never guessed."""
-    answer = read_answer(text)
+    answer = read_answer(text, strict=True)
     return Verdict(
         label=answer.label,
         analysis=answer.analysis,
@@ -187,8 +194,10 @@ def read_examples(path: str | Path, count: int) -> list[Example]:
     """The first ``count`` samples of a labelled file as few-shot examples.
 
     Raises:
-        UsageError: The file has fewer, or one that is not a sample.
+        UsageError: The file has fewer, or one that is not a sample; or the count is negative.
     """
+    if count < 0:
+        raise UsageError(f"{path}: {count} examples were asked for; 0 are the least")
     examples: list[Example] = []
     for row in read_rows(path):
         if len(examples) == count:
@@ -202,6 +211,16 @@ def read_examples(path: str | Path, count: int) -> list[Example]:
     if len(examples) < count:
         raise UsageError(f"{path}: {count} examples were asked for, {len(examples)} are there")
     return examples
+
+
+def _examples(given: str | Path | Sequence[Example], count: int | None) -> tuple[Example, ...]:
+    if isinstance(given, str | Path):
+        if count is None:
+            raise UsageError(f"examples={given}: say with few_shot=N how many of them to take")
+        return tuple(read_examples(given, count))
+    if count is not None:
+        raise UsageError(f"few_shot={count}: give the labelled file to take them from with examples=PATH")
+    return tuple(given)
 
 
 def _list(methods: Any) -> str:

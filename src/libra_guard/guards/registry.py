@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import inspect
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any, get_type_hints
+from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-
-from libra_guard.backends.registry import load_backend
+from libra_guard.backends._options import checked, option_names, unknown_option
+from libra_guard.backends.registry import backend_class, load_backend
 from libra_guard.errors import UsageError
 from libra_guard.guards.base import Guard
 
@@ -71,8 +69,15 @@ GUARDS: dict[str, GuardEntry] = {
     )
 }
 
+RESERVED = {
+    "model": "a model is named behind the guard, as NAME:MODEL",
+    "name": "the guard is named as NAME or NAME:MODEL",
+    "backend": "it has an option of its own, --backend",
+}
+"""What looks like an option of a guard or backend, and where it is given instead."""
 
-def load_guard(spec: str, *, backend: str | None = None, **options: Any) -> Guard:
+
+def load_guard(spec: str, /, *, backend: str | None = None, **options: Any) -> Guard:
     """Loads a guard.
 
     Args:
@@ -81,9 +86,14 @@ def load_guard(spec: str, *, backend: str | None = None, **options: Any) -> Guar
         **options: The guard's own options by name; all others go to the backend.
 
     Raises:
-        UsageError: An unknown guard, backend or option, or a model that is missing or not wanted.
+        TypeError: ``spec`` is no text.
+        UsageError: An unknown guard, backend or option, an option of a wrong type or an impossible value, or a model
+            that is missing or not wanted.
         MissingExtraError: A library is missing.
+        BackendError: The model cannot be loaded.
     """
+    if not isinstance(spec, str):
+        raise TypeError(f"a guard is named by a text, NAME or NAME:MODEL, not by a {type(spec).__name__}")
     name, _, model = spec.partition(":")
     entry = guard_entry(name)
     if not model and entry.bundled is None:
@@ -94,9 +104,16 @@ def load_guard(spec: str, *, backend: str | None = None, **options: Any) -> Guar
         raise UsageError(f"'{name}' runs on {', '.join(entry.backends)}, not on '{chosen}'")
     module, _, attribute = entry.factory.partition(":")
     guard_class = getattr(importlib.import_module(module), attribute)
-    own = set(inspect.signature(guard_class).parameters) - {"backend"}
+    own, further = option_names(guard_class), option_names(backend_class(chosen))
+    for option in options:
+        if option in RESERVED:
+            raise UsageError(f"'{option}' cannot be set as an option: {RESERVED[option]}")
+        if option not in (*own, *further):
+            raise unknown_option(option, {f"the guard '{name}'": own, f"the backend '{chosen}'": further})
+    # The guard's first: a wrong one is told of before a model is loaded.
+    asked = checked(guard_class, {k: v for k, v in options.items() if k in own})
     runtime = load_backend(chosen, folder, **{k: v for k, v in options.items() if k not in own})
-    guard: Guard = guard_class(runtime, **_checked(guard_class, {k: v for k, v in options.items() if k in own}))
+    guard: Guard = guard_class(runtime, **asked)
     return guard
 
 
@@ -111,15 +128,3 @@ def guard_entry(name: str) -> GuardEntry:
     near = difflib.get_close_matches(name, GUARDS, n=1)
     hint = f"; did you mean '{near[0]}'?" if near else ""
     raise UsageError(f"no guard is called '{name}'; known are {', '.join(GUARDS)}{hint}")
-
-
-def _checked(guard_class: type[Any], options: dict[str, Any]) -> dict[str, Any]:
-    """The options as the class's own annotations want them: a wrong type is found here, not while judging."""
-    hints = get_type_hints(guard_class.__init__)
-    checked = {}
-    for name, value in options.items():
-        try:
-            checked[name] = TypeAdapter(hints[name]).validate_python(value)
-        except ValidationError as error:
-            raise UsageError(f"{name}={value}: {error.errors()[0]['msg']}") from None
-    return checked

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from libra_guard.backends.base import Span
 from libra_guard.errors import UsageError
-from libra_guard.records import Conversation, Label, Message, Role, Target, Verdict
+from libra_guard.records import Conversation, Label, Message, Role, Target, Verdict, is_visible
 
 OVERLAP = 0.25
 """Share of a window that the next one repeats, so that a sentence cut at a border stands whole in one of them."""
@@ -125,4 +125,4 @@ def _pieces(text: str, tokens: Sequence[Span], size: int) -> list[str]:
         pieces.append(text[start:end])
         if last == len(tokens):
             break
-    return [piece for piece in pieces if piece.strip()]
+    return [piece for piece in pieces if any(map(is_visible, piece))]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Self
 
 from libra_guard.errors import DataError, UsageError
-from libra_guard.io import dumps
+from libra_guard.io import atomic, dumps
 
 _CHUNK = 1 << 16
 
@@ -88,3 +88,32 @@ class Journal:
             os.fsync(self._file.fileno())
         self._file.seek(0, os.SEEK_END)
         return size - end
+
+
+def beside(path: Path) -> Path:
+    """Where the new version of a file is written before it takes the old one's place."""
+    return path.with_name(f".{path.name}.new")
+
+
+def replace_both(first: Path, last: Path, lines: Iterable[str]) -> None:
+    """Replaces two files, both or none, whenever a kill comes.
+
+    The moment in which the new ``last`` stands beside the old one decides: what a kill interrupts before it has not
+    happened, what it interrupts after it is finished by ``settle``.
+
+    Args:
+        first: Its new version stands beside it, whole and on the disk.
+        last: The other file.
+        lines: The new version of ``last``.
+    """
+    with atomic(beside(last)) as stream:
+        stream.writelines(lines)
+    settle(first, last)
+
+
+def settle(first: Path, last: Path) -> None:
+    """Finishes what ``replace_both`` had decided when a kill came."""
+    if beside(last).exists():
+        if beside(first).exists():
+            beside(first).replace(first)
+        beside(last).replace(last)

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
+from libra_guard.errors import LibraError
 from libra_guard.io import BadRow, Row
-from libra_guard.records import Conversation, Role, Target, content_id
+from libra_guard.records import Conversation, Role, Target, content_id, row_id
 
 ADDED = ("critic", "verdict")
 """Fields that inference writes; an input's own of these names are replaced, and do not count for its identity."""
@@ -22,8 +23,9 @@ class Fields:
 
     question: str = "question"
     response: str = "response"
-    messages: str = "messages"
-    """A list of ``{"role", "content"}``; read where the row has it."""
+    messages: str | None = "messages"
+    """A list of ``{"role", "content"}``; where a row has one it is read, not the pair. None: never read, for the pair
+    was asked for by name."""
     target: Target | None = Target.RESPONSE
     """What is judged; None: the answer where there is one, else the question."""
 
@@ -37,9 +39,12 @@ class Job(NamedTuple):
     key: str
     conversation: Conversation
 
-    def reject(self, reason: str) -> Reject:
-        """This row as one that could not be judged after all."""
-        return Reject(self.row.file, self.row.line, self.number, reason, None, self.row.data)
+    def failed(self, error: Exception) -> Reject:
+        """This row as one that the model failed on."""
+        # Of errors that are not meant for people, the kind says more than the message, which may be empty.
+        why = str(error) if isinstance(error, LibraError) else f"{type(error).__name__}: {error}"
+        reason = f"not judged: {why}"
+        return Reject(self.row.file, self.row.line, self.number, reason, None, self.row.data, failed=True)
 
 
 class Reject(NamedTuple):
@@ -52,6 +57,8 @@ class Reject(NamedTuple):
     reason: str
     text: str | None
     record: dict[str, Any] | None
+    failed: bool | None = None
+    """True where the row could be judged, but the model failed on it: worth another try. Else None."""
 
     def as_dict(self) -> dict[str, Any]:
         """For ``rejects.jsonl``, without what is absent."""
@@ -74,7 +81,8 @@ def read_jobs(rows: Iterator[Row | BadRow], fields: Fields, part: range | None =
                 yield Reject(row.file, row.line, number, row.reason, row.text, None)
             continue
         # The hash alone is kept: about 100 bytes a row, whatever the ids look like.
-        first = seen.setdefault(hash(row_key(row.data)), number) if has_id(row.data) else number
+        name = row_id(row.data)
+        first = number if name is None else seen.setdefault(hash(name), number)
         if wanted:
             yield _job(row, number, first, fields)
 
@@ -82,7 +90,7 @@ def read_jobs(rows: Iterator[Row | BadRow], fields: Fields, part: range | None =
 def _job(row: Row, number: int, first: int, fields: Fields) -> Job | Reject:
     try:
         if first != number:
-            raise ValueError(f"id: '{row.data['id']}' is also that of row {first}")
+            raise ValueError(f"id: '{row_id(row.data)}' is also that of row {first}")
         return Job(row, number, row_key(row.data), conversation(row.data, fields))
     except ValueError as error:
         return Reject(row.file, row.line, number, str(error), None, row.data)
@@ -96,14 +104,8 @@ def chunks(jobs: Iterator[Job | Reject], size: int) -> Iterator[list[Job | Rejec
 
 def row_key(data: dict[str, Any]) -> str:
     """What identifies a row: its id, or its content where it has none."""
-    if has_id(data):
-        return f"id:{data['id']}"
-    return content_id({k: v for k, v in data.items() if k not in ADDED})
-
-
-def has_id(data: dict[str, Any]) -> bool:
-    """Whether the row names itself; 0 is a name, an empty text is none."""
-    return data.get("id") not in (None, "")
+    name = row_id(data)
+    return content_id({k: v for k, v in data.items() if k not in ADDED}) if name is None else f"id:{name}"
 
 
 def conversation(data: dict[str, Any], fields: Fields) -> Conversation:
@@ -112,8 +114,8 @@ def conversation(data: dict[str, Any], fields: Fields) -> Conversation:
     Raises:
         ValueError: A field is missing, empty or of another type; the message names it.
     """
-    if data.get(fields.messages) is not None:
-        return _from_messages(data[fields.messages], fields)
+    if messages_field(data, fields) is not None:
+        return _from_messages(data, fields)
     anything = fields.target is None
     if anything and data.get(fields.question) is None and data.get(fields.response) is not None:
         return Conversation.from_answer(_text(data, fields.response))
@@ -121,6 +123,18 @@ def conversation(data: dict[str, Any], fields: Fields) -> Conversation:
     if fields.target is Target.PROMPT or (anything and data.get(fields.response) is None):
         return Conversation.from_pair(question)
     return Conversation.from_pair(question, _text(data, fields.response))
+
+
+def messages_field(data: dict[str, Any], fields: Fields) -> str | None:
+    """The field whose messages are the row's conversation; None where its question and answer are.
+
+    A field of that name which holds no list is none of ours, unless the row has nothing else.
+    """
+    field = fields.messages
+    if field is None or data.get(field) is None:
+        return None
+    nothing_else = data.get(fields.question) is None and data.get(fields.response) is None
+    return field if isinstance(data[field], list) or nothing_else else None
 
 
 def first_error(error: ValueError, messages: str = "messages") -> str:
@@ -132,21 +146,23 @@ def first_error(error: ValueError, messages: str = "messages") -> str:
     return f"{place}: {found['msg'].removeprefix('Value error, ')}"
 
 
-def _from_messages(value: Any, fields: Fields) -> Conversation:
+def _from_messages(data: dict[str, Any], fields: Fields) -> Conversation:
+    name = str(fields.messages)
+    value = data[name]
     if not isinstance(value, list):
-        raise ValueError(f"{fields.messages}: a {type(value).__name__} where a list of messages is needed")
+        raise ValueError(f"{name}: a {type(value).__name__} where a list of messages is needed")
     try:
         found = Conversation.model_validate({"messages": value})
     except ValidationError as error:
-        raise ValueError(first_error(error, fields.messages)) from None
+        raise ValueError(first_error(error, name)) from None
     messages = found.messages
     if fields.target is Target.PROMPT and found.target is Target.RESPONSE:
         asked = max((i for i, m in enumerate(messages) if m.role is Role.USER), default=-1)
         if asked < 0:
-            raise ValueError(f"{fields.messages}: no user message to judge")
+            raise ValueError(f"{name}: no user message to judge")
         return Conversation(messages=messages[: asked + 1])
     if fields.target is Target.RESPONSE and found.target is Target.PROMPT:
-        raise ValueError(f"{fields.messages}: the last message is the user's, and the answer is to be judged")
+        raise ValueError(f"{name}: the last message is the user's, and the answer is to be judged")
     return found
 
 

@@ -4,30 +4,33 @@ The input is cut into chunks by row number. A chunk's rejects are written first,
 that waits for the disk. A resumed run walks input and output side by side, finds the first chunk that is not whole,
 judges that whole chunk again (so every text has the same neighbours as before) and writes what is missing: the files
 end up with the bytes of an uninterrupted run.
+
+Rows that the model failed on are rejects with ``failed``. Asked to retry, a run that is whole judges them once more and
+replaces both files.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
+import os
 import platform
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from libra_guard.errors import BackendError, DataError, UsageError
+from libra_guard.errors import DataError, UsageError
 from libra_guard.guards.base import Guard
-from libra_guard.guards.libra import answer_json
-from libra_guard.io import count_rows, file_hash, read_rows, write_atomic
-from libra_guard.predict.journal import Journal
+from libra_guard.io import count_rows, dumps, file_hash, read_rows
+from libra_guard.predict.journal import Journal, beside, replace_both, settle
+from libra_guard.predict.judging import judge_jobs, output_line
+from libra_guard.predict.record import keep_record
 from libra_guard.predict.rows import ADDED, Fields, Job, Reject, chunks, read_jobs, row_key
-from libra_guard.predict.shards import RECORD, REJECTS, Shard, check_folder, join_records
-from libra_guard.records import Conversation, Label, Target, Verdict
+from libra_guard.predict.shards import RECORD, REJECTS, Shard, alone_in, check_folder, join_records
+from libra_guard.records import Label, Verdict
 
 Progress = Callable[[int], None]
-_CRITIC_SCORE = "不安全得分 {:.4f}"
 
 
 @dataclass(frozen=True)
@@ -73,13 +76,24 @@ class Outcome:
     """Verdicts in the file, those of earlier runs included."""
     resumed: int = 0
     """Of them, those that stood there already."""
+    retried: int = 0
+    """Of them, those that the model had failed on before."""
     rejected: int = 0
+    failed: int = 0
+    """Of them, those that the model failed on."""
     unreadable: int = 0
     """Verdicts whose answer could not be read; counted over this run and the ones before it."""
     flagged: int = 0
 
 
-def run(guard: Guard, settings: Settings, *, command: str = "", progress: Progress = lambda _: None) -> Outcome:
+def run(
+    guard: Guard,
+    settings: Settings,
+    *,
+    command: str = "",
+    progress: Progress = lambda _: None,
+    retry: bool = False,
+) -> Outcome:
     """Judges every row of the shard.
 
     Args:
@@ -87,24 +101,43 @@ def run(guard: Guard, settings: Settings, *, command: str = "", progress: Progre
         settings: What and where.
         command: Kept in ``run.json``.
         progress: Called with the number of rows that were done, chunk by chunk.
+        retry: Once all rows are done, judge those again that the model failed on in earlier runs.
 
     Returns:
         The counts, over this run and those that it resumed.
 
     Raises:
         UsageError: The folder holds another run's output, or another process writes to it.
-        BackendError: Not one row of a chunk could be judged, nor a greeting: the model or the server is gone. Resume
+        Exception: Not one row of a chunk could be judged, nor a greeting: the model or the server is gone. Resume
             later.
     """
-    _describe(guard, settings, command)
+    if Path(settings.data).is_dir() and settings.out.resolve() == Path(settings.data).resolve():
+        raise UsageError(f"{settings.out} is the folder of the data: choose another --out")
+    what, how = _describe(guard, settings, command)
     outcome = Outcome()
-    with Journal(settings.predictions) as verdicts, Journal(settings.rejects) as rejects:
-        resume = _Resume(verdicts.written(), rejects.written(), outcome)
+    with ExitStack() as open_files:
+        # Whoever comes second sees the record of the first, and finds its files locked.
+        with alone_in(settings.out):
+            check_folder(settings.out, settings.shard)
+            if not settings.record.exists() and _size(settings.predictions):
+                raise UsageError(
+                    f"{settings.predictions} is there without {settings.record.name}: choose another --out"
+                )
+            keep_record(settings.record, what, how)
+            settle(settings.predictions, settings.rejects)
+            lost = None if settings.rejects.exists() else settings.rejects.name
+            verdicts = open_files.enter_context(Journal(settings.predictions))
+            rejects = open_files.enter_context(Journal(settings.rejects))
+        # Of a retry that was killed before it was decided.
+        beside(settings.predictions).unlink(missing_ok=True)
+        resume = _Resume(verdicts.written(), rejects.written(), outcome, lost)
         for chunk in chunks(_shard_jobs(settings), settings.chunk):
             if not resume.covers(chunk):
                 _judge_chunk(guard, settings, chunk, resume, verdicts, rejects, outcome)
             progress(len(chunk))
         resume.finish()
+        if retry and resume.failed:
+            _judge_again(guard, settings, resume.failed, rejects, outcome)
     if settings.shard.count > 1:
         join_records(settings.out)
     return outcome
@@ -113,12 +146,22 @@ def run(guard: Guard, settings: Settings, *, command: str = "", progress: Progre
 class _Resume:
     """Walks the files of an earlier run in step with the input."""
 
-    def __init__(self, verdicts: Iterator[dict[str, Any]], rejects: Iterator[dict[str, Any]], outcome: Outcome) -> None:
+    def __init__(
+        self,
+        verdicts: Iterator[dict[str, Any]],
+        rejects: Iterator[dict[str, Any]],
+        outcome: Outcome,
+        lost: str | None,
+    ) -> None:
         self._verdicts = verdicts
         self._next = next(verdicts, None)
-        self.rejected = {r.get("number") for r in rejects}
+        # Row number → whether the model failed on it.
+        told = {reject.get("number"): reject.get("failed") is True for reject in rejects}
+        self.rejected = told.keys()
+        self.failed = {number for number, failed in told.items() if failed}
+        self._lost = lost
         self._outcome = outcome
-        outcome.rejected = len(self.rejected)
+        outcome.rejected, outcome.failed = len(told), len(self.failed)
         self.done: set[int] = set()
 
     def covers(self, chunk: list[Job | Reject]) -> bool:
@@ -132,15 +175,20 @@ class _Resume:
                 whole = False
                 continue
             if row_key({k: v for k, v in self._next.items() if k not in ADDED}) != job.key:
-                raise UsageError(
-                    f"the output so far does not fit line {job.row.line} of {job.row.file}: it was written from other "
-                    "data, or changed; choose another --out, or move it away"
-                )
+                raise UsageError(self._misfit(job))
             self.done.add(job.number)
             _count(self._outcome, _verdict(self._next))
             self._outcome.resumed += 1
             self._next = next(self._verdicts, None)
         return whole
+
+    def _misfit(self, job: Job) -> str:
+        place = f"the output so far does not fit line {job.row.line} of {job.row.file}"
+        if self._lost:
+            gone = f"{self._lost}, where the rows without a verdict stand, is gone"
+            return f"{place}: {gone}; put it back, or choose another --out"
+        why = "it was written from other data, or it or its rejects were changed"
+        return f"{place}: {why}; choose another --out, or move it away"
 
     def finish(self) -> None:
         """Raises DataError if the output holds more than the input."""
@@ -160,7 +208,7 @@ def _judge_chunk(
     valid = [job for job in chunk if isinstance(job, Job)]
     jobs = [job for job in valid if job.number not in resume.rejected]
     # A valid row that is rejected already failed the whole batch, so the others were judged one by one.
-    found = _judge(guard, jobs, settings, alone=len(jobs) < len(valid))
+    found = _judge(guard, settings, jobs, alone=len(jobs) < len(valid))
     results = {job.number: result for job, result in zip(jobs, found, strict=True)}
     fresh: list[Reject] = []
     lines: list[dict[str, Any]] = []
@@ -171,44 +219,60 @@ def _judge_chunk(
         if isinstance(result, Reject):
             fresh.append(result)
         elif isinstance(job, Job) and job.number not in resume.done:
-            lines.append({**job.row.data, "critic": critic(result), "verdict": result.model_dump(mode="json")})
+            lines.append(output_line(job, result))
             _count(outcome, result)
     rejects.append(r.as_dict() for r in fresh)
     outcome.rejected += len(fresh)
+    outcome.failed += sum(reject.failed is True for reject in fresh)
     verdicts.append(lines)
 
 
-def _judge(guard: Guard, jobs: list[Job], settings: Settings, *, alone: bool) -> list[Verdict | Reject]:
-    """Verdicts; where the whole batch failed, row by row, so that one bad row does not take the others with it."""
-    if not jobs:
-        return []
-    if not alone:
-        # What is wrong shows again row by row.
-        with contextlib.suppress(BackendError, UsageError):
-            return list(guard.judge([j.conversation for j in jobs], explain=settings.explain))
-    results: list[Verdict | Reject] = []
-    for job in jobs:
-        try:
-            results += guard.judge([job.conversation], explain=settings.explain)
-        except (BackendError, UsageError) as error:
-            results.append(job.reject(f"not judged: {error}"))
-    if not any(isinstance(r, Verdict) for r in results):
-        # The rows are at fault only if the model can still judge a greeting.
-        answer = "你好！" if settings.fields.target is Target.RESPONSE else None
-        guard.judge([Conversation.from_pair("你好", answer)], explain=settings.explain)
-    return results
+def _judge_again(guard: Guard, settings: Settings, failed: set[Any], rejects: Journal, outcome: Outcome) -> None:
+    """Judges the rows that failed and rewrites both files, each verdict in its row's place.
+
+    Only once all rows are done: the next resume finds no chunk to judge in other company than before. What was judged
+    when the model goes away is kept.
+    """
+    rejected = {reject.get("number") for reject in rejects.written()}
+    judged: set[Any] = set()
+    reasons: dict[Any, str] = {}
+    stopped: BaseException | None = None
+    with settings.predictions.open("rb") as standing, beside(settings.predictions).open("wb") as new:
+        for chunk in chunks(_shard_jobs(settings), settings.chunk):
+            jobs = [job for job in chunk if isinstance(job, Job) and job.number in failed and stopped is None]
+            found: list[Verdict | Reject] = []
+            try:
+                # Alone, as the rows of a chunk that failed are: the bytes do not depend on which of them failed.
+                found = _judge(guard, settings, jobs, alone=True)
+            except (Exception, KeyboardInterrupt) as error:
+                stopped = error
+            results = {job.number: (job, result) for job, result in zip(jobs, found, strict=False)}
+            for row in chunk:
+                job, result = results.get(row.number, (None, None))
+                if job is not None and isinstance(result, Verdict):
+                    new.write((dumps(output_line(job, result)) + "\n").encode())
+                    judged.add(row.number)
+                    _count(outcome, result)
+                elif row.number not in rejected:
+                    new.write(standing.readline())
+                if isinstance(result, Reject):
+                    reasons[row.number] = result.reason
+        new.flush()
+        os.fsync(new.fileno())
+    left = (reject for reject in rejects.written() if reject.get("number") not in judged)
+    lines = (dumps({**r, "reason": reasons.get(r.get("number"), r.get("reason"))}) + "\n" for r in left)
+    # A second process looks for the two files before or after, not between.
+    with alone_in(settings.out):
+        replace_both(settings.predictions, settings.rejects, lines)
+    outcome.retried = len(judged)
+    outcome.rejected -= len(judged)
+    outcome.failed -= len(judged)
+    if stopped is not None:
+        raise stopped
 
 
-def critic(verdict: Verdict) -> str:
-    """The model's own text, or the published JSON form where the guard has none; unreadable stays unreadable."""
-    if verdict.raw is not None:
-        return verdict.raw
-    if verdict.label is None:
-        return ""
-    analysis = verdict.analysis
-    if analysis is None and verdict.unsafe_score is not None:
-        analysis = _CRITIC_SCORE.format(verdict.unsafe_score)
-    return answer_json(verdict.label, analysis)
+def _judge(guard: Guard, settings: Settings, jobs: list[Job], *, alone: bool) -> list[Verdict | Reject]:
+    return judge_jobs(guard, jobs, target=settings.fields.target, explain=settings.explain, alone=alone)
 
 
 def _count(outcome: Outcome, verdict: Verdict) -> None:
@@ -232,11 +296,12 @@ def _shard_jobs(settings: Settings) -> Iterator[Job | Reject]:
     return read_jobs(rows, settings.fields, part)
 
 
-def _describe(guard: Guard, settings: Settings, command: str) -> None:
-    """Writes ``run.json``, or refuses a folder whose ``run.json`` tells of another run."""
-    if Path(settings.data).is_dir() and settings.out.resolve() == Path(settings.data).resolve():
-        raise UsageError(f"{settings.out} is the folder of the data: choose another --out")
-    check_folder(settings.out, settings.shard)
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _describe(guard: Guard, settings: Settings, command: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """For ``run.json``: what makes another run, and what does not."""
     what = {
         "guard": guard.provenance(),
         "data": settings.data,
@@ -248,20 +313,4 @@ def _describe(guard: Guard, settings: Settings, command: str) -> None:
         "chunk": settings.chunk,
     }
     how = {"command": command, "libra_guard": version("libra-guard"), "python": platform.python_version()}
-    how |= {"machine": f"{platform.system()} {platform.machine()}"}
-    path = settings.record
-    if path.exists():
-        try:
-            old = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
-            raise UsageError(f"{path}: not JSON; choose another --out") from None
-        wanted = json.loads(json.dumps(what))
-        told = old if isinstance(old, dict) else {}
-        other = [k for k, v in wanted.items() if k != "data" and told.get(k) != v]
-        if other:
-            found = f"{settings.out} holds another run (other {', '.join(other)})"
-            raise UsageError(f"{found}: choose another --out, or empty the folder")
-        return
-    if settings.predictions.exists() and settings.predictions.stat().st_size:
-        raise UsageError(f"{settings.predictions} is there without {path.name}: choose another --out")
-    write_atomic(path, json.dumps({**what, **how}, ensure_ascii=False, indent=2) + "\n")
+    return what, how | {"machine": f"{platform.system()} {platform.machine()}"}

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from libra_guard.errors import UsageError
 from libra_guard.io import atomic, write_atomic
@@ -43,6 +45,31 @@ class Shard:
         """The name of this shard's own copy of a file; the name itself where the shard is the whole."""
         stem, _, suffix = name.partition(".")
         return name if self.count == 1 else f"{stem}-{self}.{suffix}"
+
+
+@contextmanager
+def alone_in(out: Path) -> Iterator[None]:
+    """Lets one process at a time look at a folder and begin to work there; others wait. Leaves nothing behind."""
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / ".lock"
+    while True:
+        with path.open("a+b") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            # The one before removes the file as it ends: a lock on what is no longer there keeps nobody out.
+            if not _is(lock, path):
+                continue
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
+
+
+def _is(file: BinaryIO, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def check_folder(out: Path, shard: Shard) -> None:

@@ -31,13 +31,19 @@ def progress_bar(settings: Settings) -> Iterator[Progress]:
 
 def summary(outcome: Outcome, settings: Settings) -> str:
     """One paragraph: what was judged, what was not, and where both are."""
+    if not outcome.judged and not outcome.rejected:
+        return f"no rows in {settings.data}" + (f", part {settings.shard}" if settings.shard.count > 1 else "")
     lines = [f"{outcome.judged} judged ({outcome.flagged} flagged) → {settings.predictions}"]
     if outcome.resumed:
         lines.append(f"{outcome.resumed} of them stood there already")
+    if outcome.retried:
+        lines.append(f"{outcome.retried} of them were tried again: the model had failed on them")
     if outcome.unreadable:
         lines.append(f"{outcome.unreadable} verdicts could not be read; they count as flagged")
     if outcome.rejected:
         lines.append(f"{outcome.rejected} rows could not be judged → {settings.rejects}")
+    if outcome.failed:
+        lines.append(f"{outcome.failed} rows the model failed on: run again with --retry")
     return "\n".join(lines)
 
 

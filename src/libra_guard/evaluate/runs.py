@@ -1,0 +1,92 @@
+"""What stands beside predictions of the run that wrote them: where rows keep their texts, and what was judged."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from libra_guard.errors import UsageError
+from libra_guard.predict.rows import Fields
+from libra_guard.predict.shards import RECORD, Shard
+from libra_guard.records import Target
+
+_OUTPUT = re.compile(r"(\d+)-of-(\d+)\.jsonl")
+
+
+class Run(NamedTuple):
+    """Where predictions are, and what stands beside them of how they came to be."""
+
+    path: Path
+    records: dict[str, Any]
+    """File name → content."""
+    fields: Fields
+    """Where its rows keep their texts, and what was judged; as usual where nothing is told."""
+
+
+def read_run(path: Path) -> Run:
+    """Reads what is told of a folder of predictions, or of one file in it."""
+    records = _records(path)
+    told = [fields for record in records.values() for fields in _told_fields(record)]
+    # The shards of a folder may differ; judged questions in any of them are enough to ask whose the label is.
+    asked = any(fields.target is Target.PROMPT for fields in told)
+    fields = told[0] if told else Fields()
+    return Run(path, records, replace(fields, target=Target.PROMPT if asked else Target.RESPONSE))
+
+
+def _told_fields(record: Any) -> Iterator[Fields]:
+    """The ``fields`` of a ``run.json`` and of its shards, whatever else it holds."""
+    if not isinstance(record, dict):
+        return
+    told, usual = record.get("fields"), Fields()
+    if isinstance(told, dict):
+        question, response, messages = (told.get(name) for name in ("question", "response", "messages"))
+        yield Fields(
+            question if isinstance(question, str) else usual.question,
+            response if isinstance(response, str) else usual.response,
+            messages if isinstance(messages, str) else None,
+            Target.PROMPT if told.get("target") == Target.PROMPT else Target.RESPONSE,
+        )
+    shards = record.get("shards")
+    for shard in shards.values() if isinstance(shards, dict) else ():
+        yield from _told_fields(shard)
+
+
+def check_targets(first: Run, second: Run | None, label_field: str | None) -> None:
+    """Sees to it that verdicts on questions are not scored by the answers' labels.
+
+    Raises:
+        UsageError: They would be, or one run judged questions and the other answers.
+    """
+    runs = [first] if second is None else [first, second]
+    if len({run.fields.target for run in runs}) > 1:
+        raise UsageError("one of the two runs judged the questions, the other the answers: they cannot be compared")
+    if first.fields.target is Target.PROMPT and label_field is None:
+        raise UsageError(
+            f"{first.path}: the questions were judged (--judge prompt), and 'label' is that of the answers; name the "
+            "field with the questions' labels: --label-field NAME"
+        )
+
+
+def _records(predictions: Path) -> dict[str, Any]:
+    """The provenance that the predictions came with: file name → content."""
+    found = {}
+    for file in _record_files(predictions):
+        try:
+            # A NaN is no JSON, and would spoil the report's.
+            found[file.name] = json.loads(file.read_bytes(), parse_constant=lambda _: None)
+        except (OSError, ValueError, RecursionError) as error:
+            found[file.name] = {"unreadable": str(error)}
+    return found
+
+
+def _record_files(predictions: Path) -> list[Path]:
+    if name := _OUTPUT.fullmatch(predictions.name):
+        own = predictions.with_name(Shard(int(name[1]), int(name[2])).own(RECORD))
+        return [own] if own.is_file() else []
+    # Of a sharded run, run.json tells it all once the first shard has ended.
+    whole = predictions / RECORD
+    return [whole] if whole.is_file() else sorted(predictions.glob("run*.json")) if predictions.is_dir() else []
