@@ -20,9 +20,10 @@ from tokenizers import Tokenizer
 
 from libra_guard.backends._options import at_least
 from libra_guard.backends.base import Backend, Span, Text
-from libra_guard.backends.classifier_config import ClassifierConfig, read_object
+from libra_guard.backends.classifier_config import ClassifierConfig
 from libra_guard.backends.control_tokens import breaks, neutralise
 from libra_guard.backends.ngrams import NgramFeatures
+from libra_guard.configuration import read_object
 from libra_guard.errors import BackendError, UsageError
 from libra_guard.io import model_hash
 from libra_guard.records import Method
@@ -130,7 +131,12 @@ class OnnxBackend(Backend):
         except (TypeError, ValueError) as error:
             raise UsageError(f"{self.folder / 'config.json'}: ngrams: {error}") from None
 
-    def _run(self, text: Text) -> NDArray[np.float32]:
+    def inputs(self, text: Text) -> dict[str, NDArray[Any]]:
+        """What the model is given for a text, by the names of its inputs.
+
+        Raises:
+            BackendError: The text is longer than the model's context.
+        """
         feed: dict[str, NDArray[Any]] = {}
         if self._tokenizer is not None:
             first, *second = (neutralise(t, self._control) for t in ((text,) if isinstance(text, str) else text))
@@ -143,8 +149,12 @@ class OnnxBackend(Backend):
         if self._ngrams is not None:
             ids, weights = self._ngrams(text)
             feed["ngram_ids"], feed["ngram_weights"] = ids[None], weights[None]
+        return {k: v for k, v in feed.items() if k in self._inputs}
+
+    def _run(self, text: Text) -> NDArray[np.float32]:
+        feed = self.inputs(text)
         try:
-            output = self._session.run(None, {k: v for k, v in feed.items() if k in self._inputs})[0]
+            output = self._session.run(None, feed)[0]
         except Exception as error:  # onnxruntime raises several types that share no base of its own
             raise BackendError(f"{self.folder}: the model failed: {error}") from error
         return np.asarray(output[0], dtype=np.float32)

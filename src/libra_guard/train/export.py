@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import copy
 import json
-import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import torch
 from numpy.typing import NDArray
-from onnxruntime.quantization import QuantType, quantize_dynamic
 from torch import nn
 
 from libra_guard.backends.base import Text
@@ -22,7 +19,12 @@ from libra_guard.backends.onnx import OnnxBackend
 from libra_guard.guards.classifier import SPECIAL_TOKENS, probabilities
 from libra_guard.train.encoder import EncoderTrainer
 from libra_guard.train.join import Joint
+from libra_guard.train.quantisation import quantise
 from libra_guard.train.wide import WideModel
+
+SAMPLES = 128
+"""So many texts tell the ranges of the activations."""
+_INT8 = "model.int8.onnx"
 
 
 class GuardModel(nn.Module):
@@ -40,7 +42,7 @@ class GuardModel(nn.Module):
         self.register_buffer("bias", torch.from_numpy(bias).float())
 
     def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
-        """Logits ``(1, 8)`` of one text: ids ``(1, length)``, then n-gram ids and weights ``(1, m)``."""
+        """Logits ``(1, outputs)`` of one text: ids ``(1, length)``, then n-gram ids and weights ``(1, m)``."""
         rest = list(inputs)
         logits: Any = self.bias
         if self.deep is not None:
@@ -59,14 +61,42 @@ def export_guard(
     wide: WideModel | None,
     joint: Joint,
     config: dict[str, Any],
+    samples: Sequence[Text] = (),
 ) -> None:
     """Writes ``model.onnx``, ``config.json`` and, with an encoder, ``tokenizer.json``.
 
-    Matrix products and token embeddings become int8 with a scale for each output channel; the n-gram table stays half
-    precision, for a few large weights would take the whole of a common scale.
+    The encoder becomes int8; the n-gram table stays half precision, for a few large weights would take the whole of a
+    common scale.
+
+    Args:
+        folder: Of the guard.
+        trainer: Holds the deep part, if there is one.
+        wide: The wide part, if there is one.
+        joint: How the two are joined.
+        config: What ``config.json`` says besides.
+        samples: Texts of the kind that will be judged, for the ranges of the encoder's activations; ``SAMPLES`` of them
+            are taken.
     """
     folder.mkdir(parents=True, exist_ok=True)
     config = dict(config)
+    if trainer is not None:
+        trainer.tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
+        config |= {"max_length": trainer.recipe.max_length}
+    if wide is not None:
+        config |= {"ngrams": wide.features.config()}
+    (folder / "config.json").write_text(json.dumps(config, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    model = folder / "model.onnx"
+    _write_onnx(model, trainer, wide, joint)
+    if trainer is None:
+        return
+    backend = OnnxBackend(folder)
+    texts = samples[:: max(1, len(samples) // SAMPLES)][:SAMPLES]
+    feeds = [backend.inputs(text) for text, fits in zip(texts, _whole(backend, texts), strict=True) if fits]
+    quantise(model, folder / _INT8, feeds, keep=["table"])
+    (folder / _INT8).replace(model)
+
+
+def _write_onnx(path: Path, trainer: EncoderTrainer | None, wide: WideModel | None, joint: Joint) -> None:
     # A copy: the trainer's own model stays on its device, to be measured there.
     deep = None if trainer is None else copy.deepcopy(trainer.model).to("cpu").float().eval()
     if deep is not None:
@@ -76,38 +106,18 @@ def export_guard(
         encoder.set_attn_implementation("eager")
     model = GuardModel(deep, wide, joint).eval()
     inputs, names = _example_inputs(deep is not None, wide is not None)
-    with tempfile.TemporaryDirectory() as scratch:
-        plain = Path(scratch) / "model.onnx"
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")
-            torch.onnx.export(
-                model,
-                inputs,
-                str(plain),
-                input_names=names,
-                output_names=["logits"],
-                dynamic_axes={name: {1: f"{name.partition('_')[0]}_length"} for name in names},
-                opset_version=17,
-                dynamo=False,
-            )
-        if deep is None:
-            onnx.save(onnx.load(plain), folder / "model.onnx")
-        else:
-            kept = [node.name for node in onnx.load(plain).graph.node if "table" in node.input]
-            quantize_dynamic(
-                plain,
-                folder / "model.onnx",
-                weight_type=QuantType.QInt8,
-                per_channel=True,
-                nodes_to_exclude=kept,
-                extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
-            )
-    if trainer is not None:
-        trainer.tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
-        config |= {"max_length": trainer.recipe.max_length}
-    if wide is not None:
-        config |= {"ngrams": wide.features.config()}
-    (folder / "config.json").write_text(json.dumps(config, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            model,
+            inputs,
+            str(path),
+            input_names=names,
+            output_names=["logits"],
+            dynamic_axes={name: {1: f"{name.partition('_')[0]}_length"} for name in names},
+            opset_version=17,
+            dynamo=False,
+        )
 
 
 def set_thresholds(folder: Path, thresholds: dict[str, float]) -> None:
@@ -125,7 +135,7 @@ def parity(
     Args:
         folder: The exported guard.
         texts: What to compare on.
-        wanted: Joined logits of the parts in torch and scikit-learn, shape ``(n, 8)``.
+        wanted: Joined logits of the parts in torch and scikit-learn, shape ``(n, outputs)``.
         thresholds: Of the unsafe score, for each text, shape ``(n,)``.
 
     Returns:
