@@ -1,17 +1,19 @@
-"""YAML files of settings: one model of pydantic each, unknown keys are errors."""
+"""Files of settings, in YAML or JSON: one model of pydantic each, unknown keys are errors."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from libra_guard.errors import UsageError
 
 EXTENDS = "extends"
 """The key that names a file to start from."""
+Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 class Strict(BaseModel):
@@ -61,6 +63,23 @@ def read_yaml(path: str | Path) -> Any:
         UsageError: A file is missing or is not YAML, or extends itself or one without keys.
     """
     return _read(Path(path), ())
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        UsageError: The file cannot be read, or holds something else.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{path}: not JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise UsageError(f"{path}: an object is needed, not a {type(found).__name__}")
+    return found
 
 
 def _read(path: Path, above: tuple[Path, ...]) -> Any:

@@ -11,7 +11,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from libra_guard.errors import UsageError
 
-_SECRET = re.compile(r"key|token$|secret|password", re.IGNORECASE)
+SECRET = r"(?:key|token|secret|password)"
+"""How the name of an option ends that is for nobody to read, in any case: ``api_key``, but not ``max_new_tokens``."""
 
 
 def option_names(made: type[Any]) -> list[str]:
@@ -48,9 +49,14 @@ def checked(made: type[Any], options: Mapping[str, Any]) -> dict[str, Any]:
             found[name] = TypeAdapter(hints[name]).validate_python(value)
         except ValidationError as error:
             # A key is not for a terminal or a log.
-            shown = "..." if _SECRET.search(name) else value
+            shown = "..." if is_secret(name) else value
             raise UsageError(f"{name}={shown}: {_words(error, value)}") from None
     return found
+
+
+def is_secret(name: str) -> bool:
+    """Whether an option of this name holds a key or the like."""
+    return re.search(f"{SECRET}$", name, re.IGNORECASE) is not None
 
 
 def more_than(bound: float, **numbers: float) -> None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from libra_guard.configuration import Probability
 from libra_guard.errors import UsageError
+from libra_guard.taxonomy import CategorySystem, category_system
 
-Probability = Annotated[float, Field(ge=0, le=1)]
+UNSAFE = "unsafe"
+"""The first label of a guard."""
 
 
 class ClassifierConfig(BaseModel):
@@ -21,6 +23,10 @@ class ClassifierConfig(BaseModel):
 
     labels: list[str] = []
     """Names of the outputs in order."""
+    system: str | None = "libra"
+    """The category system whose codes they are after the first; None where their trainer named them."""
+    logit_bias: list[Annotated[float, Field(allow_inf_nan=False)]] | None = None
+    """Added to the logits, one for each label: heads of transformers' sequence classifiers have none."""
     threshold: Probability = 0.5
     """Unsafe from this score on."""
     question_threshold: Probability | None = None
@@ -50,19 +56,27 @@ class ClassifierConfig(BaseModel):
             key = ".".join(map(str, first["loc"]))
             raise UsageError(f"{where}: {key}: {first['msg']}, not {first['input']!r:.80}") from None
 
+    def system_of_labels(self, where: str | Path) -> CategorySystem | None:
+        """The system that the labels are of; None where their trainer named them.
 
-def read_object(path: Path) -> dict[str, Any]:
-    """The object in a JSON file.
+        Args:
+            where: The file, for messages.
 
-    Raises:
-        UsageError: The file cannot be read, or holds something else.
-    """
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"{path}: not JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise UsageError(f"{path}: an object is needed, not a {type(found).__name__}")
-    return found
+        Raises:
+            UsageError: They are not those of a guard: ``unsafe``, then categories of the system, each once.
+        """
+        if not self.labels or self.labels[0] != UNSAFE:
+            raise UsageError(f"{where} needs 'labels' beginning with '{UNSAFE}', not {self.labels}")
+        if len(set(self.labels)) < len(self.labels):
+            raise UsageError(f"{where}: labels: one stands there twice")
+        if self.logit_bias and len(self.logit_bias) != len(self.labels):
+            raise UsageError(f"{where}: logit_bias: {len(self.logit_bias)} numbers for {len(self.labels)} labels")
+        if self.system is None:
+            return None
+        try:
+            system = category_system(self.system)
+            for label in self.labels[1:]:
+                system.find(label)
+        except UsageError as error:
+            raise UsageError(f"{where}: labels: {error}") from None
+        return system

@@ -7,7 +7,7 @@ from typing import Any
 
 from libra_guard.backends.base import Backend
 from libra_guard.errors import UsageError
-from libra_guard.io import file_hash
+from libra_guard.io import bytes_hash
 from libra_guard.records import Method
 
 
@@ -31,4 +31,5 @@ class NoModel(Backend):
 
     def provenance(self) -> dict[str, Any]:
         """See the base class."""
-        return {"backend": self.name, "model": str(self.model), "model_hash": file_hash(self.model)}
+        digest = bytes_hash(self.model.read_bytes())
+        return {"backend": self.name, "model": str(self.model), "model_hash": digest}

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from libra_guard.backends.base import Backend
 from libra_guard.errors import BackendError, UsageError
 from libra_guard.guards.base import Guard
+from libra_guard.guards.calibration import DIGITS
 from libra_guard.guards.classifier import SPECIAL_TOKENS, probabilities
 from libra_guard.guards.windows import Windows, cut
 from libra_guard.records import Conversation, Method, Target, Verdict
@@ -36,6 +37,7 @@ class DuoGuard(Guard):
 
     name = "duoguard"
     system = _SYSTEM
+    gives_scores = True
 
     def __init__(self, backend: Backend, *, threshold: float = 0.5) -> None:
         super().__init__(backend, threshold=threshold)
@@ -58,8 +60,8 @@ class DuoGuard(Guard):
         if not np.isfinite(row).all():
             # A comparison with NaN is false, which would read as safe.
             return Verdict(label=None, valid=False, method=Method.LOGITS, notes=("the model gave no numbers",))
-        categories = {code: round(float(p), 6) for code, p in zip(_SYSTEM.codes, row, strict=True)}
-        score = max(categories.values())
+        categories = {code: round(float(p), DIGITS) for code, p in zip(_SYSTEM.codes, row, strict=True)}
+        score = self._score(max(categories.values()), target)
         label = self._label(score, target)
         return Verdict(label=label, unsafe_score=score, categories=categories, method=Method.LOGITS)
 

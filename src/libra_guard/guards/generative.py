@@ -44,7 +44,8 @@ class GenerativeGuard(Guard):
 
     The score is P(unsafe) + P(controversial) / 2, the labels' probabilities summing to 1. A text is unsafe where
     P(unsafe) reaches the threshold; controversial, in families that have this state, where it does so together with
-    P(controversial).
+    P(controversial). With a calibration both are calibrated first, and a text is controversial where the score alone
+    reaches the threshold: what is flagged is then what the threshold was chosen for.
 
     Args:
         backend: One that can ``choose`` or ``generate``.
@@ -58,6 +59,7 @@ class GenerativeGuard(Guard):
         UsageError: The backend can do neither, or a number makes no sense.
     """
 
+    gives_scores = True
     answer_tokens: ClassVar[int] = 256
     """Tokens that a whole answer of this family takes."""
 
@@ -81,6 +83,8 @@ class GenerativeGuard(Guard):
         if not 0 <= temperature < inf:
             raise UsageError(f"temperature is {temperature}; it must be at least 0, which is greedy")
         self.method = method or able[0]
+        # A generated label has no score.
+        self.gives_scores = self.method is Method.CHOOSE
         self.temperature = temperature
         self.seed = seed
 
@@ -140,11 +144,13 @@ class GenerativeGuard(Guard):
             return None
         shares = {label: sum(p for w, p in found.items() if words[w] is label) / total for label in Label}
         unsafe, doubtful = shares[Label.UNSAFE], shares[Label.CONTROVERSIAL]
-        label = self._label(unsafe, target)
-        if label is Label.SAFE and doubtful and self._label(unsafe + doubtful, target) is Label.UNSAFE:
+        score = self._score(min(1.0, unsafe + doubtful / 2), target)
+        label = self._label(self._score(unsafe, target), target)
+        reached = score if self.calibration and self.calibration.of(target) else unsafe + doubtful
+        if label is Label.SAFE and doubtful and self._label(reached, target) is Label.UNSAFE:
             label = Label.CONTROVERSIAL
         notes = () if total >= LITTLE else (f"the model gives its labels only {total:.2g} of its probability",)
-        return Verdict(label=label, unsafe_score=min(1.0, unsafe + doubtful / 2), method=Method.CHOOSE, notes=notes)
+        return Verdict(label=label, unsafe_score=score, method=Method.CHOOSE, notes=notes)
 
     def _generate(self, conversations: Sequence[Conversation]) -> list[Verdict]:
         texts = self._texts([self.ask(c) for c in conversations])
