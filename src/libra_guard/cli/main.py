@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from libra_guard.cli import check, data, evaluate, guards, infer, train
+from libra_guard.cli import calibrate, cascade, check, data, evaluate, guards, infer, train
 from libra_guard.errors import LibraError
 
 CLOSED_PIPE = 128 + signal.SIGPIPE
@@ -28,6 +28,8 @@ app = typer.Typer(
 app.command()(check.check)
 app.command()(infer.infer)
 app.command()(evaluate.evaluate)
+app.command()(calibrate.calibrate)
+app.command()(cascade.cascade)
 app.command(name="guards")(guards.guards)
 app.add_typer(train.app, name="train")
 app.add_typer(data.app, name="data")

@@ -6,12 +6,15 @@ import difflib
 import importlib
 from dataclasses import dataclass
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from libra_guard.backends._options import checked, option_names, unknown_option
 from libra_guard.backends.registry import backend_class, load_backend
 from libra_guard.errors import UsageError
 from libra_guard.guards.base import Guard
+from libra_guard.guards.calibration import Calibration
+from libra_guard.io import CALIBRATION
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ GUARDS: dict[str, GuardEntry] = {
             factory="libra_guard.guards.classifier:MiniGuard",
             judges=("prompt", "response"),
             languages=("zh",),
-            backends=("onnx",),
+            backends=("onnx", "transformers"),
             model="a folder that `libra train classifier` wrote; the bundled guard where it is left out",
             bundled="mini",
         ),
@@ -106,6 +109,24 @@ GUARDS: dict[str, GuardEntry] = {
             languages=("any",),
             backends=("none",),
             model="a text file, a word a line, a tab and a category after it where there is one",
+        ),
+        GuardEntry(
+            name="cascade",
+            summary="two guards: a fast one decides the clear cases, a strong one the rest",
+            factory="libra_guard.guards.cascade:CascadeGuard",
+            judges=("prompt", "response"),
+            languages=("those of its guards",),
+            backends=("none",),
+            model="a YAML file with both guards and the limits between them, as `libra cascade` writes",
+        ),
+        GuardEntry(
+            name="ensemble",
+            summary="several guards: the mean of their scores, or their vote",
+            factory="libra_guard.guards.ensemble:EnsembleGuard",
+            judges=("prompt", "response"),
+            languages=("those of its guards",),
+            backends=("none",),
+            model="a YAML file with the guards and the rule",
         ),
         GuardEntry(
             name="policy",
@@ -235,18 +256,22 @@ RESERVED = {
 """What looks like an option of a guard or backend, and where it is given instead."""
 
 
-def load_guard(spec: str, /, *, backend: str | None = None, **options: Any) -> Guard:
+def load_guard(
+    spec: str, /, *, backend: str | None = None, calibration: str | Path | bool | None = True, **options: Any
+) -> Guard:
     """Loads a guard.
 
     Args:
         spec: ``NAME`` or ``NAME:MODEL``.
         backend: Name of a backend the guard can run on; by default the entry's first.
+        calibration: A file that ``libra calibrate`` wrote. True: ``calibration.json`` in the folder of the adapter or
+            else of the model, where there is one and the guard gives scores. None or False: none.
         **options: The guard's own options by name; all others go to the backend.
 
     Raises:
         TypeError: ``spec`` is no text.
-        UsageError: An unknown guard, backend or option, an option of a wrong type or an impossible value, or a model
-            that is missing or not wanted.
+        UsageError: An unknown guard, backend or option, an option of a wrong type or an impossible value, a model
+            that is missing or not wanted, or a calibration of another guard or model.
         MissingExtraError: A library is missing.
         BackendError: The model cannot be loaded.
     """
@@ -260,22 +285,40 @@ def load_guard(spec: str, /, *, backend: str | None = None, **options: Any) -> G
     chosen = backend or entry.backends[0]
     if chosen not in entry.backends:
         raise UsageError(f"'{name}' runs on {', '.join(entry.backends)}, not on '{chosen}'")
-    module, _, attribute = entry.factory.partition(":")
-    guard_class = getattr(importlib.import_module(module), attribute)
-    own, further = option_names(guard_class), option_names(backend_class(chosen))
+    made = guard_class(name)
+    own, further = option_names(made), option_names(backend_class(chosen))
     for option in options:
         if option in RESERVED:
             raise UsageError(f"'{option}' cannot be set as an option: {RESERVED[option]}")
         if option not in (*own, *further):
-            raise unknown_option(option, {f"the guard '{name}'": own, f"the backend '{chosen}'": further})
+            known = [*own, "calibration"] if made.gives_scores else own
+            raise unknown_option(option, {f"the guard '{name}'": known, f"the backend '{chosen}'": further})
     # The guard's first: a wrong one is told of before a model is loaded.
-    taught = guard_class.taught(folder)
+    taught = made.taught(folder)
     if options.get("adapter"):
-        taught |= guard_class.taught(str(options["adapter"]))
-    asked = checked(guard_class, taught | {k: v for k, v in options.items() if k in own})
+        taught |= made.taught(str(options["adapter"]))
+    asked = checked(made, taught | {k: v for k, v in options.items() if k in own})
+    file = _calibration_file(calibration, options.get("adapter") or folder)
+    scale = Calibration.read(file) if file else None
     runtime = load_backend(chosen, folder, **{k: v for k, v in options.items() if k not in own})
-    guard: Guard = guard_class(runtime, **asked)
-    return guard
+    guard: Guard = made(runtime, **asked)
+    if scale is None or (calibration is True and not guard.gives_scores):
+        return guard
+    try:
+        return guard.calibrated(scale, keep_thresholds=options.get("threshold") is not None)
+    except UsageError as error:
+        fitting = "fit one with 'libra calibrate', or " if guard.gives_scores else ""
+        raise UsageError(f"{file}: {error}; {fitting}leave it out with calibration=null") from None
+
+
+def guard_class(name: str) -> Any:
+    """The class of a guard, a subclass of ``Guard``; it takes a backend and its own options.
+
+    Raises:
+        UsageError: There is none of that name.
+    """
+    module, _, attribute = guard_entry(name).factory.partition(":")
+    return getattr(importlib.import_module(module), attribute)
 
 
 def guard_entry(name: str) -> GuardEntry:
@@ -289,3 +332,15 @@ def guard_entry(name: str) -> GuardEntry:
     near = difflib.get_close_matches(name, GUARDS, n=1)
     hint = f"; did you mean '{near[0]}'?" if near else ""
     raise UsageError(f"no guard is called '{name}'; known are {', '.join(GUARDS)}{hint}")
+
+
+def _calibration_file(asked: object, folder: object) -> Path | None:
+    """The file to read; None where there is none to be read."""
+    if asked is True:
+        beside = Path(str(folder)).expanduser() / CALIBRATION
+        return beside if beside.is_file() else None
+    if asked is None or asked is False:
+        return None
+    if not isinstance(asked, str | Path):
+        raise UsageError(f"calibration={asked}: write the name of a file, or null")
+    return Path(asked).expanduser()
