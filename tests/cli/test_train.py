@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import builtins
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -140,7 +142,7 @@ def test_the_help_of_ablate(call: Call) -> None:
     assert "ablate" in call("train", "--help").stdout
 
 
-def test_from_study_to_table(call: Call, folder: Path, study: Path) -> None:
+def test_from_study_to_table(call: Call, folder: Path, study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = folder / "out"
     arguments = ("train", "ablate", str(study), "--data", str(folder), "--out", str(out))
     done = call(*arguments)
@@ -151,6 +153,10 @@ def test_from_study_to_table(call: Call, folder: Path, study: Path) -> None:
     ]
     assert "run 4 of 4: half, seed 2" in done.stderr
     assert {p.name for p in out.iterdir()} == {"all", "half", "ablation.json", "ablation.md", "ablation.svg"}
+    run = json.loads((out / "half" / "seed-2" / "train.json").read_text(encoding="utf-8"))
+    assert run["provenance"]["command"].startswith("libra ")
+    # The same study in other words.
+    monkeypatch.setattr(sys, "argv", ["libra", "otherwise"])
     again = call(*arguments)
     assert (again.stdout, again.stderr.count("rows left out")) == (done.stdout, 0)
 
@@ -244,6 +250,8 @@ def test_from_generative_recipe_to_verdict(call: Call, folder: Path, generative:
     checked = call("check", "-g", f"libra:{out}/guard", "-q", "怎么办", "-r", "可以帮你", "--json")
     verdict = json.loads(checked.stdout)
     assert (verdict["guard"], verdict["method"], verdict["valid"]) == ("libra", "choose", True)
+    known = json.loads((folder / "out" / "train.json").read_text(encoding="utf-8"))["provenance"]
+    assert known["command"].startswith("libra ")
 
 
 def test_a_second_process_prints_nothing(
@@ -252,3 +260,36 @@ def test_a_second_process_prints_nothing(
     monkeypatch.setattr("libra_guard.train.generative.train_generative", lambda *_, **__: {})
     done = call("train", "generative", str(generative), "--data", str(folder), "--out", str(folder / "out"))
     assert (done.exit_code, done.stdout) == (0, "")
+
+
+# Cards
+
+
+def test_a_card_is_written_again(call: Call, folder: Path) -> None:
+    out = folder / "out"
+    call("train", "classifier", str(folder / "toy.yaml"), "--data", str(folder), "--out", str(out))
+    path = out / "guard" / "README.md"
+    before = path.read_bytes()
+    assert b"libra " in before.split(b"## Provenance")[1]
+    path.write_text("older")
+    done = call("train", "card", str(out))
+    assert (done.exit_code, done.stdout.split()) == (0, [str(path)])
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("arguments", [[], [__file__]])
+def test_impossible_options_of_card(call: Call, arguments: list[str]) -> None:
+    done = call("train", "card", *arguments)
+    assert (done.exit_code, done.stdout) == (2, "")
+
+
+def test_no_run_to_write_a_card_of(call: Call, folder: Path) -> None:
+    done = call("train", "card", str(folder))
+    assert isinstance(done.exception, UsageError)
+    assert "train.json: No such file or directory" in str(done.exception)
+
+
+def test_a_card_needs_no_torch() -> None:
+    """A finished run's card can be written where nothing is trained."""
+    code = "import sys, libra_guard.train.card\nsys.exit(any(n in sys.modules for n in ('torch', 'transformers')))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

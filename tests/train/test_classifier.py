@@ -11,18 +11,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from libra_guard import Conversation, Label, load_guard
 from libra_guard.errors import UsageError
 from libra_guard.io import file_hash
+from libra_guard.train.card import rewrite_cards
 from libra_guard.train.classifier import train_classifier
 from libra_guard.train.encoder import EncoderTrainer
 from libra_guard.train.export import export_guard, parity
 from libra_guard.train.join import Joint
-from libra_guard.train.mixture import LABELS, Example, Reader, Split
+from libra_guard.train.mixture import Example, Reader, Split
+from libra_guard.train.outputs import Outputs
 from libra_guard.train.recipe import Encoder, Recipe, Source
 from libra_guard.train.wide import fit_wide
 
+LABELS = Outputs.of("libra").labels
 KINDS = {"ngrams": ("ngrams",), "encoder": ("encoder",), "both": ("encoder", "ngrams")}
 SEED = {"set": "libra-seed", "path": "seed.jsonl"}
 SMILE = {"set": "smile", "path": "smile.jsonl"}
@@ -55,6 +59,15 @@ def trained(
 
 
 # What is found wrong before anything is trained
+
+
+def test_no_sample_has_a_name_of_ones_own(data: Path, make_recipe: Callable[..., Recipe], tmp_path: Path) -> None:
+    recipe = make_recipe("ngrams", outputs={"field": "kind", "names": ["茶事"]})
+    with pytest.raises(
+        UsageError, match="outputs: no unsafe training example has one of the names in its field 'kind'"
+    ):
+        train_classifier(recipe, data, tmp_path / "out", report=lambda _: None)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
@@ -152,7 +165,16 @@ def test_metrics_by_part(trained: Callable[[str], Trained]) -> None:
 def test_the_card(trained: Callable[[str], Trained], data: Path, kind: str) -> None:
     run = trained(kind)
     card = (run.out / "guard" / "README.md").read_text()
-    assert card.startswith(f"# {run.recipe.name}\n")
+    _, header, card = card.split("---\n", 2)
+    assert yaml.safe_load(header) == {
+        "language": ["zh"],
+        "library_name": "onnx",
+        "license": "other",
+        "license_name": "see-training-data",
+        "pipeline_tag": "text-classification",
+        "tags": ["safety", "guardrails", "content-moderation"],
+    }
+    assert card.startswith(f"\n# {run.recipe.name}\n")
     for told in (
         "Apache-2.0",
         "CC0-1.0",
@@ -181,6 +203,114 @@ def test_without_tests(data: Path, make_recipe: Callable[..., Recipe], tmp_path:
     card = (tmp_path / "guard" / "README.md").read_text()
     assert "Measured" not in card
     assert "\n\n\n" not in card
+
+
+# A language model, a taxonomy of one's own, class weights
+
+OWN = {"set": "libra-seed", "path": "own.jsonl"}
+KIND = {"field": "kind", "names": ["茶事", "画事", "别的"]}
+
+
+@pytest.fixture(scope="module")
+def own(data: Path, causal_base: Path, make_recipe: Callable[..., Recipe], tmp_path_factory: Any) -> Trained:
+    rows = [json.loads(line) for line in (data / "seed.jsonl").read_text(encoding="utf-8").splitlines()]
+    kinds = ["茶事", "画事"]
+    lines = [json.dumps({**row, "kind": kinds[int(row["pair_id"]) % 2]}, ensure_ascii=False) for row in rows]
+    (data / "own.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    rates = {"learning_rate": 3e-3, "head_learning_rate": 1e-2}
+    recipe = make_recipe(
+        outputs=KIND,
+        encoder={
+            "base": str(causal_base),
+            "freeze_vocabulary": False,
+            "max_length": 128,
+            "positive_weight": "balanced",
+        },
+        stages=[{"name": "only", "data": [OWN, SMILE], "epochs": 4, **rates}],
+        calibration={"data": [OWN], "benign": [SMILE], "false_positives": 0.2},
+        test=[OWN, SMILE],
+    )
+    said: list[str] = []
+    out = tmp_path_factory.mktemp("own")
+    result = train_classifier(recipe, data, out, command="libra train classifier own.yaml", report=said.append)
+    return Trained(recipe, out, result, said)
+
+
+def test_a_language_model_learns_a_taxonomy_of_ones_own(own: Trained, data: Path) -> None:
+    assert own.lines[1] == "no training example of: 别的"
+    tests = Reader(data, seed=42, outputs=Outputs.of(own.recipe.outputs)).read([Source(**OWN)], Split.TEST)
+    pairs = [Conversation.from_pair(*e.text) for e in tests]
+    guard = load_guard(f"mini:{own.out / 'guard'}")
+    verdicts = guard.judge(pairs, explain=True)
+    assert np.mean([(v.label is Label.UNSAFE) == e.unsafe for v, e in zip(verdicts, tests, strict=True)]) > 0.9
+    assert {tuple(v.categories) for v in verdicts} == {tuple(KIND["names"])}
+    assert any("涉及：" in (v.analysis or "") for v in verdicts)
+    found = own.result["parity"]
+    assert (found["compared"], found["longer"]) == (len(tests) + 10, 0)
+    assert found["largest_score_difference"] < 0.05
+    # The same weights in the other form.
+    other = load_guard(f"mini:{own.out / 'hub'}", backend="transformers")
+    assert other.threshold == guard.threshold
+    for one, two in zip(verdicts, other.judge(pairs), strict=True):
+        assert one.unsafe_score == pytest.approx(two.unsafe_score, abs=0.05)
+
+
+def test_what_is_told_of_it(own: Trained) -> None:
+    config = json.loads((own.out / "guard" / "config.json").read_text(encoding="utf-8"))
+    assert {key: config[key] for key in ("labels", "system", "field")} == {
+        "labels": ["unsafe", *KIND["names"]],
+        "system": None,
+        "field": "kind",
+    }
+    assert own.result["hub"] == {"form": "classifier", "pooling": "last"}
+    assert own.result["provenance"]["command"] == "libra train classifier own.yaml"
+    lower, upper = own.result["test"]["guard"]["libra-seed (pair)"]["intervals"]["accuracy"]
+    assert 0.5 < lower <= own.result["test"]["guard"]["libra-seed (pair)"]["accuracy"] <= upper
+    for folder, library in (("guard", "onnx"), ("hub", "transformers")):
+        card = (own.out / folder / "README.md").read_text(encoding="utf-8")
+        assert f"library_name: {library}\n" in card
+        assert "scores for: 茶事, 画事, 别的." in card
+        assert f"({lower}–{upper})" in card
+        assert "libra train classifier own.yaml" in card
+        assert "positive_weight: balanced" in card
+        assert ("AutoModelForSequenceClassification" in card) == (folder == "hub")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_form_for_the_hub(trained: Callable[[str], Trained], kind: str) -> None:
+    run = trained(kind)
+    if kind == "ngrams":
+        assert run.result["hub"] is None
+        assert not (run.out / "hub").exists()
+        return
+    assert run.result["hub"] == {"form": "encoder", "pooling": "mean"}
+    config = json.loads((run.out / "hub" / "config.json").read_text(encoding="utf-8"))
+    assert config["labels"] == list(LABELS)
+    # The encoder alone, where the n-grams are missing, has not the whole's threshold.
+    alone = kind == "both"
+    assert config["threshold"] == (0.5 if alone else run.result["threshold"])
+    card = (run.out / "hub" / "README.md").read_text(encoding="utf-8")
+    assert ("This is the encoder alone" in card) == alone
+    assert (f"Threshold: {run.result['threshold']}" in card) != alone
+    assert "\n\n\n" not in card
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_cards_are_written_again(trained: Callable[[str], Trained], tmp_path: Path, kind: str) -> None:
+    run = Path(shutil.copytree(trained(kind).out, tmp_path / "run"))
+    before = {path: path.read_bytes() for path in run.glob("*/README.md")}
+    for path in before:
+        path.unlink()
+    assert set(rewrite_cards(run)) == set(before)
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_run_without_an_encoder_leaves_no_other_ones_form(
+    data: Path, make_recipe: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    (tmp_path / "hub").mkdir()
+    train_classifier(make_recipe("ngrams"), data, tmp_path, report=lambda _: None)
+    assert not (tmp_path / "hub").exists()
 
 
 # Going on
@@ -286,6 +416,7 @@ def test_both_parts_in_one_file(base: Path, data: Path, tmp_path: Path) -> None:
     trainer = EncoderTrainer(
         Encoder(base=str(base), vocabulary=1, max_length=64),
         [t for e in examples for t in e.text],
+        labels=LABELS,
         seed=1,
         dtype="float32",
         report=lambda _: None,
@@ -324,6 +455,8 @@ def test_examples_print_alike_for_ever() -> None:
     assert str(example) == (
         "Example(text=('问', '答'), targets=(1.0, nan, nan, nan, nan, nan, nan, nan), source='s', question='问')"
     )
-    assert str(Encoder(base="b")) == (
-        "base='b' layers=None vocabulary=None freeze_vocabulary=True frozen_layers=0 max_length=512"
-    )
+    plain = "base='b' layers=None vocabulary=None freeze_vocabulary=True frozen_layers=0 max_length=512"
+    assert str(Encoder(base="b")) == plain
+    # What came later changes the mark only where it is set.
+    other = Encoder(base="b", pooling="mean", positive_weight="balanced", category_weight=1)
+    assert str(other) == f"{plain} pooling='mean' positive_weight='balanced' category_weight=1.0"

@@ -13,11 +13,14 @@ import pytest
 import torch
 
 from libra_guard.errors import UsageError
-from libra_guard.train.encoder import EncoderTrainer, _batches, _loss
-from libra_guard.train.mixture import LABELS, Example, Reader, Split
+from libra_guard.train import encoder
+from libra_guard.train.encoder import EncoderTrainer, _batches, _loss, balanced_weights
+from libra_guard.train.mixture import Example, Reader, Split
+from libra_guard.train.outputs import Outputs
 from libra_guard.train.recipe import Encoder, Source, Stage
 
 SEED = Source(set="libra-seed", path="seed.jsonl")
+LABELS = Outputs.of("libra").labels
 STAGE = Stage(name="s", data=[SEED], epochs=4, learning_rate=2e-3, head_learning_rate=1e-2)
 Make = Callable[..., EncoderTrainer]
 
@@ -34,7 +37,7 @@ def make(base: Path, examples: dict[Split, list[Example]]) -> Make:
 
     def trainer(report: Callable[[str], None] = lambda _: None, **recipe: Any) -> EncoderTrainer:
         wanted = Encoder.model_validate({"base": str(base), "max_length": 64, **recipe})
-        return EncoderTrainer(wanted, texts, seed=3, dtype="float32", report=report)
+        return EncoderTrainer(wanted, texts, labels=LABELS, seed=3, dtype="float32", report=report)
 
     return trainer
 
@@ -235,11 +238,62 @@ def test_a_long_text_is_cut_and_closed(make: Make) -> None:
 def test_loss_by_hand() -> None:
     """ln 2 for the first output of both rows; of the seven others, known in one row alone, half the mean of sums."""
     targets = torch.tensor([[1.0, *[0.0] * 7], [1.0, *[float("nan")] * 7]])
-    assert float(_loss(torch.zeros(2, 8), targets)) == pytest.approx(np.log(2) * (1 + 0.5 * 7 / 2))
+    plain: dict[str, Any] = {"positive": None, "category_weight": 0.5}
+    assert float(_loss(torch.zeros(2, 8), targets, **plain)) == pytest.approx(np.log(2) * (1 + 0.5 * 7 / 2))
     logits = torch.zeros(2, 8, requires_grad=True)
-    _loss(logits, targets).backward()
+    _loss(logits, targets, **plain).backward()
     assert not logits.grad[1, 1:].any()
     assert logits.grad[0].all()
+
+
+def test_weights_of_the_loss_by_hand() -> None:
+    """At logit 0 every known target costs ln 2, a positive as often as it counts."""
+    targets = torch.tensor([[1.0, 0.0, 1.0], [0.0, float("nan"), 1.0]])
+    weights = torch.tensor([3.0, 5.0, 2.0])
+    found = _loss(torch.zeros(2, 3), targets, positive=weights, category_weight=0.25)
+    assert float(found) == pytest.approx(np.log(2) * ((3 + 1) / 2 + 0.25 * ((1 + 2) + 2) / 2))
+    assert float(_loss(torch.zeros(2, 3), targets, positive=None, category_weight=0)) == pytest.approx(np.log(2))
+
+
+def test_balanced_weights_by_hand() -> None:
+    """Three negatives to one positive; 30 to one, of which 10 count; more positives; one class alone; none known."""
+    nan = float("nan")
+    column = {
+        3.0: [1, 0, 0, 0, *[nan] * 27],
+        10.0: [1, *[0] * 30],
+        0.5: [1, 1, 0, *[nan] * 28],
+        1.0: [1, *[nan] * 30],
+    }
+    targets = torch.tensor([*column.values(), [0] * 31, [nan] * 31]).float().T
+    assert balanced_weights(targets).tolist() == [*column, 1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "told"),
+    [
+        (2.5, "unsafe 2.5, Illegal Activities and Crime 2.5"),
+        (
+            {"Privacy and Property": 4},
+            "unsafe 1, Illegal Activities and Crime 1, Bias and Discrimination 1, Privacy and Property 4",
+        ),
+        ("balanced", "unsafe 2, Illegal Activities and Crime 1, Bias and Discrimination 1, Privacy and Property 2"),
+    ],
+)
+def test_a_stage_is_trained_with_its_weights(
+    make: Make, examples: dict[Split, list[Example]], monkeypatch: pytest.MonkeyPatch, wanted: Any, told: str
+) -> None:
+    train = examples[Split.TRAIN]
+    few = [e for e in train if e.targets[3] == 1][:8] + [e for e in train if not e.unsafe][:16]
+    lines: list[str] = []
+    given: list[Any] = []
+    loss = encoder._loss
+    monkeypatch.setattr(encoder, "_loss", lambda *a, **k: given.append(k) or loss(*a, **k))
+    trainer = make(lines.append, positive_weight=wanted, category_weight=0.25)
+    trainer.fit(STAGE.model_copy(update={"epochs": 1}), few)
+    assert lines[1].startswith(f"  weights of positives: {told}")
+    assert {k["category_weight"] for k in given} == {0.25}
+    shown = ", ".join(f"{n} {w:.3g}" for n, w in zip(LABELS, given[0]["positive"].tolist(), strict=True))
+    assert lines[1] == f"  weights of positives: {shown}"
 
 
 def test_batches_cover_every_example_once() -> None:

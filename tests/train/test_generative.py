@@ -290,7 +290,9 @@ def test_the_card(trained: Callable[[str], Trained], data: Path, kind: str) -> N
     assert yaml.safe_load(header) == {
         "base_model": Path(run.recipe.model.base).name,
         "library_name": "peft" if kind == "lora" else "transformers",
-        "language": "zh",
+        "language": ["zh"],
+        "license": "other",
+        "license_name": "see-training-data",
         "pipeline_tag": "text-generation",
         "tags": ["safety", "guardrails", "content-moderation"],
     }

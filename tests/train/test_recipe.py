@@ -9,6 +9,7 @@ import yaml
 
 from libra_guard.errors import UsageError
 from libra_guard.records import Label
+from libra_guard.train.outputs import OwnOutputs
 from libra_guard.train.recipe import Recipe, Source
 
 SEED = {"set": "libra-seed", "path": "seed.jsonl"}
@@ -16,6 +17,7 @@ NGRAMS = {"data": [SEED]}
 STAGE = {"name": "one", "data": [SEED]}
 ENCODER = {"base": "x"}
 CALIBRATION = {"data": [SEED]}
+OWN = {"field": "kind", "names": ["a", "b"]}
 GOOD: dict[str, Any] = {"name": "r", "ngrams": NGRAMS, "calibration": CALIBRATION}
 DEEP = GOOD | {"encoder": ENCODER, "stages": [STAGE]}
 
@@ -53,6 +55,16 @@ def read(tmp_path: Path, recipe: Any) -> Recipe:
         (DEEP | {"encoder": {**ENCODER, "layers": []}}, "encoder.layers: "),
         (DEEP | {"encoder": {**ENCODER, "layers": [0, -1]}}, "encoder.layers.1: "),
         (DEEP | {"encoder": {**ENCODER, "max_length": 8}}, "encoder.max_length: "),
+        (DEEP | {"encoder": {**ENCODER, "pooling": "max"}}, "encoder.pooling: "),
+        (DEEP | {"encoder": {**ENCODER, "positive_weight": "heavy"}}, "encoder.positive_weight."),
+        (DEEP | {"encoder": {**ENCODER, "positive_weight": 0}}, "encoder.positive_weight."),
+        (DEEP | {"encoder": {**ENCODER, "positive_weight": {"unsafe": -1}}}, "encoder.positive_weight."),
+        (DEEP | {"encoder": {**ENCODER, "positive_weight": float("inf")}}, "encoder.positive_weight."),
+        (DEEP | {"encoder": {**ENCODER, "category_weight": -0.1}}, "encoder.category_weight: "),
+        (GOOD | {"outputs": "duogard"}, "outputs: Value error, there is no category system 'duogard'; did you mean"),
+        (GOOD | {"outputs": {"field": "kind"}}, "outputs.OwnOutputs.names: "),
+        (GOOD | {"outputs": {"field": "kind", "names": ["a", "a"]}}, "outputs.OwnOutputs.names: "),
+        (GOOD | {"outputs": {**OWN, "weights": 1}}, "outputs.OwnOutputs.weights: "),
         (DEEP | {"stages": [{**STAGE, "learning_rate": 0}]}, "stages.0.learning_rate: "),
         (DEEP | {"stages": [{**STAGE, "seed": "many"}]}, "stages.0.seed: "),
         (DEEP | {"stages": [{**STAGE, "name": "../up"}]}, "stages.0.name: "),
@@ -73,6 +85,11 @@ def test_a_wrong_key_is_named(tmp_path: Path, recipe: Any, place: str) -> None:
         (DEEP | {"stages": [{**STAGE, "data": [{**SEED, "unseen": True}]}]}, r"stages\.one: 'unseen'"),
         (GOOD | {"ngrams": {"data": [{**SEED, "unseen": True}]}}, "ngrams: 'unseen'"),
         (GOOD | {"calibration": {"data": [{**SEED, "unseen": True}]}}, r"calibration\.data: 'unseen'"),
+        (
+            DEEP | {"outputs": OWN, "encoder": {**ENCODER, "positive_weight": {"a": 2, "c": 2}}},
+            "positive_weight: no output is called c; there are unsafe, a, b",
+        ),
+        (DEEP | {"encoder": {**ENCODER, "positive_weight": {"a": 2}}}, "no output is called a; there are unsafe, Ill"),
         ("name: [1", "not YAML"),
         ("name: '\x07'", "not YAML"),
     ],
@@ -96,6 +113,17 @@ def test_a_good_recipe(tmp_path: Path) -> None:
     recipe = read(tmp_path, DEEP | {"test": [{**SEED, "unseen": True, "label": "不安全"}]})
     assert (recipe.stages[0].epochs, recipe.stages[0].seed, recipe.stages[0].data[0].share) == (1, None, 1)
     assert recipe.test == [Source(set="libra-seed", path="seed.jsonl", unseen=True, label=Label.UNSAFE)]
+
+
+@pytest.mark.parametrize("weight", [None, "balanced", 3, {"unsafe": 2, "a": 0.5}])
+def test_a_taxonomy_and_weights_of_ones_own(tmp_path: Path, weight: Any) -> None:
+    recipe = read(tmp_path, DEEP | {"outputs": OWN, "encoder": {**ENCODER, "positive_weight": weight}})
+    assert recipe.outputs == OwnOutputs(**OWN)
+    assert recipe.encoder
+    assert recipe.encoder.positive_weight == weight
+    assert read(tmp_path, recipe.model_dump(mode="json")) == recipe
+    # A system goes by its own name, however it was written.
+    assert read(tmp_path, GOOD | {"outputs": "Llama Guard 3"}).outputs == "llama-guard-3"
 
 
 @pytest.mark.parametrize("name", ["mini", "ngram"])

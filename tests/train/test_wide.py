@@ -8,10 +8,12 @@ from sklearn.feature_extraction.text import TfidfTransformer
 from sklearn.linear_model import LogisticRegression
 
 from libra_guard.backends.ngrams import NgramFeatures
-from libra_guard.train.mixture import LABELS, Example, Reader, Split, target_array
+from libra_guard.train.mixture import Example, Reader, Split, target_array
+from libra_guard.train.outputs import Outputs
 from libra_guard.train.recipe import Ngrams, Source
 from libra_guard.train.wide import WideModel, _matrix, fit_wide
 
+LABELS = Outputs.of("libra").labels
 SEED = Source(set="libra-seed", path="seed.jsonl")
 RECIPE = Ngrams(data=[SEED], buckets=1 << 14, longest=2, inverse_regularisation=16)
 NAN = float("nan")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from libra_guard.cli.options import command_line
 from libra_guard.errors import require
 
 app = typer.Typer(help="Train guards.", no_args_is_help=True)
@@ -26,6 +28,10 @@ def _say(line: str) -> None:
     typer.echo(line, err=True)
 
 
+def _typed() -> str:
+    return command_line(["libra", *sys.argv[1:]])
+
+
 @app.command()
 def classifier(
     recipe: Annotated[Path, typer.Argument(help="YAML, e.g. configs/train/mini.yaml.")],
@@ -33,16 +39,16 @@ def classifier(
     data: Data = Path(),
     base: Base = None,
 ) -> None:
-    """Train a classifier guard: an encoder by stages, n-grams, or both; then ONNX and a card.
+    """Train a classifier guard: a pretrained model by stages, n-grams, or both; then ONNX and a card.
 
-    The guard in DIR/guard is used as `mini:DIR/guard` or, n-grams alone, `ngram:DIR/guard`.
+    The guard in DIR/guard is used as `mini:DIR/guard` or, n-grams alone, `ngram:DIR/guard`. DIR/hub is for the hub.
     """
     for module in ("torch", "transformers", "onnx"):
         require(module, "train")
     from libra_guard.train.classifier import train_classifier
     from libra_guard.train.recipe import Recipe
 
-    result = train_classifier(Recipe.read(recipe), data, out, base=base, report=_say)
+    result = train_classifier(Recipe.read(recipe), data, out, base=base, command=_typed(), report=_say)
     typer.echo(
         json.dumps({k: result[k] for k in ("name", "threshold", "test", "parity")}, ensure_ascii=False, indent=2)
     )
@@ -64,7 +70,7 @@ def generative(
     from libra_guard.train.generative import train_generative
     from libra_guard.train.generative_recipe import GenerativeRecipe
 
-    result = train_generative(GenerativeRecipe.read(recipe), data, out, base=base, report=_say)
+    result = train_generative(GenerativeRecipe.read(recipe), data, out, base=base, command=_typed(), report=_say)
     if result:
         typer.echo(json.dumps({k: result[k] for k in ("name", "threshold", "test")}, ensure_ascii=False, indent=2))
 
@@ -83,4 +89,17 @@ def ablate(
         require(module, "train")
     from libra_guard.train.ablation import ablate, markdown
 
-    typer.echo(markdown(ablate(study, data, out, base=base, report=_say)["results"]))
+    typer.echo(markdown(ablate(study, data, out, base=base, command=_typed(), report=_say)["results"]))
+
+
+@app.command()
+def card(
+    run: Annotated[
+        Path, typer.Argument(metavar="DIR", file_okay=False, help="The --out folder of a finished training.")
+    ],
+) -> None:
+    """Write the model cards of a finished training again, from its train.json; prints their names."""
+    from libra_guard.train.card import rewrite_cards
+
+    for path in rewrite_cards(run):
+        typer.echo(path)

@@ -130,7 +130,13 @@ class Study(ConfigFile):
 
 
 def ablate(
-    path: str | Path, data: str | Path, out: str | Path, *, base: str | None = None, report: Report
+    path: str | Path,
+    data: str | Path,
+    out: str | Path,
+    *,
+    base: str | None = None,
+    command: str | None = None,
+    report: Report,
 ) -> dict[str, Any]:
     """Trains every variant with every seed, and writes ``ablation.json``, ``ablation.md`` and ``ablation.svg``.
 
@@ -142,6 +148,7 @@ def ablate(
         data: Folder that the recipes' paths are relative to.
         out: Folder for the runs, each in ``VARIANT/seed-N``, and for the results.
         base: Overrides the recipes' base, e.g. with a local folder.
+        command: What was typed, for the runs' records.
         report: Called with lines for people.
 
     Returns:
@@ -164,7 +171,7 @@ def ablate(
         folder = out / name / f"seed-{seed}"
         report(f"run {number} of {len(recipes)}: {name}, seed {seed}")
         runs[name, seed] = _finished(folder, recipe, data, base) or _trainer(recipe)(
-            recipe, data, folder, base=base, shared_stages=out / "stages", report=report
+            recipe, data, folder, base=base, shared_stages=out / "stages", command=command, report=report
         )
     result = {
         "study": study.model_dump(mode="json"),
@@ -229,7 +236,9 @@ def _finished(folder: Path, recipe: AnyRecipe, data: str | Path, base: str | Non
     except (OSError, ValueError):
         return None
     base = (base or recipe.base) if recipe.base else None
-    return found if found.get("provenance") == provenance_of(recipe, data, base) else None
+    # The same run may be asked for in other words.
+    told = {key: value for key, value in (found.get("provenance") or {}).items() if key != "command"}
+    return found if told == provenance_of(recipe, data, base) else None
 
 
 def read_recipe(path: str | Path) -> AnyRecipe:

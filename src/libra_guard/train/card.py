@@ -1,43 +1,121 @@
-"""The model card that a training run writes beside its guard."""
+"""The model cards that a training run writes beside its guard; they can be written again from its ``train.json``."""
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined, TemplateError
 
 from libra_guard.data.registry import load_importer
+from libra_guard.errors import UsageError
 from libra_guard.io import write_atomic
 from libra_guard.train.generative_recipe import GenerativeRecipe
+from libra_guard.train.outputs import Outputs
 from libra_guard.train.recipe import Recipe
 
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+_HUB_ADDRESS = re.compile(r"(?:hf://|https://huggingface\.co/datasets/)([\w.-]+/[\w.-]+)")
 
-def write_card(path: Path, recipe: Recipe, result: dict[str, Any]) -> None:
-    """Writes the card: what it was trained on and under which licences, how, how well, and what it is not for.
+
+def write_cards(out: Path, recipe: Recipe, result: dict[str, Any]) -> list[Path]:
+    """Writes the card of a classifier run's guard and, where there is one, of its form for the model hub.
+
+    A card says what the guard was trained on and under which licences, how, how well, and what it is not for.
+
+    Args:
+        out: The run's folder.
+        recipe: What was done.
+        result: What ``train_classifier`` returns.
+
+    Returns:
+        The files.
+    """
+    forms = {"guard": "onnx"} | ({"hub": result["hub"]["form"]} if result.get("hub") else {})
+    outputs = Outputs.of(recipe.outputs)
+    return [
+        _write(out / folder / "README.md", "card.md.j2", recipe, result, form=form, outputs=outputs)
+        for folder, form in forms.items()
+    ]
+
+
+def write_generative_card(path: Path, recipe: GenerativeRecipe, result: dict[str, Any]) -> Path:
+    """The same for what ``train_generative`` returns.
 
     Args:
         path: Of the Markdown file.
         recipe: What was done.
-        result: What ``train_classifier`` returns.
+        result: What the run found.
     """
-    _write(path, "card.md.j2", recipe, result)
+    return _write(path, "generative_card.md.j2", recipe, result)
 
 
-def write_generative_card(path: Path, recipe: GenerativeRecipe, result: dict[str, Any]) -> None:
-    """The same for what ``train_generative`` returns."""
-    _write(path, "generative_card.md.j2", recipe, result)
+def rewrite_cards(run: Path) -> list[Path]:
+    """Writes a finished run's cards again, from its ``train.json``.
+
+    Args:
+        run: Folder that a training of either kind wrote.
+
+    Returns:
+        The files.
+
+    Raises:
+        UsageError: No training is told of there, or its guard is gone.
+    """
+    path = run / "train.json"
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}; name the --out folder of a finished training") from None
+    except ValueError as error:
+        raise UsageError(f"{path}: not JSON: {error}") from None
+    settings = result.get("provenance", {}).get("recipe") if isinstance(result, dict) else None
+    if not isinstance(settings, dict):
+        raise UsageError(f"{path}: tells of no training")
+    for folder in ("guard", *(["hub"] if result.get("hub") else [])):
+        if not (run / folder).is_dir():
+            raise UsageError(f"{run / folder}: no such folder; a card stands beside its model")
+    try:
+        if "model" in settings:
+            recipe = GenerativeRecipe.checked(settings, path)
+            return [write_generative_card(run / "guard" / "README.md", recipe, result)]
+        return write_cards(run, Recipe.checked(settings, path), result)
+    except (TemplateError, KeyError, TypeError, AttributeError, ValueError) as error:
+        raise UsageError(f"{path}: a card needs more than it says: {error}") from None
 
 
-def _write(path: Path, name: str, recipe: Recipe | GenerativeRecipe, result: dict[str, Any]) -> None:
-    environment = Environment(
-        loader=PackageLoader("libra_guard.train"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+def _write(path: Path, name: str, recipe: Recipe | GenerativeRecipe, result: dict[str, Any], **more: Any) -> Path:
+    settings = recipe.model_dump(mode="json", exclude_defaults=True)
+    base = result.get("base") or recipe.base
+    template = _environment().get_template(name)
+    text = template.render(
+        recipe=recipe,
+        recipe_yaml=yaml.safe_dump(settings, allow_unicode=True, sort_keys=False).strip(),
+        sets=(sets := _sets(recipe)),
+        datasets=[found[1] for one in sets if (found := _HUB_ADDRESS.match(one["address"]))],
+        languages=list(dict.fromkeys(one["language"] for one in sets)),
+        base_model=base if base and _HUB_NAME.fullmatch(base) else None,
+        **result,
+        **more,
     )
-    text = environment.get_template(name).render(recipe=recipe, sets=_sets(recipe), **result)
-    write_atomic(path, text + "\n")
+    write_atomic(path, text)
+    return path
+
+
+def _environment() -> Environment:
+    return Environment(
+        loader=PackageLoader("libra_guard.train"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
 
 
 def _sets(recipe: Recipe | GenerativeRecipe) -> list[dict[str, str]]:
     """The sets that were trained or calibrated on, once each, with their licences."""
     infos = [load_importer(name).info for name in dict.fromkeys(source.set for source in recipe.fitted_on)]
-    return [{"name": i.name, "title": i.title, "address": i.address, "licence": i.licence} for i in infos]
+    return [{field: getattr(i, field) for field in ("name", "title", "address", "licence", "language")} for i in infos]

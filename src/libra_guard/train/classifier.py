@@ -1,4 +1,4 @@
-"""Trains a classifier guard from a recipe: stages of the encoder, the n-grams, their join, the ONNX file, the card.
+"""Trains a classifier guard from a recipe: stages of the encoder, the n-grams, their join, the guard's files, the card.
 
 libra train classifier configs/train/mini.yaml --data DIR --out runs/mini
 """
@@ -17,16 +17,19 @@ from numpy.typing import NDArray
 
 from libra_guard.errors import UsageError
 from libra_guard.evaluate.metrics import Outcomes, measure
+from libra_guard.evaluate.significance import intervals
 from libra_guard.guards.classifier import probabilities
 from libra_guard.io import write_atomic
-from libra_guard.train.card import write_card
+from libra_guard.train.card import write_cards
 from libra_guard.train.join import Joint, choose_threshold, fit_joint
-from libra_guard.train.mixture import LABELS, Example, Reader, Split
+from libra_guard.train.mixture import Example, Reader, Split
+from libra_guard.train.outputs import Outputs
 from libra_guard.train.provenance import provenance_of
 from libra_guard.train.recipe import Recipe, Stage
 from libra_guard.train.wide import fit_wide
 
 Report = Callable[[str], None]
+_RESAMPLES = 1000
 
 
 def train_classifier(
@@ -36,6 +39,7 @@ def train_classifier(
     *,
     base: str | None = None,
     shared_stages: Path | None = None,
+    command: str | None = None,
     report: Report,
 ) -> dict[str, Any]:
     """Trains, joins, exports and measures a guard.
@@ -45,23 +49,25 @@ def train_classifier(
     Args:
         recipe: What to do.
         data: Folder that the sources' paths are relative to.
-        out: Folder for the guard (``guard/``) and the stages' weights.
+        out: Folder for the guard (``guard/``), its form for the model hub (``hub/``) and the stages' weights.
         base: Overrides the recipe's base, e.g. with a local folder.
         shared_stages: Keeps the stages' weights here instead, where other runs that begin alike take them up.
+        command: What was typed, for the record.
         report: Called with lines for people.
 
     Returns:
         What ``train.json`` holds: metrics by source for each part and the whole, parity, threshold, provenance.
 
     Raises:
-        UsageError: A set is missing or empty, training or calibration have one label only, or the base cannot be
-            loaded: before anything is trained.
+        UsageError: A set is missing or empty, training or calibration have one label only, no sample has one of the
+            categories that were named, or the base cannot be loaded: before anything is trained.
     """
     # Here, and not where it is used: a missing library must show before hours of training, not after.
     from libra_guard.train.export import export_guard, exported_scores, parity, set_thresholds
 
     out = Path(out)
-    reader = Reader(data, seed=recipe.seed)
+    outputs = Outputs.of(recipe.outputs)
+    reader = Reader(data, seed=recipe.seed, outputs=outputs)
     stages = [(stage, reader.read(stage.data, Split.TRAIN)) for stage in recipe.stages]
     wide_examples = reader.read(recipe.ngrams.data, Split.TRAIN) if recipe.ngrams else []
     calibration = reader.read(recipe.calibration.data, Split.CALIBRATE)
@@ -69,13 +75,15 @@ def train_classifier(
     questions = reader.read(recipe.calibration.questions, Split.CALIBRATE)
     test = reader.read(recipe.test, Split.TEST)
     report(f"rows left out, by set: {dict(reader.rejected) or 'none'}")
-    _need_both_labels("the stages", [e for _, examples in stages for e in examples])
+    taught = [e for _, examples in stages for e in examples]
+    _tell_untaught(outputs, taught + wide_examples, report)
+    _need_both_labels("the stages", taught)
     _need_both_labels("ngrams", wide_examples)
     _need_both_labels("calibration", calibration + benign)
     base = (base or recipe.base) if recipe.encoder else None
     provenance = provenance_of(recipe, data, base)
 
-    trainer = _load_encoder(recipe, stages, base, report) if recipe.encoder else None
+    trainer = _load_encoder(recipe, stages, outputs, base, report) if recipe.encoder else None
     wide = fit_wide(recipe.ngrams, wide_examples, seed=recipe.seed) if recipe.ngrams else None
     if trainer:
         _train_stages(trainer, recipe, provenance, stages, out, shared_stages, report)
@@ -95,13 +103,23 @@ def train_classifier(
     guard, made = out / "guard", out / ".guard"
     report(f"writing {guard}")
     shutil.rmtree(made, ignore_errors=True)
-    config = {"name": recipe.name, "labels": list(LABELS), "scenario_threshold": 0.5}
-    export_guard(made, trainer=trainer, wide=wide, joint=joint, config=config)
+    shutil.rmtree(out / "hub", ignore_errors=True)
+    told = {"labels": list(outputs.labels), "system": outputs.system, "field": outputs.field}
+    config: dict[str, Any] = {**told, "scenario_threshold": 0.5}
+    export_guard(
+        made,
+        trainer=trainer,
+        wide=wide,
+        joint=joint,
+        config={"name": recipe.name, **config},
+        samples=[e.text for e in fitted_on + questions],
+    )
     thresholds = _thresholds(recipe, scores, calibration, benign, questions)
     set_thresholds(made, thresholds)
     # At once: a kill must not leave new weights beside an old threshold.
     shutil.rmtree(guard, ignore_errors=True)
     made.rename(guard)
+    hub = _write_hub(out / "hub", trainer, None if wide else joint, config, thresholds) if trainer else None
     tested = parts(test) if test else (None, None)
     limits = _limits(test, thresholds)
     result: dict[str, Any] = {
@@ -115,11 +133,34 @@ def train_classifier(
             "calibration": _counts(fitted_on),
             "test": _counts(test),
         },
-        "provenance": provenance,
+        "hub": hub,
+        "provenance": {**provenance, **({"command": command} if command else {})},
     }
     write_atomic(out / "train.json", json.dumps(result, ensure_ascii=False, indent=2) + "\n")
-    write_card(guard / "README.md", recipe, result)
+    write_cards(out, recipe, result)
     return result
+
+
+def _write_hub(
+    folder: Path, trainer: Any, joint: Joint | None, config: dict[str, Any], thresholds: dict[str, float]
+) -> dict[str, str]:
+    """A part of a guard has no threshold of its own: it is measured at a half."""
+    from libra_guard.train.hub import write_hub
+
+    made = folder.with_name(f".{folder.name}")
+    form = write_hub(made, trainer, joint, {**config, **(thresholds if joint else {"threshold": 0.5})})
+    made.rename(folder)
+    return {"form": form, "pooling": trainer.backbone.pooling}
+
+
+def _tell_untaught(outputs: Outputs, examples: list[Example], report: Report) -> None:
+    """Says which categories no example has; of names of one's own, one at least must be there."""
+    found = np.array([e.targets for e in examples])
+    unseen = [name for name, column in zip(outputs.labels, found.T, strict=True) if not (column == 1).any()]
+    if outputs.system is None and len(unseen) >= len(outputs.labels) - 1:
+        raise UsageError(f"outputs: no unsafe training example has one of the names in its field '{outputs.field}'")
+    if unseen:
+        report(f"no training example of: {', '.join(unseen)}")
 
 
 def _thresholds(
@@ -145,14 +186,16 @@ def _need_both_labels(part: str, examples: list[Example]) -> None:
         raise UsageError(f"{part}: all {len(examples)} examples are {'un' * examples[0].unsafe}safe; both are needed")
 
 
-def _load_encoder(recipe: Recipe, stages: list[tuple[Stage, list[Example]]], base: str | None, report: Report) -> Any:
+def _load_encoder(
+    recipe: Recipe, stages: list[tuple[Stage, list[Example]]], outputs: Outputs, base: str | None, report: Report
+) -> Any:
     from libra_guard.train.encoder import EncoderTrainer
 
     assert recipe.encoder is not None
     encoder = recipe.encoder.model_copy(update={"base": base} if base else {})
     # Of the first stage alone, so that a later stage's data can change without training the first again.
     texts = [t for x in stages[0][1] for t in ((x.text,) if isinstance(x.text, str) else x.text)]
-    return EncoderTrainer(encoder, texts, seed=recipe.seed, dtype=recipe.dtype, report=report)
+    return EncoderTrainer(encoder, texts, labels=outputs.labels, seed=recipe.seed, dtype=recipe.dtype, report=report)
 
 
 def _train_stages(
@@ -229,8 +272,10 @@ def metrics(
 
 
 def rounded(rows: Outcomes) -> dict[str, Any]:
-    """Metrics of outcomes, to four decimals."""
-    return {k: round(v, 4) if isinstance(v, float) else v for k, v in measure(rows).model_dump().items()}
+    """Metrics of outcomes and their 95 % bootstrap intervals, to four decimals."""
+    found = {k: round(v, 4) if isinstance(v, float) else v for k, v in measure(rows).model_dump().items()}
+    bounds = intervals([rows.cells], resamples=_RESAMPLES, seed=42)
+    return found | {"intervals": {k: [round(bound, 4) for bound in pair] for k, pair in bounds.items()}}
 
 
 def _counts(examples: list[Example]) -> dict[str, dict[str, int]]:

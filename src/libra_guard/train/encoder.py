@@ -1,10 +1,8 @@
-"""The deep part: a pretrained encoder, cut to size, with one output for each label, trained stage by stage."""
+"""The deep part: a pretrained backbone, cut to size, with one output for each label, trained stage by stage."""
 
 from __future__ import annotations
 
-import copy
 import random
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -13,40 +11,53 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 from torch import nn
-from transformers import AutoConfig, AutoModel
 
 from libra_guard.backends.base import Text
-from libra_guard.errors import UsageError
-from libra_guard.train.mixture import LABELS, Example, target_array
+from libra_guard.backends.control_tokens import neutralise
+from libra_guard.train.backbone import Backbone, closes, layers_of, load_backbone
+from libra_guard.train.mixture import Example, target_array
 from libra_guard.train.recipe import Encoder, Stage
-from libra_guard.train.vocabulary import trim_tokenizer
 
 Report = Callable[[str], None]
-_SCENARIO_WEIGHT = 0.5
 _BUCKET = 20
+_LARGEST_WEIGHT = 10.0
 
 
 class EncoderClassifier(nn.Module):
-    """An encoder, mean pooling over its tokens, dropout, a linear head: ``(batch, length)`` ids → ``(batch, 8)``."""
+    """A backbone, pooling over its tokens, dropout, a linear head: ``(batch, length)`` ids → ``(batch, outputs)``.
 
-    def __init__(self, encoder: nn.Module, hidden: int) -> None:
+    Texts of a batch are padded on the right. Over a last token's state the head has no bias, as in transformers' own
+    sequence classifiers.
+    """
+
+    def __init__(self, backbone: Backbone, outputs: int) -> None:
         super().__init__()
-        self.encoder = encoder
+        self.encoder: nn.Module = backbone.model
+        self.causal, self.pooling = backbone.causal, backbone.pooling
         self.dropout = nn.Dropout(0.1)
-        self.head = nn.Linear(hidden, len(LABELS))
+        self.head = nn.Linear(backbone.model.config.hidden_size, outputs, bias=not backbone.native)
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
         """Logits, float32; without a mask every token counts, as in a text that stands alone."""
-        states = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        if attention_mask is None:
-            pooled = states.mean(1)
-        else:
-            mask = attention_mask.unsqueeze(-1).to(states.dtype)
-            pooled = (states * mask).sum(1) / mask.sum(1)
-        logits: torch.Tensor = self.head(self.dropout(pooled)).float()
+        seen = attention_mask
+        if seen is None and self.causal:
+            # Without one, these models look for several texts in a row, by an operator that ONNX does not have.
+            seen = torch.ones_like(input_ids)
+        states = self.encoder(input_ids=input_ids, attention_mask=seen).last_hidden_state
+        logits: torch.Tensor = self.head(self.dropout(self._pooled(states, attention_mask))).float()
         return logits
+
+    def _pooled(self, states: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """States ``(batch, length, hidden)`` → ``(batch, hidden)``."""
+        if self.pooling == "last":
+            if mask is None:
+                return states[:, -1]
+            return states[torch.arange(len(states), device=states.device), mask.sum(1) - 1]
+        if mask is None:
+            return states.mean(1)
+        mask = mask.unsqueeze(-1).to(states.dtype)
+        return (states * mask).sum(1) / mask.sum(1)
 
 
 class EncoderTrainer:
@@ -55,22 +66,34 @@ class EncoderTrainer:
     Args:
         recipe: What to start from and how to cut it.
         texts: Training texts, for the vocabulary.
+        labels: Names of the outputs.
         seed: Of the head, the dropout and the order.
         dtype: Of the matrix products (autocast); the weights are float32.
         report: Called with lines for people.
+
+    Raises:
+        UsageError: The base cannot be loaded, or not be cut so.
     """
 
-    def __init__(self, recipe: Encoder, texts: Sequence[str], *, seed: int, dtype: str, report: Report) -> None:
+    def __init__(
+        self, recipe: Encoder, texts: Sequence[str], *, labels: Sequence[str], seed: int, dtype: str, report: Report
+    ) -> None:
         torch.manual_seed(seed)
         self.recipe, self.seed, self.report = recipe, seed, report
         self.dtype = getattr(torch, dtype)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.tokenizer, encoder = _load(recipe, texts)
-        self.model = EncoderClassifier(encoder, encoder.config.hidden_size).to(self.device)
+        self.labels = tuple(labels)
+        self.backbone = load_backbone(recipe, texts)
+        self.tokenizer = self.backbone.tokenizer
+        self.model = EncoderClassifier(self.backbone, len(labels)).to(self.device)
         if recipe.freeze_vocabulary:
-            encoder.get_input_embeddings().weight.requires_grad = False
-        for layer in _layers(encoder)[: recipe.frozen_layers]:
+            self.backbone.model.get_input_embeddings().weight.requires_grad = False
+        for layer in layers_of(self.backbone.model)[: recipe.frozen_layers]:
             layer.requires_grad_(False)
+        self._closes = closes(self.tokenizer)
+        # What parts question and answer must not stand in a text; an encoder is taught as Mini was.
+        added = self.tokenizer.get_added_tokens_decoder().values() if self.backbone.causal else ()
+        self._control = tuple(token.content for token in added)
 
     def fit(self, stage: Stage, examples: Sequence[Example]) -> None:
         """Trains one stage: AdamW, linear warm-up and decay, binary cross-entropy on the targets that are known."""
@@ -80,6 +103,7 @@ class EncoderTrainer:
         torch.manual_seed(rng.getrandbits(63))
         encoded = [self._encode(e.text, min(stage.length, self.recipe.max_length)) for e in examples]
         targets = torch.from_numpy(target_array(examples))
+        positive = self._positive_weights(targets)
         per_epoch = -(-len(examples) // stage.batch_size)
         total = per_epoch * stage.epochs
         optimizer = torch.optim.AdamW(
@@ -98,7 +122,8 @@ class EncoderTrainer:
         for _ in range(stage.epochs):
             for rows in _batches(encoded, stage.batch_size, rng):
                 outputs = self._forward([encoded[i] for i in rows], self.dtype)
-                loss = _loss(outputs, targets[rows].to(self.device))
+                known = targets[rows].to(self.device)
+                loss = _loss(outputs, known, positive=positive, category_weight=self.recipe.category_weight)
                 loss.backward()
                 nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
                 optimizer.step()
@@ -112,10 +137,10 @@ class EncoderTrainer:
                     loss_sum = 0.0
 
     def logits(self, texts: Sequence[Text], *, batch_size: int = 32) -> NDArray[np.float64]:
-        """The model's outputs in float32, shape ``(len(texts), 8)``; texts longer than ``max_length`` are cut."""
+        """The model's outputs in float32, shape ``(len(texts), outputs)``; texts longer than ``max_length`` are cut."""
         self.model.eval()
         encoded = [self._encode(t, self.recipe.max_length) for t in texts]
-        out = np.zeros((len(texts), len(LABELS)))
+        out = np.zeros((len(texts), len(self.labels)))
         with torch.no_grad():
             for rows in _batches(encoded, batch_size, None):
                 out[rows] = self._forward([encoded[i] for i in rows], torch.float32).cpu().numpy()
@@ -138,10 +163,25 @@ class EncoderTrainer:
         self.model.load_state_dict(load_file(folder / "encoder.safetensors"))
 
     def _encode(self, text: Text, longest: int) -> list[int]:
-        encoded = self.tokenizer.encode(text) if isinstance(text, str) else self.tokenizer.encode(*text)
-        ids: list[int] = encoded.ids
-        # The last token closes the text.
-        return ids if len(ids) <= longest else [*ids[: longest - 1], ids[-1]]
+        first, *second = (neutralise(part, self._control) for part in ((text,) if isinstance(text, str) else text))
+        ids: list[int] = self.tokenizer.encode(first, second[0] if second else None).ids
+        if self._closes and len(ids) > longest:
+            return [*ids[: longest - 1], ids[-1]]
+        return ids[:longest]
+
+    def _positive_weights(self, targets: torch.Tensor) -> torch.Tensor | None:
+        """How much a 1 counts in each output, shape ``(outputs,)``; None where all count as a 0 does."""
+        wanted = self.recipe.positive_weight
+        if wanted is None:
+            return None
+        if wanted == "balanced":
+            weights = balanced_weights(targets)
+        else:
+            given = wanted if isinstance(wanted, dict) else dict.fromkeys(self.labels, wanted)
+            weights = torch.tensor([float(given.get(name, 1)) for name in self.labels])
+        told = zip(self.labels, weights.tolist(), strict=True)
+        self.report("  weights of positives: " + ", ".join(f"{name} {weight:.3g}" for name, weight in told))
+        return weights.to(self.device)
 
     def _forward(self, encoded: Sequence[list[int]], dtype: torch.dtype) -> torch.Tensor:
         encoder: Any = self.model.encoder
@@ -156,11 +196,33 @@ class EncoderTrainer:
         return logits.float()
 
 
-def _loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Binary cross-entropy: the unsafe output, and half the weight for the scenarios, unknown targets left out."""
+def balanced_weights(targets: torch.Tensor) -> torch.Tensor:
+    """Negatives over positives of each output, at most 10; 1 where one of them is missing.
+
+    So positives and negatives of an output weigh the same in all (King and Zeng, 2001), unless positives are rarer
+    than 1 in 11.
+
+    Args:
+        targets: Shape ``(n, outputs)``, 1 or 0; NaN, where unknown, counts as neither.
+
+    Returns:
+        Shape ``(outputs,)``.
+    """
+    positives, negatives = (targets == 1).sum(0), (targets == 0).sum(0)
+    ratio = (negatives / positives.clamp(min=1)).clamp(max=_LARGEST_WEIGHT)
+    return torch.where((positives > 0) & (negatives > 0), ratio, 1.0)
+
+
+def _loss(
+    logits: torch.Tensor, targets: torch.Tensor, *, positive: torch.Tensor | None, category_weight: float
+) -> torch.Tensor:
+    """Binary cross-entropy: the unsafe output, and the categories by their weight, unknown targets left out."""
     known = ~targets.isnan()
-    losses = nn.functional.binary_cross_entropy_with_logits(logits, targets.nan_to_num(), reduction="none") * known
-    return losses[:, 0].mean() + _SCENARIO_WEIGHT * losses[:, 1:].sum(1).mean()
+    losses = nn.functional.binary_cross_entropy_with_logits(
+        logits, targets.nan_to_num(), reduction="none", pos_weight=positive
+    )
+    losses = losses * known
+    return losses[:, 0].mean() + category_weight * losses[:, 1:].sum(1).mean()
 
 
 def _batches(encoded: Sequence[list[int]], size: int, rng: random.Random | None) -> Iterator[list[int]]:
@@ -177,78 +239,3 @@ def _batches(encoded: Sequence[list[int]], size: int, rng: random.Random | None)
         batches += [bucket[i : i + size] for i in range(0, len(bucket), size)]
     rng.shuffle(batches)
     yield from batches
-
-
-def _load(recipe: Encoder, texts: Sequence[str]) -> tuple[Tokenizer, Any]:
-    """The tokenizer and the encoder, both cut as the recipe says."""
-    try:
-        encoder = AutoModel.from_pretrained(recipe.base, use_safetensors=True, **_no_pooler(recipe.base)).float()
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{recipe.base}: not a pretrained encoder that can be loaded: {error}") from error
-    tokenizer = _load_tokenizer(recipe.base)
-    if recipe.vocabulary:
-        tokenizer, kept = trim_tokenizer(tokenizer, texts, minimum=recipe.vocabulary)
-        _trim_embeddings(encoder, kept)
-    if recipe.layers is not None:
-        _keep_layers(encoder, recipe.layers)
-    if recipe.frozen_layers > len(_layers(encoder)):
-        found = len(_layers(encoder))
-        raise UsageError(f"frozen_layers: {recipe.frozen_layers}; the encoder has {found} that can be told apart")
-    if recipe.max_length > (room := _positions(encoder)):
-        raise UsageError(f"max_length: {recipe.max_length}; the encoder reads at most {room} tokens")
-    return tokenizer, encoder
-
-
-def _no_pooler(base: str) -> dict[str, Any]:
-    # Mean pooling needs no pooler, and BERT's would be created at random where the checkpoint has none.
-    kind = AutoConfig.from_pretrained(base).model_type
-    return {"add_pooling_layer": False} if kind in {"bert", "xlm-roberta"} else {}
-
-
-def _load_tokenizer(base: str) -> Tokenizer:
-    folder = Path(base)
-    try:
-        tokenizer: Tokenizer = (
-            Tokenizer.from_file(str(folder / "tokenizer.json")) if folder.is_dir() else Tokenizer.from_pretrained(base)
-        )
-    except Exception as error:  # the library raises plain exceptions
-        raise UsageError(f"{base}: no tokenizer.json that can be read: {error}") from error
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer
-
-
-def _trim_embeddings(encoder: Any, kept: Sequence[int]) -> None:
-    old = encoder.get_input_embeddings()
-    new = {o: n for n, o in enumerate(kept)}
-    pad = new[encoder.config.pad_token_id or 0]
-    smaller = nn.Embedding(len(kept), old.weight.shape[1], padding_idx=pad)
-    smaller.weight.data.copy_(old.weight.data[list(kept)])
-    encoder.set_input_embeddings(smaller)
-    encoder.config.vocab_size = len(kept)
-    for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
-        value = getattr(encoder.config, name, None)
-        if value is not None:
-            setattr(encoder.config, name, new[value])
-
-
-def _keep_layers(encoder: Any, layers: Sequence[int]) -> None:
-    found = _layers(encoder)
-    if max(layers) >= len(found):
-        raise UsageError(f"layers: {list(layers)}; the encoder has {len(found)} that can be told apart, from 0")
-    encoder.encoder.layer = nn.ModuleList(copy.deepcopy(found[i]) for i in layers)
-    encoder.config.num_hidden_layers = len(layers)
-
-
-def _positions(encoder: Any) -> int:
-    """The longest text the encoder can read, in tokens; RoBERTa's and its relatives' positions begin after the pad."""
-    longest = int(getattr(encoder.config, "max_position_embeddings", None) or sys.maxsize)
-    table = getattr(getattr(encoder, "embeddings", None), "position_embeddings", None)
-    pad: int | None = getattr(table, "padding_idx", None)
-    return longest if pad is None else longest - pad - 1
-
-
-def _layers(encoder: Any) -> nn.ModuleList:
-    """The encoder's layers, of BERT's and its relatives' shape; empty for others."""
-    found = getattr(getattr(encoder, "encoder", None), "layer", None)
-    return found if isinstance(found, nn.ModuleList) else nn.ModuleList()

@@ -46,6 +46,7 @@ def train_generative(
     *,
     base: str | None = None,
     shared_stages: Path | None = None,
+    command: str | None = None,
     report: Report,
 ) -> dict[str, Any]:
     """Trains stage after stage, chooses a threshold, and measures the guard beside its untrained self.
@@ -59,6 +60,7 @@ def train_generative(
         out: Folder for the guard (``guard/``), the stages and ``train.json``.
         base: Overrides the recipe's base model, e.g. with a local folder.
         shared_stages: Keeps the stages here instead, where other runs that begin alike take them up.
+        command: What was typed, for the record.
         report: Called with lines for people, by the first process alone.
 
     Returns:
@@ -128,7 +130,7 @@ def train_generative(
         "samples": {s.name: _counts(pairs) for s, pairs in zip(stages, shown, strict=True)}
         | {"calibration": _counts(calibration + benign), "test": _counts(test)},
         "losses": losses,
-        "provenance": provenance,
+        "provenance": {**provenance, **({"command": command} if command else {})},
     }
     write_atomic(out / "train.json", json.dumps(result, ensure_ascii=False, indent=2) + "\n")
     write_generative_card(guard / "README.md", recipe, result)
@@ -290,6 +292,7 @@ class _Scorer:
                 rules=teaching.rules,
                 instruct=teaching.instruct,
                 threshold=0.5,
+                calibration=None,
                 trust_remote_code=self._recipe.model.trust_remote_code,
             )
         self._say(f"judging {len(pairs)} pairs with {self._spec}")

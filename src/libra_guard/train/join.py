@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
-from libra_guard.train.mixture import LABELS, Example, target_array
+from libra_guard.train.mixture import Example, target_array
 
 _FEWEST = 10
 
 
 @dataclass(frozen=True)
 class Joint:
-    """``logit = deep_scale * deep + wide_scale * wide + bias``, for each output; all of shape ``(8,)``.
+    """``logit = deep_scale * deep + wide_scale * wide + bias``, for each output; all of shape ``(outputs,)``.
 
     Stacked generalisation (Wolpert, 1992) with logistic regression, which calibrates the result at once (Platt, 1999).
     """
@@ -26,7 +26,7 @@ class Joint:
     bias: NDArray[np.float64]
 
     def apply(self, deep: NDArray[np.float64], wide: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Joined logits, shape ``(n, 8)``."""
+        """Joined logits, shape ``(n, outputs)``."""
         return deep * self.deep_scale + wide * self.wide_scale + self.bias
 
 
@@ -36,7 +36,7 @@ def fit_joint(
     """Fits the join on calibration examples, each source weighing the same.
 
     Args:
-        deep: Logits of the deep part, shape ``(n, 8)``; None where there is none.
+        deep: Logits of the deep part, shape ``(n, outputs)``; None where there is none.
         wide: Likewise of the wide part.
         examples: What they were computed on.
         seed: For the solver.
@@ -44,9 +44,10 @@ def fit_joint(
     parts = [p for p in (deep, wide) if p is not None]
     weights = _equal_sources(examples)
     targets = target_array(examples)
-    scales = np.zeros((2, len(LABELS)))
-    bias = np.zeros(len(LABELS))
-    for column in range(len(LABELS)):
+    outputs = targets.shape[1]
+    scales = np.zeros((2, outputs))
+    bias = np.zeros(outputs)
+    for column in range(outputs):
         known = ~np.isnan(targets[:, column])
         wanted = targets[known, column] == 1
         if min(wanted.sum(), (~wanted).sum()) < _FEWEST:

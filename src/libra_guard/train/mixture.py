@@ -18,15 +18,13 @@ from libra_guard.backends.base import Text
 from libra_guard.data.base import normalise_question, split_of, split_text
 from libra_guard.data.registry import load_dataset_rows
 from libra_guard.errors import UsageError
-from libra_guard.guards.classifier import UNSAFE
 from libra_guard.guards.normalise import normalise
 from libra_guard.io import BadRow
 from libra_guard.records import Label, Sample
-from libra_guard.taxonomy import SCENARIOS
+from libra_guard.train.outputs import Outputs
 from libra_guard.train.recipe import Source
 
-LABELS = (UNSAFE, *(s.name for s in SCENARIOS))
-"""The classifier's outputs, in order."""
+_LIBRA = Outputs.of("libra")
 
 
 class Split(Enum):
@@ -43,7 +41,7 @@ class Example:
 
     text: Text
     targets: tuple[float, ...]
-    """One for each of ``LABELS``, 1 or 0; NaN where the data do not tell (an unsafe sample without its scenario)."""
+    """One for each output, 1 or 0; NaN where the data do not tell (an unsafe sample without its scenario)."""
     source: str
     question: str
 
@@ -59,11 +57,13 @@ class Reader:
     Args:
         root: Folder that the sources' paths are relative to.
         seed: For drawing.
+        outputs: What the examples' targets are of.
     """
 
-    def __init__(self, root: str | Path, *, seed: int) -> None:
+    def __init__(self, root: str | Path, *, seed: int, outputs: Outputs = _LIBRA) -> None:
         self.root = Path(root)
         self.seed = seed
+        self.outputs = outputs
         self.seen: set[str] = set()
         """Normalised questions of all examples read for training and calibration so far."""
         self.rejected: Counter[str] = Counter()
@@ -75,7 +75,9 @@ class Reader:
         Raises:
             UsageError: A source has none.
         """
-        return [as_example(sample, source) for source in sources for sample in self.samples(source, split)]
+        return [
+            as_example(sample, source, self.outputs) for source in sources for sample in self.samples(source, split)
+        ]
 
     def samples(self, source: Source, split: Split) -> list[Sample]:
         """The samples of one source and split, in a fixed order, each as often as the source repeats it.
@@ -136,16 +138,12 @@ def _draw(seed: int, question: str) -> bytes:
     return hashlib.sha256(f"{seed}:{question}".encode()).digest()
 
 
-def as_example(sample: Sample, source: Source) -> Example:
+def as_example(sample: Sample, source: Source, outputs: Outputs = _LIBRA) -> Example:
     """A sample as the classifier is shown it by its source."""
     question, response = normalise(sample.question), normalise(sample.response)
     text: Text = question if source.reads == "question" else (question if source.reads == "pair" else "", response)
-    unsafe = _label(sample, source) is Label.UNSAFE
-    rest: list[float] = [0.0] * len(SCENARIOS)
-    if unsafe:
-        known = [float(s.name == sample.category_name) for s in SCENARIOS]
-        rest = known if any(known) else [float("nan")] * len(SCENARIOS)
-    return Example(text, (float(unsafe), *rest), source.set, sample.question)
+    targets = outputs.targets(sample, unsafe=_label(sample, source) is Label.UNSAFE)
+    return Example(text, targets, source.set, sample.question)
 
 
 def _label(sample: Sample, source: Source) -> Label:
@@ -154,5 +152,5 @@ def _label(sample: Sample, source: Source) -> Label:
 
 
 def target_array(examples: Sequence[Example]) -> NDArray[np.float32]:
-    """Targets of all examples, shape ``(n, 8)``; NaN where unknown."""
-    return np.array([e.targets for e in examples], dtype=np.float32).reshape(-1, len(LABELS))
+    """Targets of all examples, shape ``(n, outputs)``; NaN where unknown."""
+    return np.array([e.targets for e in examples], dtype=np.float32)

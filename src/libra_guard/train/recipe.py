@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, NonNegativeInt, field_validator, model_validator
 
 from libra_guard.backends.ngrams import NgramFeatures
 from libra_guard.configuration import ConfigFile, Strict
+from libra_guard.errors import UsageError
 from libra_guard.records import Label
 from libra_guard.taxonomy import SCENARIOS
+from libra_guard.train.outputs import Outputs, OwnOutputs
+
+Weight = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Source(Strict):
@@ -73,7 +78,7 @@ class Stage(Strict):
 
 
 class Encoder(Strict):
-    """The pretrained encoder and how it is cut."""
+    """The pretrained backbone, an encoder or a causal language model: how it is cut, and what its head learns."""
 
     base: str
     """Folder or hub name."""
@@ -86,6 +91,21 @@ class Encoder(Strict):
     """So many of the lowest layers stay as they were pretrained: quicker, and steadier on little data."""
     max_length: int = Field(default=512, ge=32)
     """Tokens that the finished guard reads at once."""
+    pooling: Literal["mean", "last"] | None = None
+    """What the head reads: the mean of all tokens' states, or the last token's. None: last of a causal language model,
+    as its sequence classifier in transformers does (DuoGuard, arXiv:2502.05163, is one), mean of an encoder."""
+    positive_weight: Literal["balanced"] | Weight | dict[str, Weight] | None = None
+    """How much an example that has a category counts beside one that has not: for all outputs, or by name (others 1).
+    ``balanced``: negatives over positives among the stage's known targets, at most 10. None: 1."""
+    category_weight: float = Field(default=0.5, ge=0, allow_inf_nan=False)
+    """How much each category's loss counts beside that of ``unsafe``."""
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        """Later settings show only where they are set: the marks of finished stages are hashes of this."""
+        fields = type(self).model_fields
+        for name, value in super().__repr_args__():
+            if name not in ("pooling", "positive_weight", "category_weight") or value != fields[name].default:
+                yield name, value
 
 
 class Ngrams(Strict):
@@ -129,6 +149,8 @@ class Recipe(ConfigFile):
     name: str
     seed: int = 42
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    outputs: str | OwnOutputs = "libra"
+    """What is told apart beside safe and unsafe: a category system by name, or names of one's own."""
     encoder: Encoder | None = None
     stages: list[Stage] = Field(default_factory=list)
     ngrams: Ngrams | None = None
@@ -137,7 +159,7 @@ class Recipe(ConfigFile):
 
     @property
     def base(self) -> str | None:
-        """The pretrained encoder that is started from; None without an encoder."""
+        """The pretrained model that is started from; None without an encoder."""
         return self.encoder.base if self.encoder else None
 
     @property
@@ -151,6 +173,24 @@ class Recipe(ConfigFile):
         for name in ("data", "benign", "questions"):
             parts[f"calibration.{name}"] = getattr(self.calibration, name)
         return parts
+
+    @field_validator("outputs")
+    @classmethod
+    def _known_system(cls, value: str | OwnOutputs) -> str | OwnOutputs:
+        try:
+            return Outputs.of(value).system or value
+        except UsageError as error:
+            raise ValueError(str(error)) from None
+
+    @model_validator(mode="after")
+    def _weights_of_outputs(self) -> Self:
+        weights = self.encoder.positive_weight if self.encoder else None
+        labels = Outputs.of(self.outputs).labels
+        if unknown := [name for name in weights if name not in labels] if isinstance(weights, dict) else []:
+            raise ValueError(
+                f"positive_weight: no output is called {', '.join(unknown)}; there are {', '.join(labels)}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _something_to_train(self) -> Self:

@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 
 from libra_guard.backends.base import Text
 from libra_guard.backends.ngrams import NgramFeatures
-from libra_guard.train.mixture import LABELS, Example, target_array
+from libra_guard.train.mixture import Example, target_array
 from libra_guard.train.recipe import Ngrams
 
 
@@ -22,12 +22,12 @@ class WideModel:
 
     features: NgramFeatures
     table: NDArray[np.float32]
-    """Shape ``(buckets, 8)``."""
+    """Shape ``(buckets, outputs)``."""
     bias: NDArray[np.float32]
-    """Shape ``(8,)``."""
+    """Shape ``(outputs,)``."""
 
     def logits(self, texts: Sequence[Text]) -> NDArray[np.float64]:
-        """Shape ``(len(texts), 8)``."""
+        """Shape ``(len(texts), outputs)``."""
         return np.asarray(_matrix(self.features, texts) @ self.table.astype(np.float64) + self.bias)
 
 
@@ -46,9 +46,10 @@ def fit_wide(recipe: Ngrams, examples: Sequence[Example], *, seed: int) -> WideM
     idf[frequency < 3] = 0
     scaled = (matrix @ sparse.diags(idf)).tocsr()
     scaled.eliminate_zeros()
-    table = np.zeros((recipe.buckets, len(LABELS)), dtype=np.float32)
-    bias = np.full(len(LABELS), -10, dtype=np.float32)
-    for column in range(len(LABELS)):
+    outputs = targets.shape[1]
+    table = np.zeros((recipe.buckets, outputs), dtype=np.float32)
+    bias = np.full(outputs, -10, dtype=np.float32)
+    for column in range(outputs):
         known = ~np.isnan(targets[:, column])
         wanted = targets[known, column] == 1
         if len(set(wanted)) < 2:
