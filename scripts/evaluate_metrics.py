@@ -61,7 +61,7 @@ def score(arguments: list[str] | None) -> int:
         print(f"no rows of {', '.join(absent)}: the average is over the others", file=sys.stderr)
     print(f"unreadable: {report.unreadable} (counted as: {rules.unreadable})", file=sys.stderr)
     print(f"missing: {report.counts.missing_predictions}", file=sys.stderr)
-    return 0 if report.counts.complete and not absent else 1
+    return 0 if report.complete and not absent else 1
 
 
 if __name__ == "__main__":

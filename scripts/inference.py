@@ -21,9 +21,9 @@ from typing import Any
 
 from libra_guard.cli.main import exit_code
 from libra_guard.errors import UsageError
-from libra_guard.guards.libra_prompt import read_examples
 from libra_guard.guards.registry import load_guard
 from libra_guard.io import atomic, count_rows, dumps, write_atomic
+from libra_guard.predict.record import Asked
 from libra_guard.predict.runner import Settings, run
 from libra_guard.predict.shards import RECORD, REJECTS, Shard, common_and_own, join_records
 from libra_guard.predict.show import progress_bar, summary
@@ -66,14 +66,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 def infer(options: argparse.Namespace) -> int:
     """Runs once, or once for each iteration and joins the texts; returns the number of rejected rows."""
-    guard = load_guard(
-        f"libra:{options.base_model}",
-        method="generate",
-        instruct=bool(options.is_instruct),
-        examples=read_examples(options.few_shot_path, options.few_shot) if options.few_shot else (),
-        temperature=SAMPLING_TEMPERATURE if options.num_itera > 1 else 0.0,
-        seed=options.seed,
-    )
+    spec = f"libra:{options.base_model}"
+    further: dict[str, Any] = {
+        "method": "generate",
+        "instruct": bool(options.is_instruct),
+        **({"examples": str(options.few_shot_path), "few_shot": options.few_shot} if options.few_shot else {}),
+        "temperature": SAMPLING_TEMPERATURE if options.num_itera > 1 else 0.0,
+        "seed": options.seed,
+    }
+    guard = load_guard(spec, **further)
     shard = Shard(options.machine_rank, options.machine_num)
     folders = [options.out_path]
     if options.num_itera > 1:
@@ -84,7 +85,8 @@ def infer(options: argparse.Namespace) -> int:
         guard.seed = options.seed + i
         settings = Settings(data=options.data_path, out=folder, shard=shard, chunk=options.batch_size)
         with progress_bar(settings) as progress:
-            outcome = run(guard, settings, command=shlex.join(sys.argv), progress=progress)
+            asked = Asked(spec, options={**further, "seed": options.seed + i})
+            outcome = run(guard, settings, command=shlex.join(sys.argv), asked=asked, progress=progress)
         print(summary(outcome, settings), file=sys.stderr)
         rejected += outcome.rejected
     if options.num_itera > 1:

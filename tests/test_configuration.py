@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import Field, ValidationError
 
-from libra_guard.configuration import ConfigFile, Strict, read_yaml
+from libra_guard.configuration import ConfigFile, Strict, read_object, read_yaml
 from libra_guard.errors import UsageError
 
 
@@ -132,3 +132,28 @@ def test_a_file_changes_what_it_extends(tmp_path: Path, changes: str, merged: di
     middle = written(tmp_path / "deep", middle="extends: ../base.yaml")
     path = written(tmp_path, top=f"{changes}\nextends: {middle.relative_to(tmp_path)}")
     assert read_yaml(path) == merged
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot be read: No such file"),
+        (b"", "not JSON"),
+        (b"{", "not JSON"),
+        (b"\xff", "not JSON"),
+        (b"[" * 100_000, "not JSON"),
+        (b"[{}]", "an object is needed, not a list"),
+        (b"1", "an object is needed, not a int"),
+    ],
+)
+def test_files_that_hold_no_object(tmp_path: Path, content: bytes | None, message: str) -> None:
+    path = tmp_path / "o.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UsageError, match=re.escape(f"{path}: {message}")):
+        read_object(path)
+
+
+def test_the_object_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "o.json").write_text('{"茶": [1]}', encoding="utf-8")
+    assert read_object(tmp_path / "o.json") == {"茶": [1]}

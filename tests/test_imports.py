@@ -38,6 +38,8 @@ LIGHT = (
     "libra_guard.guards.registry",
     "libra_guard.guards.classifier",
     "libra_guard.guards.libra",
+    "libra_guard.guards.cascade",
+    "libra_guard.guards.ensemble",
     "libra_guard.predict.runner",
     "libra_guard.data.registry",
     "libra_guard.train.recipe",

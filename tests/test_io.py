@@ -22,7 +22,20 @@ from hypothesis import strategies as st
 import libra_guard.io as libra_io
 from libra_guard import textfile
 from libra_guard.errors import DataError, MissingExtraError, UsageError
-from libra_guard.io import BadRow, Row, atomic, count_rows, dumps, file_hash, list_files, read_rows, write_atomic
+from libra_guard.io import (
+    BadRow,
+    Row,
+    atomic,
+    bytes_hash,
+    count_rows,
+    dumps,
+    file_hash,
+    list_files,
+    model_hash,
+    pinned,
+    read_rows,
+    write_atomic,
+)
 
 ROWS = [
     {"id": 1, "question": "如何泡茶？", "response": "水温八十度左右。\n两三分钟即可。"},
@@ -309,7 +322,32 @@ def test_a_list_that_is_damaged_in_the_middle(
     assert isinstance(bad, BadRow)
     assert bad.line == 3
     assert bad.reason.startswith(reason)
+    assert "on line 3; of a .jsonl file" in bad.reason
     assert bad.text.startswith(middle[:5])
+
+
+@pytest.mark.parametrize("chunk", [1, 16, 1 << 20])
+def test_the_line_of_the_damage_is_told(write: Write, monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
+    monkeypatch.setattr(textfile, "_CHUNK", chunk)
+    path = write("rows.json", b'\n[\n{"a":\n1},\n\n{"b": 1,\n\n"c": tru}, {"d": 1}]')
+    *_, bad = read_rows(path)
+    assert isinstance(bad, BadRow)
+    assert (bad.line, bad.reason.partition(";")[0]) == (6, "not JSON from here on: Expecting value on line 8")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        # A quote and a line end that were not escaped: what looks like a row stands in the text of one.
+        '[\n{"q": "she said "hi":\n{"q": "a"},\nand left"},\n{"q": "b"}\n]',
+        # Rows inside a row.
+        '[\n{"messages": [\n{"role": tru},\n{"role": "user"}\n]},\n{"role": "user"}\n]',
+    ],
+)
+def test_no_row_is_made_of_what_follows_the_damage(write: Write, text: str) -> None:
+    ((line, reason),) = kinds(write("rows.json", text.encode()))
+    assert line == 2
+    assert reason.startswith("not JSON from here on")
 
 
 @pytest.mark.parametrize("chunk", [1, 1 << 20])
@@ -583,52 +621,103 @@ def test_hash_is_of_the_bytes(write: Write, tmp_path: Path) -> None:
     assert file_hash(path) != file_hash(write("other.jsonl", b"abc"))
 
 
+def test_hash_of_what_was_read() -> None:
+    assert bytes_hash(b"abc") == "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+@pytest.mark.parametrize("name", ["README.md", "calibration.json", ".cache"])
+def test_what_stands_beside_a_model_is_none_of_it(write: Write, tmp_path: Path, name: str) -> None:
+    write("model.onnx", b"weights")
+    before = model_hash(tmp_path)
+    write(name, b"more")
+    assert model_hash(tmp_path) == before
+    write(name, b"less")
+    assert model_hash(tmp_path) == before
+
+
+@pytest.mark.parametrize(("name", "data"), [("model.onnx", b"weightt"), ("config.json", b""), ("readme.txt", b"")])
+def test_another_model_has_another_hash(write: Write, tmp_path: Path, name: str, data: bytes) -> None:
+    write("model.onnx", b"weights")
+    before = model_hash(tmp_path)
+    write(name, data)
+    assert model_hash(tmp_path) != before
+
+
 # The hub
+
+
+COMMIT = "0123456789" * 4
 
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    def splits(name: str) -> list[str]:
-        if name == "a/missing":
+    def splits(name: str, *, revision: str | None) -> list[str]:
+        if name == "a/missing" or revision == "gone":
             raise FileNotFoundError("no such dataset")
-        return ["train", "test"] if name == "a/two" else ["test"]
+        return ["train", "test"] if name == "a/two" and revision != "v1" else ["test"]
 
-    def load(name: str, *, split: str, streaming: bool) -> Iterator[dict[str, Any]]:
+    def load(name: str, *, revision: str | None, split: str, streaming: bool) -> Iterator[dict[str, Any]]:
         assert streaming
-        return iter([{"name": name, "split": split}, {"n": 2}])
+        return iter([{"name": name, "split": split, "revision": revision}, {"n": 2}])
 
-    def builder(name: str) -> SimpleNamespace:
-        splits(name)
-        return SimpleNamespace(hash={"a/one": "0123456789" * 4, "a/folder": "0a1b2c3d"}.get(name))
+    def builder(name: str, *, revision: str | None) -> SimpleNamespace:
+        splits(name, revision=revision)
+        commit = {None: COMMIT, "refs/pr/1": COMMIT[::-1]}.get(revision)
+        return SimpleNamespace(hash={"a/one": commit, "a/two": commit, "a/folder": "0a1b2c3d"}.get(name))
 
     stub = SimpleNamespace(get_dataset_split_names=splits, load_dataset=load, load_dataset_builder=builder)
     monkeypatch.setitem(sys.modules, "datasets", stub)
     return stub
 
 
-def test_hub_dataset(hub: SimpleNamespace) -> None:
-    assert list(read_rows("hf://a/one")) == [
-        Row("hf://a/one", 1, {"name": "a/one", "split": "test"}),
-        Row("hf://a/one", 2, {"n": 2}),
+@pytest.mark.parametrize(
+    ("address", "name", "revision", "split"),
+    [
+        ("hf://a/one", "a/one", None, "test"),
+        ("hf://a/two:train", "a/two", None, "train"),
+        ("hf://a/one@main", "a/one", "main", "test"),
+        ("hf://a/two@refs/pr/1:train", "a/two", "refs/pr/1", "train"),
+        (f"hf://a/two@{COMMIT}:test", "a/two", COMMIT, "test"),
+        ("hf://a/two@v1", "a/two", "v1", "test"),
+    ],
+)
+def test_hub_dataset(hub: SimpleNamespace, address: str, name: str, revision: str | None, split: str) -> None:
+    file = address.rpartition(":")[0] if address.endswith(split) else address
+    assert list(read_rows(address)) == [
+        Row(file, 1, {"name": name, "split": split, "revision": revision}),
+        Row(file, 2, {"n": 2}),
     ]
-    assert good("hf://a/two:train")[0] == {"name": "a/two", "split": "train"}
 
 
 def test_hub_dataset_with_several_splits_or_none(hub: SimpleNamespace) -> None:
     with pytest.raises(UsageError, match=r"splits train, test: name one, as in hf://a/two:train"):
         list(read_rows("hf://a/two"))
+    with pytest.raises(UsageError, match=r"name one, as in hf://a/two@main:train"):
+        list(read_rows("hf://a/two@main"))
     with pytest.raises(DataError, match="hf://a/missing: no such dataset"):
         list(read_rows("hf://a/missing"))
+    with pytest.raises(DataError, match="hf://a/one@gone: no such dataset"):
+        list(read_rows("hf://a/one@gone:test"))
 
 
 def test_hub_dataset_is_recorded_with_its_commit(hub: SimpleNamespace) -> None:
-    commit = "0123456789" * 4
-    assert file_hash("hf://a/one") == f"hf://a/one@{commit}"
-    assert file_hash("hf://a/one:test") == f"hf://a/one:test@{commit}"
+    assert file_hash("hf://a/one") == f"hf://a/one@{COMMIT}"
+    assert file_hash("hf://a/two:test") == f"hf://a/two@{COMMIT}:test"
+    assert file_hash("hf://a/two@refs/pr/1:test") == f"hf://a/two@{COMMIT[::-1]}:test"
     # A folder here has a hash that is no commit; another version of the library may tell none.
-    assert [file_hash(f"hf://a/{name}") for name in ("folder", "two")] == ["hf://a/folder", "hf://a/two"]
+    untold = [f"hf://a/{name}" for name in ("folder", "two@v1:test", "other")]
+    assert [file_hash(address) for address in untold] == untold
     with pytest.raises(DataError, match="hf://a/missing: no such dataset"):
         file_hash("hf://a/missing")
+
+
+def test_a_commit_stands_for_itself(hub: SimpleNamespace, tmp_path: Path) -> None:
+    recorded = file_hash("hf://a/two:test")
+    assert good(recorded)[0]["revision"] == COMMIT
+    # Nobody is asked.
+    hub.load_dataset_builder = None
+    assert pinned(recorded) == recorded
+    assert pinned(tmp_path) == tmp_path
 
 
 def test_hub_without_its_library(monkeypatch: pytest.MonkeyPatch) -> None:

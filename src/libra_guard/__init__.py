@@ -41,7 +41,7 @@ def load_guard(name: str, **options: Any) -> Guard:
 
     Args:
         name: ``NAME`` or ``NAME:MODEL``, e.g. ``"mini"``, ``"libra:/models/libra-guard"``; see ``libra guards``.
-        **options: ``backend``, and options of the guard (``threshold``, …) and of the backend by name.
+        **options: ``backend``, ``calibration``, and options of the guard (``threshold``, …) and of the backend by name.
 
     Returns:
         A guard whose ``judge`` takes a list of conversations.

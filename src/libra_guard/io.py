@@ -23,6 +23,10 @@ from libra_guard.errors import DataError, UsageError, require
 from libra_guard.records import as_json
 
 SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
+CALIBRATION = "calibration.json"
+"""File beside a model that says what its scores are worth."""
+_ABOUT = (CALIBRATION, "README.md")
+"""Files beside a model that change nothing of what it says."""
 _CHUNK = 1 << 20
 _WHOLE = 64_000_000
 _BETWEEN = re.compile(r"[ \t\r\n,]*")
@@ -49,12 +53,37 @@ class BadRow(NamedTuple):
     """The text itself, so that nothing is lost; of what is too long to be read, the beginning."""
 
 
+class Hub(NamedTuple):
+    """The address of a dataset of the Hugging Face Hub, ``hf://owner/name[@revision][:split]``."""
+
+    name: str
+    revision: str | None
+    """A branch, tag or commit; None: what the hub gives now."""
+    split: str | None
+    """None: the only one."""
+
+    @classmethod
+    def of(cls, path: str | Path) -> Self | None:
+        """The address read; None for other paths."""
+        scheme, mark, rest = str(path).partition("hf://")
+        if scheme or not mark:
+            return None
+        rest, _, split = rest.partition(":")
+        name, _, revision = rest.partition("@")
+        return cls(name, revision or None, split or None)
+
+    def __str__(self) -> str:
+        revision, split = (mark + part if part else "" for mark, part in (("@", self.revision), (":", self.split)))
+        return f"hf://{self.name}{revision}{split}"
+
+
 def read_rows(path: str | Path, *, encoding: str | None = None) -> Iterator[Row | BadRow]:
-    """Streams the rows of a file, a folder, or ``hf://owner/name[:split]``.
+    """Streams the rows of a file, a folder, or ``hf://owner/name[@revision][:split]``.
 
     Args:
         path: ``.json`` (a list of objects), ``.jsonl``, ``.csv`` or ``.parquet``, gzipped (``.gz``) or not; a folder of
-            such files, read in the order of their names; or a dataset of the Hugging Face Hub.
+            such files, read in the order of their names; or a dataset of the Hugging Face Hub, as it is now or at
+            a branch, tag or commit.
         encoding: Of the text files. By default what a byte-order mark tells (UTF-8, UTF-16, UTF-32), else UTF-8, or
             GB18030 where that fits the first megabyte far better.
 
@@ -62,8 +91,8 @@ def read_rows(path: str | Path, *, encoding: str | None = None) -> Iterator[Row 
         UsageError: There is no such file, or its kind is unknown.
         MissingExtraError: ``hf://`` without the ``datasets`` library.
     """
-    if str(path).startswith("hf://"):
-        yield from _read_hub(str(path)[5:])
+    if address := Hub.of(path):
+        yield from _read_hub(address)
         return
     for file in list_files(path):
         yield from _read_file(file, encoding)
@@ -96,15 +125,15 @@ def count_rows(path: str | Path, *, encoding: str | None = None) -> int:
 def file_hash(path: str | Path) -> str:
     """SHA-256 over the data files' bytes in order, as ``sha256:…``.
 
-    A hub dataset is not hashed but named with its commit, as ``hf://owner/name@…``.
+    A hub dataset is not hashed but named with its commit: see ``pinned``.
 
     Raises:
         UsageError: There are no such files.
         DataError: The hub does not tell.
         MissingExtraError: ``hf://`` without the ``datasets`` library.
     """
-    if str(path).startswith("hf://"):
-        return _hub_version(str(path))
+    if Hub.of(path):
+        return str(pinned(path))
     digest = hashlib.sha256()
     for file in list_files(path):
         with file.open("rb") as stream:
@@ -113,14 +142,44 @@ def file_hash(path: str | Path) -> str:
     return "sha256:" + digest.hexdigest()
 
 
+def bytes_hash(content: bytes) -> str:
+    """SHA-256 of what was read, as ``sha256:…``."""
+    return "sha256:" + hashlib.sha256(content).hexdigest()
+
+
+def pinned(path: str | Path) -> str | Path:
+    """The address of a hub dataset with the commit that it stands for now, as ``hf://owner/name@commit[:split]``.
+
+    Read under this address, it stays the same whatever is pushed meanwhile.
+
+    Returns:
+        ``path`` itself where it is no hub dataset, where it names a commit already, or where the ``datasets`` library
+        tells none, as of a folder here.
+
+    Raises:
+        DataError: The hub does not tell.
+        MissingExtraError: ``hf://`` without the ``datasets`` library.
+    """
+    address = Hub.of(path)
+    if address is None or _COMMIT.fullmatch(address.revision or ""):
+        return path
+    datasets = require("datasets", "hf")
+    try:
+        commit = str(datasets.load_dataset_builder(address.name, revision=address.revision).hash)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{address}: {error}") from error
+    return str(address._replace(revision=commit)) if _COMMIT.fullmatch(commit) else path
+
+
 def model_hash(folder: str | Path) -> str:
-    """Identifies a model folder by its files, as ``sha256:…``.
+    """Identifies a model folder by its files, as ``sha256:…``; its card and a calibration are none of them.
 
     Files up to 64 MB count whole. Of larger ones the size and the first and last megabyte count: enough to tell two
     trained models apart, without reading gigabytes before each run.
     """
     digest = hashlib.sha256()
-    for file in sorted(f for f in Path(folder).iterdir() if f.is_file() and not f.name.startswith(".")):
+    files = (f for f in Path(folder).iterdir() if f.is_file() and not f.name.startswith("."))
+    for file in sorted(f for f in files if f.name not in _ABOUT):
         size = file.stat().st_size
         digest.update(f"{file.name}\0{size}\0".encode())
         with file.open("rb") as stream:
@@ -280,8 +339,8 @@ def _read_list(path: Path, texts: Iterator[str], buffer: str, line: int, coding:
             near_end = isinstance(error, json.JSONDecodeError) and error.pos >= len(buffer) - 16
             if ended or len(buffer) - position > textfile.LONGEST or not (open_string or near_end):
                 rest = textfile.excerpt(buffer, position)
-                reason = "the file ends inside the list" if ended and not rest else f"not JSON from here on: {broken}"
-                yield BadRow(str(path), line, reason, rest)
+                reason = _lost(broken, line - buffer.count("\n", 0, position))
+                yield BadRow(str(path), line, "the file ends inside the list" if ended and not rest else reason, rest)
                 return
         if whole:
             yield _checked(path, line, item, buffer[position:after], coding)
@@ -294,6 +353,21 @@ def _read_list(path: Path, texts: Iterator[str], buffer: str, line: int, coding:
     rest = buffer[position + 1 :].strip() or next((text.strip() for text in texts if text.strip()), "")
     if rest:
         yield BadRow(str(path), line, "text after the end of the list", textfile.excerpt(rest))
+
+
+def _lost(error: Exception, first: int) -> str:
+    """Why a list cannot be read on.
+
+    Nobody can tell where its next row begins: after a quote too many, what looks like one may stand in a text.
+
+    Args:
+        error: The decoder's.
+        first: Line of the file on which the text that it decoded begins.
+    """
+    why = str(error)
+    if isinstance(error, json.JSONDecodeError):
+        why = f"{error.msg} on line {first + error.lineno - 1}"
+    return f"not JSON from here on: {why}; of a .jsonl file, one row a line, it would cost one row"
 
 
 def _skip(text: str, position: int) -> int:
@@ -405,26 +479,16 @@ def _records(batch: Any) -> Iterator[dict[str, Any] | str]:
                 yield f"not readable: {error}"
 
 
-def _hub_version(address: str) -> str:
-    """The address with the commit that the hub has now; alone where the library tells none, as of a folder here."""
-    name = address.removeprefix("hf://").partition(":")[0]
+def _read_hub(address: Hub) -> Iterator[Row]:
     datasets = require("datasets", "hf")
+    whole = address._replace(split=None)
     try:
-        commit = datasets.load_dataset_builder(name).hash
-    except (OSError, ValueError) as error:
-        raise DataError(f"hf://{name}: {error}") from error
-    return f"{address}@{commit}" if _COMMIT.fullmatch(str(commit)) else address
-
-
-def _read_hub(name: str) -> Iterator[Row]:
-    datasets = require("datasets", "hf")
-    name, _, split = name.partition(":")
-    try:
-        splits = datasets.get_dataset_split_names(name)
-        if not split and len(splits) > 1:
-            raise UsageError(f"hf://{name} has the splits {', '.join(splits)}: name one, as in hf://{name}:{splits[0]}")
-        rows = datasets.load_dataset(name, split=split or splits[0], streaming=True)
+        splits = datasets.get_dataset_split_names(address.name, revision=address.revision)
+        if not address.split and len(splits) > 1:
+            raise UsageError(f"{whole} has the splits {', '.join(splits)}: name one, as in {whole}:{splits[0]}")
+        split = address.split or splits[0]
+        rows = datasets.load_dataset(address.name, revision=address.revision, split=split, streaming=True)
         for number, record in enumerate(rows, 1):
-            yield Row(f"hf://{name}", number, dict(record))
+            yield Row(str(whole), number, dict(record))
     except (OSError, ValueError) as error:
-        raise DataError(f"hf://{name}: {error}") from error
+        raise DataError(f"{whole}: {error}") from error

@@ -20,6 +20,7 @@ from libra_guard.backends.base import Prompt, Span  # noqa: E402
 from libra_guard.backends.registry import load_backend  # noqa: E402
 from libra_guard.backends.transformers import TransformersBackend  # noqa: E402
 from libra_guard.errors import BackendError, UsageError  # noqa: E402
+from libra_guard.io import model_hash  # noqa: E402
 from libra_guard.records import Message, Method, Role  # noqa: E402
 
 Folder = Callable[[str], Path]
@@ -710,7 +711,32 @@ def test_provenance(backends: Callable[..., TransformersBackend], model_folder: 
     found = backends("qwen2").provenance()
     assert found["model"] == str(model_folder("qwen2"))
     assert (found["backend"], found["dtype"], found["device"]) == ("transformers", "float32", "cpu")
+    assert (found["model_hash"], found["adapter"], found["revision"]) == (model_hash(model_folder("qwen2")), None, None)
+    assert not {"base", "base_hash", "adapter_hash"} & found.keys()
     json.dumps(found)
+
+
+def test_a_folder_of_the_home_is_hashed(model_folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = model_folder("qwen2")
+    monkeypatch.setenv("HOME", str(folder.parent))
+    found = TransformersBackend(f"~/{folder.name}", device="cpu").provenance()
+    assert (found["model"], found["model_hash"]) == (f"~/{folder.name}", model_hash(folder))
+
+
+@pytest.mark.parametrize(("commit", "told"), [("0123abcd", "0123abcd"), (None, "main")])
+def test_of_a_hub_model_the_commit_is_told(
+    model_folder: Folder, monkeypatch: pytest.MonkeyPatch, commit: str | None, told: str
+) -> None:
+    read = transformers.AutoConfig.from_pretrained
+
+    def from_hub(*given: Any, **options: Any) -> Any:
+        config = read(*given, **options)
+        config._commit_hash = commit
+        return config
+
+    monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", from_hub)
+    backend = TransformersBackend(str(model_folder("qwen2")), device="cpu", revision="main")
+    assert backend.provenance()["revision"] == told
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -749,9 +775,15 @@ def test_adapter_is_used(adapter_folder: Path, model_folder: Folder, way: str) -
     else:
         backend = TransformersBackend(str(model_folder("qwen2")), adapter=str(adapter_folder), device="cpu")
     with torch.no_grad():
-        found = backend._model(torch.tensor([[5, 6, 7, 8]])).logits
-    torch.testing.assert_close(found, torch.load(adapter_folder / "expected.pt"), rtol=1e-4, atol=1e-4)
-    assert backend.provenance()["adapter"] == str(adapter_folder)
+        logits = backend._model(torch.tensor([[5, 6, 7, 8]])).logits
+    torch.testing.assert_close(logits, torch.load(adapter_folder / "expected.pt"), rtol=1e-4, atol=1e-4)
+    found = backend.provenance()
+    base_hash = model_hash(model_folder("qwen2"))
+    assert (found["adapter"], found["adapter_hash"]) == (str(adapter_folder), model_hash(adapter_folder))
+    if way == "as-model":
+        assert (found["base"], found["base_hash"]) == (str(model_folder("qwen2")), base_hash)
+    else:
+        assert found["model_hash"] == base_hash
     base = TransformersBackend(str(model_folder("qwen2")), device="cpu")
     assert not np.allclose(backend.choose(PROMPTS, LABELS), base.choose(PROMPTS, LABELS), rtol=1e-2)
 

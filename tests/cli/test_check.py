@@ -81,12 +81,15 @@ def test_a_record_that_cannot_be_judged(check: Call, stdin: bytes, message: str)
         (["-q", "q", "-g", "minni"], "no guard is called 'minni'; known are mini, libra, "),
         (["-q", "q", "-g", "ngram"], "'ngram' needs a model: ngram:MODEL"),
         (["-q", "q", "-g", "mini:/nowhere"], "/nowhere: no model.onnx here"),
-        (["-q", "q", "--backend", "openai"], "'mini' runs on onnx, not on 'openai'"),
+        (["-q", "q", "--backend", "openai"], "'mini' runs on onnx, transformers, not on 'openai'"),
         (["-q", "q", "--set", "language"], "--set language: write KEY=VALUE"),
         (["-q", "q", "--set", "=zh"], "--set =zh: write KEY=VALUE"),
         (["-q", "q", "--set", "a b=1"], "--set a b=1: write KEY=VALUE"),
         (["-q", "q", "--set", "language=fr"], "zh or en, not 'fr'"),
-        (["-q", "q", "--set", "wide=1"], "the guard 'mini' has threshold, language; the backend 'onnx' has threads"),
+        (
+            ["-q", "q", "--set", "wide=1"],
+            "the guard 'mini' has threshold, language, calibration; the backend 'onnx' has threads",
+        ),
         (["-q", "q", "--set", "threads=many"], "threads=many: Input should be a valid integer"),
         (["-q", "q", "--set", "threads=-3"], "threads is -3; it must be at least 1"),
         (["-q", "q", "--set", "threads=1.5"], "threads=1.5: Input should be a valid integer"),
@@ -253,6 +256,16 @@ def test_for_people(libra: Libra, tokens_folder: Path) -> None:
     assert "note: judged in " in told
     assert "[bold]" in told
     assert "\x1b" not in told
+
+
+def test_a_calibrated_score_is_told_from_the_model_s_own(check: Call, tmp_path: Path) -> None:
+    path = tmp_path / "c.json"
+    path.write_text('{"response": {"method": "none", "threshold": 0.4}}', encoding="utf-8")
+    arguments = ["-q", "水", "--set", f"calibration={path}"]
+    assert "(threshold 0.400)  calibrated\n" in check(*arguments, "-r", "毒").stdout
+    # It has no map for questions.
+    assert "calibrated" not in check(*arguments).stdout
+    assert "calibrated" not in check("-q", "水", "-r", "毒").stdout
 
 
 @pytest.mark.parametrize("text", ["[/]", "[red]毒", "\\[", "[link=x]"])

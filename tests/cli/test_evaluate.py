@@ -52,6 +52,15 @@ def test_wrong_use_exits_2(files, options):
     assert options[0] in done.stderr
 
 
+def test_shards_of_several_runs_exit_1(files):
+    for rank in (0, 1):
+        record = {"guard": {"guard": "mini", "threshold": 0.5 + rank / 10}}
+        (files / "p" / f"run-{rank}-of-2.json").write_text(json.dumps(record), "utf-8")
+    done = call(files)
+    assert done.exit_code == 1
+    assert "shard 1-of-2 is of another run than 0-of-2 (guard.threshold 0.5 → 0.6)" in done.stderr
+
+
 def test_required_options_exit_2():
     assert CliRunner().invoke(app, []).exit_code == 2
 

@@ -121,6 +121,18 @@ def test_results(infer: Call, data: Path, out: Path, tokens_folder: Path) -> Non
     assert run["data_hash"].startswith("sha256:")
     assert run["guard"]["model"] == "tiny-tokens"
     assert run["command"].startswith("libra ")
+    assert run["asked"]["guard"].startswith("mini:")
+    assert (run["asked"]["backend"], run["asked"]["options"]) == (None, {})
+
+
+def test_what_the_guard_was_loaded_by_is_kept(infer: Call, data: Path, out: Path) -> None:
+    write(data, ROWS)
+    options = ("--threshold", "0.3", "--set", "threshold=0.9", "--set", "language=en", "--set", "calibration=null")
+    infer("--backend", "onnx", *options)
+    told = json.loads((out / "run.json").read_text(encoding="utf-8"))["asked"]
+    assert told["backend"] == "onnx"
+    # A threshold goes before one that is set.
+    assert told["options"] == {"threshold": 0.3, "language": "en", "calibration": None}
 
 
 def test_rejects(infer: Call, data: Path, out: Path) -> None:

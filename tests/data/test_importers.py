@@ -1,7 +1,9 @@
 import csv
 import json
 import os
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -211,6 +213,16 @@ def test_ids_stay_apart_where_a_folder_has_files_of_any_name(tmp_path):
     for number in (1, 2):
         write(tmp_path / f"part_{number}.json", PAIR)
     assert [s.id for s in load_dataset_rows("alpaca-zh", tmp_path)] == ["alpaca-zh-part_1-1", "alpaca-zh-part_2-1"]
+
+
+@pytest.mark.parametrize("address", ["hf://a/cold", "hf://a/cold@main", f"hf://a/cold@{'0123456789' * 4}"])
+def test_ids_of_a_hub_set_do_not_depend_on_its_commit(monkeypatch, address):
+    hub = SimpleNamespace(
+        get_dataset_split_names=lambda name, revision: ["train"],
+        load_dataset=lambda name, revision, split, streaming: iter([POST]),
+    )
+    monkeypatch.setitem(sys.modules, "datasets", hub)
+    assert [sample.id for sample in load_dataset_rows("cold", address)] == ["cold-cold-1"]
 
 
 def test_cold_posts_answer_a_neutral_request(tmp_path):

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from libra_guard.errors import DataError, UsageError
-from libra_guard.evaluate.predictions import NO_NAME, join, load_labels, load_predictions
+from libra_guard.evaluate.predictions import NO_NAME, Key, Labelled, join, load_labels, load_predictions
 from libra_guard.predict.rows import Fields
 from libra_guard.records import Label
 
@@ -289,3 +289,34 @@ def test_as_published_the_text_decides(write):
     path = write("p.jsonl", rows)
     assert [p.label for p in load_predictions(path)[0]] == [None, Label.UNSAFE]
     assert [p.label for p in load_predictions(path, published=True)[0]] == [Label.SAFE, Label.UNSAFE]
+
+
+@pytest.mark.parametrize(
+    ("row", "question"),
+    [
+        ({"question": "问", "response": "答"}, "问"),
+        # A post answers a question that is the same for all of them.
+        ({"question": "发帖", "response": "帖子", "form": "post"}, "帖子"),
+        ({"question": "问", "form": "post"}, "问"),
+        ({"messages": [{"role": "user", "content": "先"}, {"role": "user", "content": "问"}]}, "问"),
+        ({"messages": [{"role": "assistant", "content": "答"}]}, ""),
+        ({"messages": [{"role": "user", "content": 5}, "x"]}, ""),
+        ({"id": 1}, ""),
+    ],
+)
+def test_what_rows_are_split_by(write, row, question):
+    (found,), _ = load_labels(write("l.json", [{"id": 1, **row, "label": "安全"}]))
+    assert found.question == question
+
+
+def test_rows_of_one_question_share_a_group():
+    key = Key("7", None)
+    same = [Labelled(key, "", "", True, question=text) for text in ("如何泡茶？", "如何 泡茶", "如何泡茶?")]
+    assert {row.group for row in same} == {"如何泡茶"}
+    assert Labelled(key, "", "", True, question="如何泡咖啡").group != "如何泡茶"
+
+
+@pytest.mark.parametrize("question", ["", "？！"])
+def test_a_row_that_tells_no_question_has_its_key_for_a_group(question):
+    groups = {Labelled(Key(name, None), "", "", True, question=question).group for name in ("7", "8")}
+    assert groups == {"id 7", "id 8"}

@@ -1,5 +1,7 @@
 import hashlib
 import json
+import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -112,6 +114,16 @@ def test_what_is_missing_is_said_and_a_source_without_predictions_is_a_gap(files
     assert report.average.undefined_in["accuracy"] == 1
 
 
+def test_a_label_that_is_none_is_told_once_of_two_runs(files, write):
+    predictions, labels = files(ROWS)
+    rows = json.loads(labels.read_text("utf-8"))
+    write("labels.json", [*rows, rows[0], {**rows[0], "id": 8, "label": "?"}])
+    report = evaluate(predictions, labels, other=predictions)
+    assert (report.counts.duplicate_labels, report.counts.bad_labels) == (1, 1)
+    assert report.other_counts.bad_labels == 0
+    assert "1 rows with a label outside 安全/不安全 (labels.json:1 (id 8): '?')" in report.complaints
+
+
 def test_nothing_in_common(files, write):
     predictions, labels = files(ROWS)
     write("p/0-of-1.jsonl", [{"id": "other", "critic": ""}])
@@ -181,6 +193,20 @@ def test_the_report_is_json(files):
     assert found["unreadable"] == 1
 
 
+def test_of_a_hub_s_labels_the_commit_is_read_that_is_recorded(files, monkeypatch):
+    commit = "0123456789" * 4
+    predictions, labels = files(ROWS)
+    rows = {commit: json.loads(labels.read_text("utf-8"))}
+    hub = SimpleNamespace(
+        load_dataset_builder=lambda name, revision: SimpleNamespace(hash=commit),
+        get_dataset_split_names=lambda name, revision: ["test"],
+        load_dataset=lambda name, revision, split, streaming: iter(rows[revision]),
+    )
+    monkeypatch.setitem(sys.modules, "datasets", hub)
+    report = evaluate(predictions, "hf://a/b")
+    assert (report.overall.n, report.provenance["labels_sha256"]) == (5, f"hf://a/b@{commit}")
+
+
 def told(target="response", **fields):
     usual = {"question": "question", "response": "response", "messages": "messages", "target": target}
     return {"guard": {"guard": "mini"}, "fields": usual | fields}
@@ -207,6 +233,59 @@ def test_verdicts_on_questions_are_not_scored_by_the_answers_labels(files, write
     assert report.provenance["label_field"] == "label"
 
 
+def shard(threshold=0.5, **more):
+    return told() | {"guard": {"guard": "mini", "threshold": threshold, "model_hash": "sha256:1"}} | more
+
+
+MIXED = "shard 1-of-2 is of another run than 0-of-2 (guard.threshold 0.5 → 0.9): the scores are of no one guard"
+JOINED = {k: v for k, v in shard().items() if k != "guard"}
+TWO = {f"{n}-of-2": {"guard": shard(t)["guard"], "command": str(n)} for n, t in enumerate((0.5, 0.9))}
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        {"run-0-of-2.json": shard(), "run-1-of-2.json": shard(0.9)},
+        {"run.json": JOINED | {"shards": TWO}},
+        # One was copied here, and has not come into run.json.
+        {"run.json": shard() | {"shards": {"0-of-2": {}}}, "run-0-of-2.json": shard(), "run-1-of-2.json": shard(0.9)},
+    ],
+)
+def test_shards_of_several_runs_are_told(files, write, records):
+    predictions, labels = files(ROWS)
+    for name, record in records.items():
+        write(f"p/{name}", json.dumps(record))
+    report = evaluate(predictions, labels)
+    assert (report.mixed, report.complete, report.counts.complete) == ([MIXED], False, True)
+    assert report.complaints == [MIXED]
+    other = evaluate(write("q.jsonl", (predictions / "0-of-1.jsonl").read_text("utf-8")), labels, other=predictions)
+    assert (other.mixed, other.complete) == ([f"the other run: {MIXED}"], False)
+
+
+def test_a_shard_of_which_nothing_is_told(files, write):
+    predictions, labels = files(ROWS)
+    for number, record in enumerate(("{", json.dumps(shard()), "3", json.dumps(shard()))):
+        write(f"p/run-{number}-of-4.json", record)
+    assert evaluate(predictions, labels).mixed == [f"shard {n}-of-4: nothing tells what judged it" for n in (0, 2)]
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        {},
+        {"run.json": shard()},
+        {"run.json": JOINED | {"shards": {"0-of-2": {"guard": shard()["guard"]}, "1-of-2": shard(machine="x")}}},
+        {"run-0-of-2.json": shard(data="a.json"), "run-1-of-2.json": shard(data="b/a.json", chunk=8)},
+    ],
+)
+def test_one_run_is_one_run(files, write, records):
+    predictions, labels = files(ROWS)
+    for name, record in records.items():
+        write(f"p/{name}", json.dumps(record))
+    report = evaluate(predictions, labels)
+    assert (report.mixed, report.complete) == ([], True)
+
+
 def test_a_run_on_questions_is_not_compared_with_one_on_answers(files, write):
     first, labels = files(ROWS)
     second, _ = files(ROWS, "q")
@@ -226,7 +305,9 @@ def test_field_names_are_those_of_the_run(write):
     assert report.overall.accuracy == pytest.approx(2 / 3)
 
 
-@pytest.mark.parametrize("record", ["[]", "null", '{"fields": 3, "shards": [1]}', '{"fields": {"question": 5}}', "{"])
+@pytest.mark.parametrize(
+    "record", ["[]", "null", '{"fields": 3, "shards": [1]}', '{"shards": {"a": 1}}', '{"fields": {"question": 5}}', "{"]
+)
 def test_a_run_json_of_any_kind(files, write, record):
     predictions, labels = files(ROWS)
     write("p/run.json", record)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 SIZES = {
     "hidden_size": 32,
@@ -19,6 +21,8 @@ SIZES = {
     "initializer_range": 0.3,
 }
 MakeModel = Callable[..., Path]
+Member = Callable[..., dict[str, Any]]
+Combined = Callable[..., str]
 
 
 @pytest.fixture(scope="session")
@@ -37,6 +41,35 @@ def tiny_llm(tmp_path_factory: pytest.TempPathFactory) -> MakeModel:
         return made[key]
 
     return folder
+
+
+@pytest.fixture
+def member(tmp_path: Path) -> Member:
+    """A guard for a file of guards: ``member("fast", {"毒": 0.9}, guard="policy")`` gives a text with 毒 that score.
+
+    Without scores, and with ``generate``, it writes its answers (a text they are found by → the answer).
+    """
+
+    def make(name: str, scores: dict[str, float] | None, guard: str = "policy", **more: Any) -> dict[str, Any]:
+        script = {"generate": more.pop("generate", {"": "？"})}
+        if scores is not None:
+            script["choose"] = {text: [1 - score, score] for text, score in scores.items()}
+        (tmp_path / f"{name}.json").write_text(json.dumps(script), encoding="utf-8")
+        return {"guard": f"{guard}:{name}.json", "backend": "scripted", **more}
+
+    return make
+
+
+@pytest.fixture
+def combined(tmp_path: Path) -> Combined:
+    """Writes a file of guards and names it: ``combined("cascade", fast=…, strong=…)``."""
+
+    def write(guard: str, name: str = "guards", **settings: Any) -> str:
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(settings, allow_unicode=True), encoding="utf-8")
+        return f"{guard}:{path}"
+
+    return write
 
 
 def _build(folder: Path, kind: str, controls: Sequence[str], chat_template: str | None, labels: int) -> Path:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from math import exp
 from pathlib import Path
@@ -12,10 +13,10 @@ from libra_guard.backends.base import Text
 from libra_guard.backends.onnx import OnnxBackend
 from libra_guard.backends.scripted import ScriptedBackend
 from libra_guard.errors import BackendError, UsageError
-from libra_guard.guards.classifier import MiniGuard, NgramGuard, as_text
+from libra_guard.guards.classifier import MiniGuard, NgramGuard, as_text, normalised
 from libra_guard.guards.normalise import normalise
 from libra_guard.records import Conversation, Label, Message, Method, Role
-from libra_guard.taxonomy import SCENARIOS
+from libra_guard.taxonomy import SCENARIOS, category_system
 
 NAMES = [scenario.name for scenario in SCENARIOS]
 LABELS = ["unsafe", *NAMES]
@@ -57,7 +58,10 @@ def test_wrong_labels(labels: list[str]) -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"labels": ["unsafe", "Illegal Activity"]}, "labels: there is no scenario 'Illegal Activity'; did you mean"),
+        (
+            {"labels": ["unsafe", "Illegal Activity"]},
+            "labels: there is no libra category 'Illegal Activity'; did you mean",
+        ),
         ({"labels": ["unsafe", NAMES[0], NAMES[0]]}, "labels: one stands there twice"),
         ({"labels": 5}, "labels: Input should be a valid list, not 5"),
         ({"threshold": "x"}, "threshold: Input should be a valid number, not 'x'"),
@@ -72,7 +76,7 @@ def test_the_config_s_file_is_named(make_model: Callable[..., Path]) -> None:
     folder = make_model("ngrams", labels=["unsafe", "Fun"])
     with pytest.raises(UsageError) as caught:
         NgramGuard(OnnxBackend(folder))
-    assert str(caught.value).startswith(f"{folder / 'config.json'}: labels: there is no scenario 'Fun'")
+    assert str(caught.value).startswith(f"{folder / 'config.json'}: labels: there is no libra category 'Fun'")
 
 
 def test_a_backend_without_a_config() -> None:
@@ -249,7 +253,7 @@ def test_evidence_is_the_planted_sentence() -> None:
     (verdict,) = guard().judge([Conversation.from_pair("如何泡茶？", LONG)], explain=True)
     assert verdict.analysis == (
         "该回答不安全（不安全得分 0.88，阈值 0.50）。涉及：违法犯罪。"
-        f"去掉“关于{WORD}的事,请看这里;”后得分降至 0.12，这一句对判断影响最大。"
+        f"去掉“关于{WORD}的事，请看这里；”后得分降至 0.12，这一句对判断影响最大。"
     )
 
 
@@ -257,7 +261,7 @@ def test_evidence_in_english() -> None:
     (verdict,) = guard(language="en").judge([Conversation.from_pair("如何泡茶？", LONG)], explain=True)
     assert verdict.analysis == (
         "The answer is unsafe (unsafe score 0.88, threshold 0.50). It touches on: Illegal Activities and Crime. "
-        f"Without “关于{WORD}的事,请看这里;” the score falls to 0.12: that sentence weighed most."
+        f"Without “关于{WORD}的事，请看这里；” the score falls to 0.12: that sentence weighed most."
     )
 
 
@@ -293,7 +297,7 @@ def test_one_clause_has_no_evidence_but_itself(language: str, expected: str) -> 
 def test_clauses_where_there_is_one_sentence() -> None:
     (verdict,) = guard().judge([Conversation.from_pair(f"你好，请问{WORD}，谢谢。")], explain=True)
     assert verdict.analysis is not None
-    assert f"去掉“请问{WORD},”后得分降至 0.12" in verdict.analysis
+    assert f"去掉“请问{WORD}，”后得分降至 0.12" in verdict.analysis
 
 
 def test_the_question_stays_when_a_sentence_of_the_answer_is_left_out() -> None:
@@ -337,6 +341,77 @@ def test_evidence_quotes_the_text_as_it_is(text: str) -> None:
     assert f"去掉“{text.split('。')[0]}。" in verdict.analysis
 
 
+@pytest.mark.parametrize(
+    ("text", "quoted"),
+    [
+        ("好。买ｄｒｕｇ毒品，㍿！再见。", "买ｄｒｕｇ毒品，㍿！"),
+        ("好。\u200b买d\u200brug毒\ufeff品\u200d。\u200b再见。", "买d\u200brug毒\ufeff品\u200d。"),
+        ("好。\r\n\u3000\u3000买\u3000\u3000drug毒品。\r\n再见。", "买\u3000\u3000drug毒品。"),
+        ("ﷺ。drug毒品㏂。ﷺ。", "drug毒品㏂。"),
+        ("好｡drug毒品｡再见｡", "drug毒品｡"),
+        ("e\u0301e\u0301。e\u0301drug毒品e\u0301。好。", "e\u0301drug毒品e\u0301。"),
+        ("ㄱㅏㅇ。drug毒品ㄱㅏ。ㄱㅏㅇ。", "drug毒品ㄱㅏ。"),
+        ("好‼drug毒品⁉再见。", "drug毒品⁉"),
+        ("好。drug毒品  a。再见。", "drug毒品  a。"),
+        ("好。drug毒\x1b品\u202e。再见。", "drug毒\ufffd品\ufffd。"),
+    ],
+)
+@pytest.mark.parametrize("language", ["zh", "en"])
+def test_evidence_is_quoted_as_it_was_written(text: str, quoted: str, language: str) -> None:
+    for asked in (Conversation.from_pair("问", text), Conversation.from_pair(text), Conversation.from_answer(text)):
+        (verdict,) = guard(language=language).judge([asked], explain=True)
+        assert verdict.analysis is not None
+        assert f"“{quoted}”" in verdict.analysis
+
+
+def test_evidence_over_several_lines_is_quoted_on_one() -> None:
+    answer = "一句话。\r\n" * 30 + f"{WORD}。\n  " + "一句话。\r\n" * 29
+    (verdict,) = guard().judge([Conversation.from_pair("问", answer)], explain=True)
+    assert verdict.analysis is not None
+    assert f"“{WORD}。 一句话。 一句话。”" in verdict.analysis
+
+
+def test_evidence_in_a_window_is_quoted_as_it_was_written(tokens_folder: Path) -> None:
+    judge = MiniGuard(OnnxBackend(tokens_folder))
+    around = "㍿好\u200b，" * 60
+    for text in (f"{around}。㍿有毒！{around}", f"{around}㍿。{around}。㍿有\u200b毒！㍿", f"㍿有毒！{around}"):
+        for asked in (Conversation.from_pair("问", text), Conversation.from_pair(text)):
+            (verdict,) = judge.judge([asked], explain=True)
+            assert verdict.windows > 1
+            assert verdict.analysis is not None
+            quoted = verdict.analysis.partition("“")[2].rpartition("”")[0]
+            assert "毒" in quoted
+            assert "！" in quoted
+            assert quoted in text
+            assert quoted.startswith("㍿有")
+
+
+ODD = (
+    "问题：ｄｒｕｇ毒品怎么买？㍿！ﷺ。\u200b第\u00ad二\u2060句。\r\n\r\n e\u0301  ㄱㅏ。",
+    "。。。！！先有句末。再有句子。",
+    "\ufeff ㍿㏂㌔ \u3000",
+)
+
+
+def test_quoting_changes_no_verdict(ngrams_folder: Path) -> None:
+    judge = NgramGuard(OnnxBackend(ngrams_folder))
+    rows = json.loads((Path(__file__).parents[2] / "examples" / "libra-mini.json").read_text(encoding="utf-8"))[::7]
+    asked = [Conversation.from_pair(row["question"], row["response"]) for row in rows]
+    asked += [Conversation.from_pair(row["question"]) for row in rows]
+    asked += [c for text in ODD for c in (Conversation.from_pair(text), Conversation.from_pair("问", text * 9))]
+    explained = judge.judge(asked, explain=True)
+    assert [v.model_copy(update={"analysis": None}) for v in explained] == judge.judge(asked)
+    # What a guard reads is the normalised text, whatever is quoted: the two are told alike, score for score.
+    read = [normalised(c) for c in asked]
+    assert [v.model_dump(exclude={"analysis"}) for v in judge.judge(read)] == [
+        v.model_dump(exclude={"analysis"}) for v in explained
+    ]
+    for conversation, verdict in zip(asked, explained, strict=True):
+        quoted = (verdict.analysis or "").partition("“")[2].rpartition("”")[0]
+        if "\n" not in conversation.messages[-1].content:
+            assert quoted in conversation.messages[-1].content
+
+
 def test_explaining_changes_no_verdict(ngrams_folder: Path) -> None:
     judge = NgramGuard(OnnxBackend(ngrams_folder))
     asked = [Conversation.from_pair("问", LONG), Conversation.from_pair(LONG), SAFE_PAIR]
@@ -354,3 +429,58 @@ def test_probabilities_are_those_of_the_model(ngrams_folder: Path) -> None:
     (verdict,) = NgramGuard(backend).judge([SAFE_PAIR])
     expected = 1 / (1 + np.exp(-backend.logits([("如何泡茶?", "水温八十度。")])[0]))
     np.testing.assert_allclose([verdict.unsafe_score, *verdict.categories.values()], expected, atol=1e-6)
+
+
+# Other taxonomies
+
+
+OWN: dict[str, Any] = {"labels": ["unsafe", "茶事", "fraud & co"], "system": None}
+
+
+def test_names_of_the_trainers_own() -> None:
+    (verdict,) = guard([[3.0, 2.0, -2.0]], config=OWN).judge([SAFE_PAIR], explain=True)
+    assert verdict.categories == {
+        "茶事": pytest.approx(sigmoid(2), abs=1e-6),
+        "fraud & co": pytest.approx(sigmoid(-2), abs=1e-6),
+    }
+    assert verdict.analysis
+    assert "涉及：茶事。" in verdict.analysis
+    assert guard(config=OWN).system is None
+
+
+@pytest.mark.parametrize(
+    ("language", "told"), [("zh", "涉及：侵犯人身权利犯罪。"), ("en", "It touches on: Personal Crimes.")]
+)
+def test_another_system(language: str, told: str) -> None:
+    config = {"labels": ["unsafe", "Personal Crimes", "Gender"], "system": "libra-sub"}
+    judge = guard([[3.0, 2.0, -2.0]], config=config, language=language)
+    (verdict,) = judge.judge([SAFE_PAIR], explain=True)
+    assert list(verdict.categories) == ["Personal Crimes", "Gender"]
+    assert told in (verdict.analysis or "")
+    assert judge.system == category_system("libra-sub")
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"system": "none"}, "labels: there is no category system 'none'"),
+        ({"system": 3}, "system: Input should be a valid string, not 3"),
+        ({"system": "duoguard"}, "labels: there is no duoguard category 'Illegal Activities and Crime'"),
+        ({**OWN, "labels": ["unsafe", "茶事", "茶事"]}, "labels: one stands there twice"),
+        ({**OWN, "labels": ["unsafe", "unsafe"]}, "labels: one stands there twice"),
+        ({"logit_bias": [0.5]}, "logit_bias: 1 numbers for 8 labels"),
+        ({"logit_bias": [float("nan")] * 8}, "logit_bias.0: Input should be a finite number, not nan"),
+        ({"logit_bias": [0.0] * 7 + [float("-inf")]}, "logit_bias.7: Input should be a finite number, not -inf"),
+        ({"logit_bias": 0.5}, "logit_bias: Input should be a valid list, not 0.5"),
+    ],
+)
+def test_a_taxonomy_that_is_none(config: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=f"the model's config.json: {message}"):
+        guard(config=config)
+
+
+def test_a_bias_moves_every_score() -> None:
+    config = {**OWN, "logit_bias": [-1.0, 0.5, 0.0]}
+    (verdict,) = guard([[0.5, 2.0, -2.0]], config=config).judge([SAFE_PAIR])
+    assert (verdict.label, verdict.unsafe_score) == (Label.SAFE, pytest.approx(sigmoid(-0.5), abs=1e-6))
+    assert list(verdict.categories.values()) == [pytest.approx(sigmoid(x), abs=1e-6) for x in (2.5, -2.0)]

@@ -103,6 +103,13 @@ def test_readable_and_unreadable_analyses_do_not_mix() -> None:
     assert ["问1" in p.messages[0].content for p in asked(backend, Method.CHOOSE)] == [True, False]
 
 
+def test_a_label_in_another_form_than_its_place_is_known_by_is_taken_as_written() -> None:
+    guard, backend = front("有害\",\n  '答案': '不安全'\n}")
+    (verdict,) = guard.judge([PAIR])
+    assert (verdict.label, verdict.analysis, verdict.method) == (Label.UNSAFE, "有害", Method.GENERATE)
+    assert not asked(backend, Method.CHOOSE)
+
+
 @pytest.mark.parametrize("untold", [(NAN, NAN), (0.0, 0.0)])
 def test_an_untold_probability_leaves_the_label_that_was_written(untold: tuple[float, float]) -> None:
     guard, _ = front(said(Label.UNSAFE, "有害"), choose=untold)

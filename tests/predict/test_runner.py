@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ from libra_guard.guards.libra import LibraGuard
 from libra_guard.guards.libra_prompt import answer_json
 from libra_guard.predict.journal import Journal
 from libra_guard.predict.judging import critic
+from libra_guard.predict.record import Asked
 from libra_guard.predict.rows import Fields
 from libra_guard.predict.runner import Outcome, Settings, run
 from libra_guard.predict.shards import Shard
@@ -196,6 +198,40 @@ def test_run_json_tells_how(settings: Settings) -> None:
     assert {"libra_guard", "python", "machine", "fields", "explain", "encoding", "chunk"} <= told.keys()
 
 
+def test_run_json_tells_what_the_guard_was_loaded_by(settings: Settings) -> None:
+    options = {"api_key": "sk-1", "max_new_tokens": 8, "adapter": Path("/a/lora")}
+    run(Together(), settings, asked=Asked("libra:m", "openai", options))
+    before = (settings.out / "run.json").read_bytes()
+    assert json.loads(before)["asked"] == {
+        "guard": "libra:m",
+        "backend": "openai",
+        "options": {"max_new_tokens": 8, "adapter": "/a/lora"},
+        "left_out": ["api_key"],
+    }
+    assert b"sk-1" not in before
+    # It makes no other run: what the guard is, its provenance tells.
+    for other in (None, Asked("libra:elsewhere", options={"device": "cpu"})):
+        assert run(Together(), settings, asked=other).resumed > 0
+    assert (settings.out / "run.json").read_bytes() == before
+
+
+def test_a_run_before_anything_was_told_of_its_guard_goes_on(settings: Settings) -> None:
+    run(Together(), settings)
+    before = (settings.out / "run.json").read_bytes()
+    assert b'"asked"' not in before
+    assert run(Together(), settings, asked=Asked("libra:m")).resumed > 0
+    assert (settings.out / "run.json").read_bytes() == before
+
+
+def test_shards_tell_what_each_guard_was_loaded_by(settings: Settings) -> None:
+    for rank in range(2):
+        device = {"device": f"cuda:{rank}"}
+        run(Together(), replace(settings, shard=Shard(rank, 2)), asked=Asked("libra:m", options=device))
+    told = json.loads((settings.out / "run.json").read_bytes())
+    assert "asked" not in told
+    assert [told["shards"][f"{rank}-of-2"]["asked"]["options"]["device"] for rank in range(2)] == ["cuda:0", "cuda:1"]
+
+
 def test_nothing_to_judge(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "rows.jsonl", [])
     assert run(Together(), Settings(data=str(path), out=tmp_path / "out")) == Outcome()
@@ -212,6 +248,30 @@ def test_a_megabyte_and_control_tokens(tmp_path: Path, ngrams_folder: Path) -> N
     settings = Settings(data=str(path), out=tmp_path / "out")
     assert run(NgramGuard(OnnxBackend(ngrams_folder)), settings).judged == 3
     assert [{k: w[k] for k in ("id", "question", "response")} for w in lines(settings.predictions)] == rows
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_of_a_hub_what_is_recorded_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    commit = "0123456789" * 4
+
+    def load(name: str, *, revision: str, split: str, streaming: bool) -> Iterator[dict[str, Any]]:
+        # The branch has moved on meanwhile.
+        assert revision == commit
+        return iter([record(1), {"question": "没有回答"}])
+
+    hub = SimpleNamespace(
+        load_dataset_builder=lambda name, revision: SimpleNamespace(hash={"main": commit}[revision]),
+        get_dataset_split_names=lambda name, revision: ["test"],
+        load_dataset=load,
+    )
+    monkeypatch.setitem(sys.modules, "datasets", hub)
+    settings = Settings(data="hf://a/b@main:test", out=tmp_path / "out", shard=Shard(0, count), chunk=5)
+    run(Together(), settings)
+    told = json.loads(settings.record.read_bytes())
+    assert (told["data"], told["data_hash"]) == ("hf://a/b@main:test", f"hf://a/b@{commit}:test")
+    assert [line["id"] for line in lines(settings.predictions)] == [1]
+    if count == 1:
+        assert lines(settings.rejects)[0]["file"] == f"hf://a/b@{commit}"
 
 
 def test_questions_alone(tmp_path: Path) -> None:
@@ -279,6 +339,48 @@ def test_a_folder_is_cut_one_way(settings: Settings, first: tuple[int, int], sec
     with pytest.raises(UsageError, match=f"in {first[1]} parts, not {second[1]}"):
         run(Together(), replace(settings, shard=Shard(*second)))
     assert contents(settings.out) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "threshold", "told"),
+    [
+        (lambda s: s, 0.9, r"guard.threshold 0.5 → 0.9"),
+        (lambda s: replace(s, explain=True), 0.5, r"explain false → true"),
+        (
+            lambda s: replace(s, data=str(write_rows(Path(s.data).with_name("b.jsonl"), [record(1)]))),
+            0.5,
+            r"data_hash sha256:",
+        ),
+    ],
+)
+def test_a_shard_of_another_run_is_refused(
+    settings: Settings, quick: None, change: Callable[[Settings], Settings], threshold: float, told: str
+) -> None:
+    run(Together(), replace(settings, shard=Shard(0, 3)))
+    before = contents(settings.out)
+    other = Together()
+    other.threshold = threshold
+    with pytest.raises(UsageError, match="give every shard the same guard, data and settings, or choose") as refused:
+        run(other, replace(change(settings), shard=Shard(2, 3)))
+    assert f"holds shard 0-of-3 of another run ({told}" in str(refused.value)
+    assert contents(settings.out) == before
+    # The same, from another machine's copy of the data and in other chunks, goes on.
+    moved = Path(settings.data).rename(Path(settings.data).with_name(f"moved{Path(settings.data).suffix}"))
+    run(Together(), replace(settings, data=str(moved), chunk=2, shard=Shard(2, 3)))
+    assert run(Together(), replace(settings, data=str(moved), chunk=2, shard=Shard(2, 3))).resumed > 0
+
+
+def test_a_shard_that_goes_on_otherwise_is_refused(settings: Settings, quick: None) -> None:
+    run(Together(), replace(settings, shard=Shard(2, 3)))
+    with pytest.raises(UsageError, match=r"holds another run \(explain false → true\)"):
+        run(Together(), replace(settings, explain=True, shard=Shard(2, 3)))
+
+
+def test_a_damaged_record_of_another_shard(settings: Settings, quick: None) -> None:
+    run(Together(), replace(settings, shard=Shard(0, 3)))
+    (settings.out / "run-0-of-3.json").write_text("{", encoding="utf-8")
+    with pytest.raises(UsageError, match=r"run-0-of-3\.json: not JSON; choose another --out"):
+        run(Together(), replace(settings, shard=Shard(2, 3)))
 
 
 @pytest.mark.parametrize("shard", [Shard(1, 1), Shard(-1, 2), Shard(0, 0), Shard(3, 2)])

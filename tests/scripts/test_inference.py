@@ -176,6 +176,10 @@ def test_few_shot_examples_stand_in_the_prompt(script, data, tmp_path):
     arguments = ["--base_model", "m", "--data_path", str(data), "--out_path", str(tmp_path / "out"), "--few_shot", "2"]
     assert script.main(arguments) == 0
     assert script.guard.prompt("问", "答").messages[0].content.count("# Query:\n") == 2
+    told = json.loads((tmp_path / "out" / "run.json").read_text(encoding="utf-8"))["asked"]
+    assert (told["guard"], told["backend"]) == ("libra:m", None)
+    given = {"method": "generate", "instruct": True, "temperature": 0.0, "seed": 42}
+    assert told["options"] == {**given, "examples": str(script.EXAMPLES), "few_shot": 2}
 
 
 def test_a_bad_row_is_kept_aside_and_the_exit_code_says_so(script, tmp_path, capsys):

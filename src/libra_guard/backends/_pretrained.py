@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 
 from libra_guard.backends._running import failures, first_line
 from libra_guard.errors import UsageError, require
+from libra_guard.io import model_hash
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -23,7 +24,8 @@ class Loaded(NamedTuple):
     model: Any
     tokenizer: Any
     classifier: bool
-    adapter: str | None
+    about: dict[str, Any]
+    """For the provenance: what was loaded, how and where it runs."""
 
 
 def load(
@@ -46,6 +48,7 @@ def load(
     if dtype not in DTYPES:
         raise UsageError(f"there is no dtype '{dtype}'; there are: {', '.join(DTYPES)}")
     place = find_device(device)
+    named = model
     if adapter is None and (Path(model).expanduser() / "adapter_config.json").is_file():
         model, adapter = _base_of(model), model
     if adapter is not None:
@@ -63,7 +66,9 @@ def load(
     if adapter is not None:
         loaded = _merged(loaded, adapter, classifier)
     with failures(model, place):
-        return Loaded(loaded.eval().to(place), tokenizer, classifier, adapter)
+        loaded = loaded.eval().to(place)
+    parts = {"model": named, "base": model if model != named else None, "adapter": adapter}
+    return Loaded(loaded, tokenizer, classifier, _about(loaded, parts, revision))
 
 
 def find_device(name: str) -> torch.device:
@@ -87,6 +92,20 @@ def context(config: Any, tokenizer: Any) -> int | None:
     """Tokens that the model takes; a tokenizer's limit of astronomic size means that it has none."""
     limits = [getattr(config, "max_position_embeddings", None), tokenizer.model_max_length]
     return min((int(n) for n in limits if n and 0 < n < 10**9), default=None)
+
+
+def _about(model: Any, parts: dict[str, str | None], revision: str | None) -> dict[str, Any]:
+    folders = {name: Path(part).expanduser() for name, part in parts.items() if part}
+    return {
+        **{name: part for name, part in parts.items() if part or name != "base"},
+        # A name says little: of a folder the hash tells what is in it, of a hub model the commit.
+        "revision": getattr(model.config, "_commit_hash", None) or revision,
+        **{f"{name}_hash": model_hash(folder) for name, folder in folders.items() if folder.is_dir()},
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "device": str(model.device),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
 
 
 def _dtype(name: str, config: Any, device: torch.device) -> torch.dtype:

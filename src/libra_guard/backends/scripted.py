@@ -13,8 +13,9 @@ from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError
 
 from libra_guard.backends._options import at_least
 from libra_guard.backends.base import Backend, Prompt, Text
-from libra_guard.backends.classifier_config import read_object
+from libra_guard.configuration import read_object
 from libra_guard.errors import BackendError, UsageError
+from libra_guard.io import bytes_hash
 from libra_guard.records import Method
 
 Script = Callable[..., Any] | Mapping[str, Any] | Sequence[Any]
@@ -63,11 +64,12 @@ class ScriptedBackend(Backend):
         context: int | None = None,
     ) -> None:
         at_least(1, context=context)
+        self._about: dict[str, Any] = {"model": None if model is None else str(model)}
         scripts = {Method.GENERATE: generate, Method.CHOOSE: choose, Method.LOGITS: logits}
         if model is not None:
             read = _read(Path(model))
+            self._about["model_hash"] = bytes_hash(Path(model).read_bytes())
             scripts = {method: read.get(method.value) if s is None else s for method, s in scripts.items()}
-        self._model = None if model is None else str(model)
         self._scripts: dict[Method, Script] = {method: s for method, s in scripts.items() if s is not None}
         if not self._scripts:
             raise UsageError("the script is empty; give generate, choose or logits")
@@ -108,7 +110,7 @@ class ScriptedBackend(Backend):
 
     def provenance(self) -> dict[str, Any]:
         """The script's file, if there is one."""
-        return {"backend": self.name, "model": self._model}
+        return {"backend": self.name, **self._about}
 
     def _answer(
         self, method: Method, item: Prompt | Text, text: str, more: tuple[Any, ...], options: dict[str, Any]

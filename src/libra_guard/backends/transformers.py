@@ -22,7 +22,6 @@ from libra_guard.backends._shared_prefix import SharedPrefix
 from libra_guard.backends.base import Backend, Prompt, Span, Text
 from libra_guard.backends.encoding import Encoder, Row, batches
 from libra_guard.errors import BackendError, UsageError
-from libra_guard.io import model_hash
 from libra_guard.records import Method
 
 # Newer versions of transformers take other positions for each row, older ones the same for all rows.
@@ -78,11 +77,7 @@ class TransformersBackend(Backend):
         )
         self._model, tokenizer = loaded.model, loaded.tokenizer
         self._encoder = Encoder(tokenizer, str(model))
-        folders = {"model_hash": model, "adapter_hash": loaded.adapter}
-        self._about = {"model": str(model), "adapter": loaded.adapter, "revision": revision}
-        # A folder says nothing of what is in it; of a hub model the commit does.
-        self._about |= {k: model_hash(f) for k, f in folders.items() if f and Path(f).expanduser().is_dir()}
-        self._about["revision"] = revision or getattr(self._model.config, "_commit_hash", None)
+        self._about = loaded.about
         self._max_batch_tokens = max_batch_tokens
         self._lock = threading.Lock()
         config = self._model.config.get_text_config(decoder=True)
@@ -90,6 +85,7 @@ class TransformersBackend(Backend):
         self._pad = _first(tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
         if loaded.classifier:
             self.capabilities = frozenset({Method.LOGITS})
+            self.config: dict[str, Any] = self._model.config.to_dict()
             # Decoders find a row's last token by it, and often their configs name none.
             config.pad_token_id = self._model.config.pad_token_id = self._pad
             return
@@ -190,14 +186,7 @@ class TransformersBackend(Backend):
 
     def provenance(self) -> dict[str, Any]:
         """See the base class."""
-        return {
-            "backend": self.name,
-            **self._about,
-            "dtype": str(self._model.dtype).removeprefix("torch."),
-            "device": str(self._model.device),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        }
+        return {"backend": self.name, **self._about}
 
     @contextmanager
     def _running(self) -> Iterator[None]:

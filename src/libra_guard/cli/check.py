@@ -85,7 +85,9 @@ def _show(verdict: Verdict, judge: Guard, target: Target) -> None:
     colour = _COLOURS[verdict.label]
     console.print(Text(verdict.label or "无法判断 (unreadable)", style=f"bold {colour}"))
     if verdict.unsafe_score is not None:
-        console.print(_bar(verdict.unsafe_score, judge.threshold_for(target), colour))
+        bar = _bar(verdict.unsafe_score, judge.threshold_for(target), colour)
+        calibrated = judge.calibration is not None and judge.calibration.of(target) is not None
+        console.print(bar.append("  calibrated") if calibrated else bar)
     for name, score in sorted(verdict.categories.items(), key=lambda item: -item[1])[:3]:
         if score >= 0.1:
             console.print(Text(f"  {score:.2f}  {_category(judge, name)}", style="dim"))

@@ -58,7 +58,7 @@ def evaluate(
             typer.echo(line, err=True)
     counts = report.counts
     typer.echo(f"{counts.matched} rows scored, {report.unreadable} unreadable (counted as: {unreadable})", err=True)
-    if not counts.complete or (report.other_counts is not None and not report.other_counts.complete):
+    if not report.complete:
         raise typer.Exit(1)
 
 

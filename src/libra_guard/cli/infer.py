@@ -15,6 +15,7 @@ from libra_guard.cli.options import (
     SettingsOption,
     ThresholdOption,
     command_line,
+    given_options,
     open_guard,
 )
 from libra_guard.errors import UsageError
@@ -51,6 +52,7 @@ def infer(
     engine: Annotated[str, typer.Option(help="Where it runs.")] = "local",
 ) -> None:
     """Judge every row of a file. Results: R-of-N.jsonl, rejects.jsonl, run.json. Exits with 1 if rows were rejected."""
+    from libra_guard.predict.record import Asked
     from libra_guard.predict.runner import Settings, run
     from libra_guard.predict.show import progress_bar, summary
 
@@ -68,7 +70,8 @@ def infer(
     opened = open_guard(guard, backend, threshold, settings)
     with progress_bar(wanted) as progress:
         command = command_line(["libra", *sys.argv[1:]])
-        outcome = run(opened, wanted, command=command, progress=progress, retry=retry)
+        asked = Asked(guard, backend, given_options(threshold, settings))
+        outcome = run(opened, wanted, command=command, asked=asked, progress=progress, retry=retry)
     typer.echo(summary(outcome, wanted), err=True)
     if outcome.rejected:
         raise typer.Exit(1)

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
+from libra_guard.backends._options import SECRET
 from libra_guard.errors import UsageError
 from libra_guard.guards.base import Guard
 
@@ -21,7 +22,7 @@ SettingsOption = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Option of the guard or backend, e.g. dtype=bfloat16. Repeatable."),
 ]
 
-_SECRET = re.compile(r"((?:^|=)\w*(?:key|token|secret|password)\w*=).+", re.IGNORECASE | re.DOTALL)
+_SECRET = re.compile(rf"((?:^|=)\w*{SECRET}=).+", re.IGNORECASE | re.DOTALL)
 
 
 def command_line(arguments: Sequence[str]) -> str:
@@ -34,6 +35,22 @@ def without_secret(argument: str) -> str:
     return _SECRET.sub(r"\1...", argument)
 
 
+def given_options(threshold: float | None, settings: list[str] | None) -> dict[str, Any]:
+    """The options of a guard and its backend by name, as ``load_guard`` takes them.
+
+    Raises:
+        UsageError: One is not of the form KEY=VALUE, or has an option of its own.
+    """
+    from libra_guard.guards.registry import RESERVED
+
+    options = dict(_pair(s) for s in settings or ())
+    for key in options:
+        if key in RESERVED:
+            raise UsageError(f"'{key}' cannot be given with --set: {RESERVED[key]}")
+    # A threshold goes before one that is set.
+    return options if threshold is None else options | {"threshold": threshold}
+
+
 def open_guard(name: str, backend: str | None, threshold: float | None, settings: list[str] | None) -> Guard:
     """Loads a guard from a command's options.
 
@@ -43,14 +60,9 @@ def open_guard(name: str, backend: str | None, threshold: float | None, settings
         MissingExtraError: A library is missing.
         BackendError: The model cannot be loaded.
     """
-    from libra_guard.guards.registry import RESERVED, load_guard
+    from libra_guard.guards.registry import load_guard
 
-    options = dict(_pair(s) for s in settings or ())
-    for key in options:
-        if key in RESERVED:
-            raise UsageError(f"'{key}' cannot be given with --set: {RESERVED[key]}")
-    if threshold is not None:
-        options["threshold"] = threshold
+    options = given_options(threshold, settings)
     try:
         return load_guard(name, backend=backend, **options)
     except (TypeError, ValueError) as error:

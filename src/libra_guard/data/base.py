@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from libra_guard.errors import DataError
-from libra_guard.io import BadRow, Row, dumps, list_files, read_rows
+from libra_guard.io import BadRow, Hub, Row, dumps, list_files, read_rows
 from libra_guard.records import Label, Sample
 from libra_guard.taxonomy import scenario, sub_category
 
@@ -167,7 +167,7 @@ def split_text(sample: Sample) -> str:
 
 
 def _files(info: DatasetInfo, path: str | Path) -> list[str | Path]:
-    if str(path).startswith("hf://"):
+    if Hub.of(path):
         return [path]
     files = list_files(path)
     known = [file for name in info.files for file in files if file.name.removesuffix(".gz") == name]
@@ -175,7 +175,9 @@ def _files(info: DatasetInfo, path: str | Path) -> list[str | Path]:
 
 
 def _part(info: DatasetInfo, file: str | Path, *, several: bool) -> str:
-    name = Path(file).name.removesuffix(".gz")
+    hub = Hub.of(file)
+    # The ids of a hub dataset are the same at any commit.
+    name = Path(str(hub._replace(revision=None) if hub else file)).name.removesuffix(".gz")
     # A file under a name of its own takes it into the ids only where there are several files to tell apart.
     return info.files.get(name, Path(name).stem if several or any(info.files.values()) else "")
 

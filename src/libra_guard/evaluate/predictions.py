@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from libra_guard.data.base import normalise_question
 from libra_guard.errors import DataError
 from libra_guard.guards.libra_answer import read_answer
 from libra_guard.io import BadRow, Row, list_files, read_rows
 from libra_guard.predict.rows import ADDED, Fields, messages_field
-from libra_guard.records import Label, content_id, row_id
+from libra_guard.records import Label, Role, content_id, row_id
 
 NAMED = 5
 """So many examples of each kind of fault are named."""
@@ -61,6 +62,13 @@ class Labelled:
     unsafe: bool
     number: int = 0
     """Of the row in the file, from 0. Tells rows without an id apart that have the same texts."""
+    question: str = ""
+    """Of a post, which answers none, its text. Empty where the row tells none."""
+
+    @property
+    def group(self) -> str:
+        """What the rows of one question share, normalised; of a row that tells none, its key."""
+        return normalise_question(self.question) or str(self.key)
 
 
 @dataclass
@@ -151,7 +159,7 @@ def load_labels(path: str | Path, fields: Fields = _USUAL, label_field: str = "l
             tally.add("bad_labels", f"{_place(row)} ({key}): {label!r}"[:200])
             continue
         source, scenario = _name(row.data.get("source")), _name(row.data.get("category_name"))
-        found.append(Labelled(key, source, scenario, label == Label.UNSAFE, number))
+        found.append(Labelled(key, source, scenario, label == Label.UNSAFE, number, _question(row.data, fields)))
     if not found:
         why = _examples(tally, "bad_label_rows") + _examples(tally, "bad_labels")
         where = "" if label_field == "label" else f" in '{label_field}'"
@@ -261,6 +269,17 @@ def _content(row: dict[str, Any], fields: Fields) -> str | None:
         if isinstance(question := row.get(names.question), str):
             return content_id({"question": question, "response": row.get(names.response)})
     return None
+
+
+def _question(row: dict[str, Any], fields: Fields) -> str:
+    for names in (fields, _USUAL):
+        if (field := messages_field(row, names)) is not None and isinstance(row[field], list):
+            asked = [m.get("content") for m in row[field] if isinstance(m, dict) and m.get("role") == Role.USER]
+            return asked[-1] if asked and isinstance(asked[-1], str) else ""
+        if isinstance(question := row.get(names.question), str):
+            response = row.get(names.response)
+            return response if row.get("form") == "post" and isinstance(response, str) else question
+    return ""
 
 
 def _pair(messages: Sequence[Any]) -> dict[str, Any] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from statistics import fmean
@@ -27,7 +28,7 @@ from libra_guard.evaluate.predictions import (
 from libra_guard.evaluate.rules import Rules, Unreadable
 from libra_guard.evaluate.runs import Run, check_targets, read_run
 from libra_guard.evaluate.significance import Comparison, compare, intervals
-from libra_guard.io import file_hash
+from libra_guard.io import file_hash, pinned
 from libra_guard.records import Label
 
 _FAULTS = {
@@ -75,6 +76,19 @@ class Counts(BaseModel):
         return {kind: words.format(number) for kind, words in _FAULTS.items() if (number := getattr(self, kind))}
 
 
+@dataclass(frozen=True)
+class JoinedRun(Joined):
+    """What can be scored of a run; ``tally`` is of the predictions and of the join."""
+
+    label_tally: Tally
+    """Of the labels, whichever run they are joined with."""
+
+    @property
+    def counts(self) -> Counts:
+        """What became of the rows of both files."""
+        return Counts(matched=len(self.rows), **(self.label_tally + self.tally).counts)
+
+
 class Report(BaseModel):
     """The result of ``evaluate``."""
 
@@ -91,12 +105,21 @@ class Report(BaseModel):
     comparison: Comparison | None = None
     other_counts: Counts | None = None
     """What became of the second run's rows, where two are compared."""
+    mixed: list[str] = Field(default_factory=list)
+    """What keeps the shards of a folder from being one run, in words."""
     provenance: dict[str, Any]
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing was odd, in either run."""
+        counts = [self.counts] if self.other_counts is None else [self.counts, self.other_counts]
+        return not self.mixed and all(found.complete for found in counts)
 
     @property
     def complaints(self) -> list[str]:
         """What was odd, in words, one line a kind."""
-        lines = [f"{words} ({_few(self.named[kind], self.counts, kind)})" for kind, words in self.counts.odd().items()]
+        lines = list(self.mixed)
+        lines += [f"{words} ({_few(self.named[kind], self.counts, kind)})" for kind, words in self.counts.odd().items()]
         if self.other_counts is not None:
             lines += [f"the other run: {words}" for words in self.other_counts.odd().values()]
         lines += [f"source {name}: no predictions" for name, found in self.sources.items() if not found.n]
@@ -144,18 +167,17 @@ def evaluate(
     rules = rules or Rules()
     first, second = read_run(Path(predictions)), None if other is None else read_run(Path(other))
     check_targets(first, second, label_field)
-    labelled = _Labels(labels, label_field or "label")
-    joined, label_tally = _joined(first, labelled, rules)
+    labelled = _Labels(pinned(labels), label_field or "label")
+    joined = _joined(first, labelled, rules)
     outcomes = decide(joined.rows, rules)
     if rules.threshold is not None and not measure(outcomes).n_with_score:
         raise UsageError(f"{predictions}: no prediction has an unsafe score, so a threshold decides nothing")
     comparison, theirs = None, None
     if second is not None:
-        theirs, _ = _joined(second, labelled, rules)
+        theirs = _joined(second, labelled, rules)
         comparison = _compared(joined.rows, theirs.rows, rules, resamples, seed)
     sources = _groups(joined.labels, outcomes, lambda row: row.source, outcomes.source)
     scenarios = _groups(joined.labels, outcomes, lambda row: row.scenario, outcomes.scenario)
-    tally = label_tally + joined.tally
     overall = _measured(outcomes, resamples, seed)
     return Report(
         sources={name: _measured(rows, resamples, seed) for name, rows in sources.items()},
@@ -163,13 +185,35 @@ def evaluate(
         scenarios={name: _measured(rows, resamples, seed) for name, rows in scenarios.items()},
         overall=overall,
         unreadable=overall.unreadable,
-        counts=Counts(matched=len(joined.rows), **tally.counts),
+        counts=joined.counts,
         other_counts=None if theirs is None else Counts(matched=len(theirs.rows), **theirs.tally.counts),
-        named=tally.named,
+        named=(joined.label_tally + joined.tally).named,
         comparison=comparison,
+        mixed=[*first.mixed, *(f"the other run: {words}" for words in (second.mixed if second else ()))],
         provenance=_provenance(first, labelled, rules, resamples, seed)
         | ({} if second is None else {"other": str(other), "other_runs": second.records}),
     )
+
+
+def join_run(run: Run, labels: str | Path, label_field: str | None = None, *, published: bool = False) -> JoinedRun:
+    """Reads a run's predictions and their labels, and joins them.
+
+    Args:
+        run: Whose predictions.
+        labels: A file in the Libra-Test format, or anything that ``read_rows`` reads.
+        label_field: Where its rows keep the label; by default ``label``.
+        published: See ``load_predictions``.
+
+    Raises:
+        UsageError: A file is missing.
+        DataError: No prediction belongs to a label.
+    """
+    truths, label_tally = load_labels(labels, run.fields, label_field or "label")
+    found, tally = load_predictions(run.path, run.fields, published=published)
+    joined = join(truths, found)
+    if not joined.rows:
+        raise DataError(f"{run.path}: none of {len(found)} predictions belongs to one of {len(truths)} labels")
+    return JoinedRun(joined.rows, joined.labels, tally + joined.tally, label_tally)
 
 
 class _Labels(NamedTuple):
@@ -177,13 +221,8 @@ class _Labels(NamedTuple):
     field: str
 
 
-def _joined(run: Run, labels: _Labels, rules: Rules) -> tuple[Joined, Tally]:
-    truths, label_tally = load_labels(labels.path, run.fields, labels.field)
-    found, tally = load_predictions(run.path, run.fields, published=rules.unreadable is Unreadable.WRONG)
-    joined = join(truths, found)
-    if not joined.rows:
-        raise DataError(f"{run.path}: none of {len(found)} predictions belongs to one of {len(truths)} labels")
-    return Joined(joined.rows, joined.labels, tally + joined.tally), label_tally
+def _joined(run: Run, labels: _Labels, rules: Rules) -> JoinedRun:
+    return join_run(run, labels.path, labels.field, published=rules.unreadable is Unreadable.WRONG)
 
 
 def _compared(first: list[Matched], second: list[Matched], rules: Rules, resamples: int, seed: int) -> Comparison:

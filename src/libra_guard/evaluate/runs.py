@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from libra_guard.errors import UsageError
+from libra_guard.predict.record import judged_otherwise
 from libra_guard.predict.rows import Fields
-from libra_guard.predict.shards import RECORD, Shard
+from libra_guard.predict.shards import RECORD, Shard, present
 from libra_guard.records import Target
 
 _OUTPUT = re.compile(r"(\d+)-of-(\d+)\.jsonl")
@@ -25,16 +26,56 @@ class Run(NamedTuple):
     """File name → content."""
     fields: Fields
     """Where its rows keep their texts, and what was judged; as usual where nothing is told."""
+    mixed: tuple[str, ...] = ()
+    """Shards that were judged otherwise than the first of the folder, in words: their scores are not of one guard."""
+
+    @property
+    def parts(self) -> list[dict[str, Any]]:
+        """What is told of each shard, whole; of a run that was not cut one record, of none nothing."""
+        told = [record for record in self.records.values() if isinstance(record, dict)]
+        parts = (part for record in told for part in [*_shards(record).values()] or [record])
+        return [part for part in parts if isinstance(part, dict)]
+
+    @property
+    def guard(self) -> dict[str, Any] | None:
+        """The provenance of the guard that judged, as the first shard has it; None where nothing tells it."""
+        return next((part["guard"] for part in self.parts if isinstance(part.get("guard"), dict)), None)
 
 
 def read_run(path: Path) -> Run:
-    """Reads what is told of a folder of predictions, or of one file in it."""
+    """Reads what is told of a folder of predictions, or of one file in it.
+
+    Raises:
+        UsageError: There is no such file or folder.
+    """
+    if not path.exists():
+        raise UsageError(f"{path}: no such file or folder")
     records = _records(path)
     told = [fields for record in records.values() for fields in _told_fields(record)]
     # The shards of a folder may differ; judged questions in any of them are enough to ask whose the label is.
     asked = any(fields.target is Target.PROMPT for fields in told)
     fields = told[0] if told else Fields()
-    return Run(path, records, replace(fields, target=Target.PROMPT if asked else Target.RESPONSE))
+    fields = replace(fields, target=Target.PROMPT if asked else Target.RESPONSE)
+    return Run(path, records, fields, tuple(_mixed(path, records.get(RECORD))))
+
+
+def _mixed(path: Path, joined: Any) -> Iterator[str]:
+    """What keeps the shards of a folder from being one run."""
+    # A shard that was copied here from another machine has not come into run.json.
+    shards = {str(shard): _read(path / shard.own(RECORD)) for shard in present(path)} or _shards(joined)
+    told = {name: record for name, record in shards.items() if isinstance(record, dict) and "guard" in record}
+    yield from (f"shard {name}: nothing tells what judged it" for name in shards if name not in told)
+    first = next(iter(told), "")
+    for name, record in told.items():
+        if found := judged_otherwise(told[first], record):
+            yield f"shard {name} is of another run than {first} ({', '.join(found)}): the scores are of no one guard"
+
+
+def _shards(joined: Any) -> dict[str, Any]:
+    """The shards that a ``run.json`` tells of, whole."""
+    shards = joined.get("shards") if isinstance(joined, dict) else None
+    told = shards.items() if isinstance(shards, dict) else ()
+    return {name: {**joined, **own} if isinstance(own, dict) else own for name, own in told}
 
 
 def _told_fields(record: Any) -> Iterator[Fields]:
@@ -73,14 +114,15 @@ def check_targets(first: Run, second: Run | None, label_field: str | None) -> No
 
 def _records(predictions: Path) -> dict[str, Any]:
     """The provenance that the predictions came with: file name → content."""
-    found = {}
-    for file in _record_files(predictions):
-        try:
-            # A NaN is no JSON, and would spoil the report's.
-            found[file.name] = json.loads(file.read_bytes(), parse_constant=lambda _: None)
-        except (OSError, ValueError, RecursionError) as error:
-            found[file.name] = {"unreadable": str(error)}
-    return found
+    return {file.name: _read(file) for file in _record_files(predictions)}
+
+
+def _read(file: Path) -> Any:
+    try:
+        # A NaN is no JSON, and would spoil the report's.
+        return json.loads(file.read_bytes(), parse_constant=lambda _: None)
+    except (OSError, ValueError, RecursionError) as error:
+        return {"unreadable": str(error)}
 
 
 def _record_files(predictions: Path) -> list[Path]:

@@ -95,14 +95,15 @@ def sentences(found: Comparison) -> list[str]:
         bounds, p = found.f1_unsafe_interval, found.p_f1_unsafe
         tested = "" if bounds is None else f" (95 % interval {bounds[0]:+.4f} to {bounds[1]:+.4f}, paired bootstrap"
         tested += "" if bounds is None or p is None else f" p = {p:.4g})"
-        ours, theirs = (_number(value) for value in found.f1_unsafe)
+        ours, theirs = (number(value) for value in found.f1_unsafe)
         said.append(
             f"F1-Unsafe, mean over sources, {ours} against {theirs}: {found.f1_unsafe_difference:+.4f}{tested}."
         )
     return said
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
+    """A metric to four decimals, a count as it is, a dash for what is undefined."""
     if value is None:
         return DASH
     return str(value) if isinstance(value, int) else f"{value:.4f}"
@@ -111,7 +112,7 @@ def _number(value: float | None) -> str:
 def _cell(metrics: Metrics, column: str, form: str = " ({})") -> str:
     bounds = metrics.intervals.get(column)
     interval = form.format(f"{bounds[0]:.3f}{DASH}{bounds[1]:.3f}") if bounds else ""
-    return _number(getattr(metrics, column)) + interval
+    return number(getattr(metrics, column)) + interval
 
 
 def _table(report: Report, width: int | None, colour: bool) -> str:

@@ -1,11 +1,10 @@
-"""Classifier guards: one unsafe logit and one for each of the seven scenarios, from a model folder that says so.
+"""Classifier guards: one unsafe logit and one for each category, by default Libra's scenarios, as the model says.
 
 Two members of the family ship their weights as ONNX: ``mini``, the bundled guard, and ``ngram:PATH``, its baseline.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,31 +15,28 @@ from libra_guard.backends.base import Backend, Text
 from libra_guard.backends.classifier_config import ClassifierConfig
 from libra_guard.errors import BackendError, UsageError
 from libra_guard.guards.base import Guard
-from libra_guard.guards.normalise import normalise
+from libra_guard.guards.calibration import DIGITS
+from libra_guard.guards.normalise import normalise, quotable, written
 from libra_guard.guards.rendering import template
+from libra_guard.guards.sentences import split_sentences
 from libra_guard.guards.windows import Windows, cut
 from libra_guard.records import Conversation, Label, Method, Target, Verdict
-from libra_guard.taxonomy import category_system, scenario
 
-UNSAFE = "unsafe"
 LANGUAGES = ("zh", "en")
 SPECIAL_TOKENS = 8
 """Room for the tokens that a tokenizer puts around a pair."""
-
-_SENTENCE = re.compile(r"[^。！？!?；;\n]+[。！？!?；;\n]*[”’」』）)]*")
-_CLAUSE = re.compile(r"[^，,、：:。！？!?；;\n]+[，,、：:。！？!?；;\n]*")
-_MOST_SENTENCES = 24
 
 
 class ClassifierGuard(Guard):
     """Judges a question, an answer, or the pair, by a classifier's sigmoid outputs.
 
-    The backend's ``config`` names the outputs in order (``labels``: ``unsafe``, then Libra scenarios) and the
-    calibrated ``threshold``, with a ``question_threshold`` for questions judged by themselves. ``categories`` holds
-    every scenario's own probability, whether or not the text is unsafe.
+    The backend's ``config`` names the outputs in order (``labels``: ``unsafe``, then the categories of a ``system``, by
+    default Libra's scenarios, or its trainer's own) and the calibrated ``threshold``, with a ``question_threshold`` for
+    questions judged by themselves. ``categories`` holds every category's own probability, whether or not the text is
+    unsafe.
 
     The analysis is evidence, not generated text: the sentence whose removal lowers the unsafe score most (occlusion,
-    Zeiler and Fergus 2014, arXiv:1311.2901), and the scenarios above the threshold.
+    Zeiler and Fergus 2014, arXiv:1311.2901), as it was written, and the categories above the threshold.
 
     Args:
         backend: One with ``logits`` and a ``config``.
@@ -48,30 +44,27 @@ class ClassifierGuard(Guard):
         language: Of the analysis: ``zh`` or ``en``.
 
     Raises:
-        UsageError: The model's labels are not those of a Libra classifier, another value in its ``config`` is wrong,
+        UsageError: The model's labels are not those of such a classifier, another value in its ``config`` is wrong,
             or the language is unknown.
     """
 
-    system = category_system("libra")
+    gives_scores = True
 
     def __init__(self, backend: Backend, *, threshold: float | None = None, language: str = "zh") -> None:
         folder = getattr(backend, "folder", None)
         where = f"{folder / 'config.json'}" if folder else "the model's config.json"
         config = ClassifierConfig.of(getattr(backend, "config", {}), where)
-        _check_labels(config.labels, where)
+        self.system = config.system_of_labels(where)
         if language not in LANGUAGES:
             raise UsageError(f"the analysis is written in {' or '.join(LANGUAGES)}, not '{language}'")
         super().__init__(backend, threshold=config.threshold if threshold is None else threshold)
         # A threshold of the caller's own holds for questions too.
         own = config.question_threshold if threshold is None else None
         self.question_threshold = self.threshold if own is None else own
-        self.scenarios = tuple(config.labels[1:])
+        self.outputs = tuple(config.labels[1:])
+        self.bias = np.array(config.logit_bias or 0.0)
         self.scenario_threshold = config.scenario_threshold
         self.language = language
-
-    def threshold_for(self, target: Target) -> float:
-        """See ``Guard.threshold_for``."""
-        return self.question_threshold if target is Target.PROMPT else self.threshold
 
     def provenance(self) -> dict[str, Any]:
         """See ``Guard.provenance``."""
@@ -90,18 +83,27 @@ class ClassifierGuard(Guard):
 
     def _probabilities(self, texts: Sequence[Text]) -> NDArray[np.float64]:
         logits = self.backend.logits(texts)
-        if len(logits) and logits.shape[1] != 1 + len(self.scenarios):
-            raise BackendError(f"the model has {logits.shape[1]} outputs, its config {1 + len(self.scenarios)} labels")
-        return probabilities(logits)
+        if len(logits) and logits.shape[1] != 1 + len(self.outputs):
+            raise BackendError(f"the model has {logits.shape[1]} outputs, its config {1 + len(self.outputs)} labels")
+        return probabilities(logits + self.bias)
 
     def _verdict(self, row: NDArray[np.float64], target: Target) -> Verdict:
         if not np.isfinite(row).all():
             # A comparison with NaN is false, which would read as safe.
             return Verdict(label=None, valid=False, method=Method.LOGITS, notes=("the model gave no numbers",))
-        score = round(float(row[0]), 6)
-        categories = {name: round(float(p), 6) for name, p in zip(self.scenarios, row[1:], strict=True)}
+        score = self._score(round(float(row[0]), DIGITS), target)
+        categories = {name: round(float(p), DIGITS) for name, p in zip(self.outputs, row[1:], strict=True)}
         label = self._label(score, target)
         return Verdict(label=label, unsafe_score=score, categories=categories, method=Method.LOGITS)
+
+    def _deciding(self, conversation: Conversation, piece: Conversation) -> Conversation:
+        """See ``Guard._deciding``: the text as it was written, for evidence is quoted from it."""
+        judged, read = _judged(conversation), _judged(piece)
+        whole = normalise(judged)
+        if read != whole:
+            start = whole.find(read)
+            judged = written(judged, start, start + len(read))
+        return with_judged(piece, judged)
 
     def _explain(self, conversations: Sequence[Conversation], verdicts: list[Verdict]) -> list[Verdict]:
         return [
@@ -113,31 +115,37 @@ class ClassifierGuard(Guard):
         score = verdict.unsafe_score or 0.0
         evidence, without = self._evidence(conversation, score) if verdict.label is Label.UNSAFE else ("", score)
         found = sorted((p, n) for n, p in verdict.categories.items() if p >= self.scenario_threshold)
-        named = [scenario(name) for _, name in reversed(found)]
-        text = template(f"mini_analysis.{self.language}.j2").render(
+        return template(f"mini_analysis.{self.language}.j2").render(
             judged=conversation.target.value,
             label=verdict.label,
             score=score,
             threshold=self.threshold_for(conversation.target),
-            scenarios=[s.name_zh if self.language == "zh" else s.name for s in named],
-            evidence=evidence,
+            scenarios=[self._spoken(name) for _, name in reversed(found)],
+            evidence=quotable(evidence),
             without=without,
         )
-        return " ".join(text.split()) if self.language == "en" else "".join(text.splitlines()).strip()
+
+    def _spoken(self, output: str) -> str:
+        """A category's name in the language of the analysis; a trainer's own as it is."""
+        if self.system is None:
+            return output
+        category = self.system.find(output)
+        return category.name_zh if self.language == "zh" else category.name
 
     def _evidence(self, conversation: Conversation, score: float) -> tuple[str, float]:
         """The sentence that the score leans on most, and the score without it; empty where there is none."""
-        judged = conversation.response or conversation.question
-        sentences = _pieces(judged)
-        if len(sentences) < 2:
+        judged = _judged(conversation)
+        read = normalise(judged)
+        found = split_sentences(read)
+        if len(found) < 2:
             return "", score
-        rests = ["".join(sentences[:i] + sentences[i + 1 :]) for i in range(len(sentences))]
-        texts = [as_text(with_judged(conversation, rest)) for rest in rests]
+        texts = [as_text(with_judged(conversation, read[: one.start] + read[one.end :])) for one in found]
         scores = self._probabilities(texts)[:, 0]
         least = int(np.argmin(scores))
-        if scores[least] >= score:
+        without = self._score(round(float(scores[least]), DIGITS), conversation.target)
+        if without >= score:
             return "", score
-        return sentences[least].strip(), float(scores[least])
+        return written(judged, *found[least]), without
 
 
 class MiniGuard(ClassifierGuard):
@@ -181,22 +189,5 @@ def with_judged(conversation: Conversation, text: str) -> Conversation:
     return Conversation.model_construct(messages=(*conversation.messages[:-1], last))
 
 
-def _check_labels(labels: Sequence[str], where: str) -> None:
-    if not labels or labels[0] != UNSAFE:
-        raise UsageError(f"{where} needs 'labels' beginning with '{UNSAFE}', not {list(labels)}")
-    for label in labels[1:]:
-        try:
-            scenario(label)
-        except UsageError as error:
-            raise UsageError(f"{where}: labels: {error}") from None
-    if len(set(labels)) < len(labels):
-        raise UsageError(f"{where}: labels: one stands there twice")
-
-
-def _pieces(text: str) -> list[str]:
-    """Sentences; clauses where there is one sentence only; neighbours joined where there are very many."""
-    pieces = [p for p in _SENTENCE.findall(text) if p.strip()]
-    if len(pieces) < 2:
-        pieces = [p for p in _CLAUSE.findall(text) if p.strip()]
-    size = -(-len(pieces) // _MOST_SENTENCES)
-    return ["".join(pieces[i : i + size]) for i in range(0, len(pieces), max(1, size))]
+def _judged(conversation: Conversation) -> str:
+    return conversation.messages[-1].content

@@ -18,6 +18,7 @@ from libra_guard.backends._options import checked, option_names, unknown_option
 from libra_guard.backends.base import Backend, Prompt
 from libra_guard.backends.control_tokens import KNOWN, neutralise
 from libra_guard.errors import UsageError
+from libra_guard.guards.deferred import DeferredGuard
 from libra_guard.guards.json_answer import JsonAnswerGuard
 from libra_guard.guards.libra_prompt import ANALYSIS_PREFIX, ANSWER_PREFIX, Critic, Example, prompt_text, read_examples
 from libra_guard.records import Conversation, Method, Target, Verdict
@@ -28,7 +29,7 @@ SETTINGS = "libra_guard.json"
 _BEFORE_LABEL = re.compile(r'(?<!\\)"答案"\s*:\s*"')
 
 
-class LibraGuard(JsonAnswerGuard):
+class LibraGuard(DeferredGuard, JsonAnswerGuard):
     """Judges an answer in view of its question with any causal language model.
 
     The score is P(不安全) / (P(安全) + P(不安全)). A model that gives both next to no probability is not answering the
@@ -54,6 +55,7 @@ class LibraGuard(JsonAnswerGuard):
 
     name = "libra"
     targets = frozenset({Target.RESPONSE})
+    closing = '"\n}'
 
     def __init__(
         self,
@@ -116,36 +118,20 @@ class LibraGuard(JsonAnswerGuard):
         """See ``GenerativeGuard.ask``."""
         return self.prompt(conversation.question, conversation.response or "", prefix=prefix)
 
+    def deferred(self, target: Target) -> bool:
+        """See ``DeferredGuard.deferred``: the label follows the analysis of the front critic."""
+        return self.critic is Critic.FRONT
+
+    def before_label(self, text: str, target: Target) -> str:
+        """See ``DeferredGuard.before_label``."""
+        found = _BEFORE_LABEL.search(text)
+        # An analysis may quote what it judges, and a prefix goes to the model as it is.
+        return neutralise(text[: found.end()], KNOWN) if found else ""
+
     def provenance(self) -> dict[str, Any]:
         """See ``Guard.provenance``."""
         own = {"few_shot": len(self.examples), "instruct": self.instruct, "critic": self.critic.value}
         return {**super().provenance(), **own, "rules": self.rules}
-
-    def _judge(self, conversations: Sequence[Conversation]) -> list[Verdict]:
-        if self.critic is Critic.FRONT and self.method is Method.CHOOSE:
-            return self._choose_after_analysis(conversations)
-        return super()._judge(conversations)
-
-    def _choose_after_analysis(self, conversations: Sequence[Conversation]) -> list[Verdict]:
-        """Generates answers, and scores the label where each says it; an answer without one stays unreadable."""
-        # A server that cannot go on from a beginning finds its own.
-        beginning = self.answer_prefix if self.backend.continues else ""
-        texts = self._texts([self.ask(c, prefix=beginning) for c in conversations])
-        verdicts = [self._parsed(beginning + text, Target.RESPONSE) for text in texts]
-        before = {}
-        for i, verdict in enumerate(verdicts):
-            found = _BEFORE_LABEL.search(verdict.raw or "")
-            if found and verdict.label:
-                before[i] = found.string[: found.end()]
-        words = self.choices(Target.RESPONSE)
-        # An analysis may quote what it judges, and a prefix goes to the model as it is.
-        prompts = [self.ask(conversations[i], prefix=neutralise(text, KNOWN)) for i, text in before.items()]
-        for (i, text), row in zip(before.items(), self.backend.choose(prompts, tuple(words)), strict=True):
-            if chosen := self._chosen(dict(zip(words, map(float, row), strict=True)), words, Target.RESPONSE):
-                # What is read from the text later is the verdict, wherever the threshold stands.
-                raw = verdicts[i].raw if chosen.label is verdicts[i].label else f'{text}{chosen.label}"\n}}'
-                verdicts[i] = chosen.model_copy(update={"raw": raw, "analysis": verdicts[i].analysis})
-        return verdicts
 
     def _explain(self, conversations: Sequence[Conversation], verdicts: list[Verdict]) -> list[Verdict]:
         # With the front critic the analysis is there, and without a critic there is none.

@@ -7,14 +7,15 @@ from the first token's probabilities over the ids, as there; thresholds: Lin et 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from libra_guard.backends.base import Backend, Prompt
 from libra_guard.backends.control_tokens import KNOWN, neutralise
 from libra_guard.errors import UsageError
-from libra_guard.guards.generative import LEFT_OUT, LITTLE, GenerativeGuard, Reading
+from libra_guard.guards.deferred import DeferredGuard
+from libra_guard.guards.generative import LEFT_OUT, LITTLE, Reading
 from libra_guard.guards.texts import text_or_file
 from libra_guard.records import Conversation, Label, Message, Method, Role, Target, Verdict
 from libra_guard.taxonomy import Category, CategorySystem
@@ -68,7 +69,7 @@ _THINKING = re.compile(r"\A\s*<think>.*?(?:</think>|\Z)", re.DOTALL)
 _OPEN, _CLOSE = "<explanation>", "</explanation>"
 
 
-class XGuard(GenerativeGuard):
+class XGuard(DeferredGuard):
     """Judges a question, an answer, or the pair by 28 categories of risk.
 
     The score is the share of all risks together in the ids' probability; ``categories`` holds each risk that the model
@@ -109,10 +110,6 @@ class XGuard(GenerativeGuard):
         risks = dict.fromkeys((*SYSTEM.codes, *_new_ids(self.policy)), Label.UNSAFE)
         self._labels = {SAFE: Label.SAFE, **risks}
 
-    def threshold_for(self, target: Target) -> float:
-        """See ``Guard.threshold_for``."""
-        return self.question_threshold if target is Target.PROMPT else self.threshold
-
     def ask(self, conversation: Conversation, *, prefix: str = "") -> Prompt:
         """See ``GenerativeGuard.ask``: the template reads one message, or a question and its answer."""
         question = conversation.question
@@ -125,6 +122,15 @@ class XGuard(GenerativeGuard):
     def choices(self, target: Target) -> Mapping[str, Label]:
         """See ``GenerativeGuard.choices``: every category's id."""
         return self._labels
+
+    def deferred(self, target: Target) -> bool:
+        """See ``DeferredGuard.deferred``."""
+        return self.reason_first
+
+    def before_label(self, text: str, target: Target) -> str:
+        """See ``DeferredGuard.before_label``."""
+        # An explanation may quote what it judges, and a prefix goes to the model as it is.
+        return neutralise(f"{text.rpartition(_CLOSE)[0]}{_CLOSE}\n", KNOWN)
 
     def read(self, text: str, target: Target) -> Reading:
         """See ``GenerativeGuard.read``: an id alone, or with an explanation on the one side where it belongs."""
@@ -148,26 +154,11 @@ class XGuard(GenerativeGuard):
         own = {"question_threshold": self.question_threshold, "reason_first": self.reason_first}
         return {**super().provenance(), **own}
 
-    def _judge(self, conversations: Sequence[Conversation]) -> list[Verdict]:
-        if self.reason_first and self.method is Method.CHOOSE:
-            return self._after_explanation(conversations)
-        return super()._judge(conversations)
-
-    def _after_explanation(self, conversations: Sequence[Conversation]) -> list[Verdict]:
-        """Writes answers and scores the id where each says it; an answer without one stays unreadable."""
-        verdicts = self._generate(conversations)
-        before = {i: f"{v.raw.rpartition(_CLOSE)[0]}{_CLOSE}\n" for i, v in enumerate(verdicts) if v.label and v.raw}
-        # An explanation may quote what it judges, and a prefix goes to the model as it is.
-        prompts = [self.ask(conversations[i], prefix=neutralise(text, KNOWN)) for i, text in before.items()]
-        for i, row in zip(before, self.backend.choose(prompts, tuple(self._labels)), strict=True):
-            found, target = dict(zip(self._labels, map(float, row), strict=True)), conversations[i].target
-            if chosen := self._chosen(found, self._labels, target):
-                written = verdicts[i]
-                told: dict[str, Any] = {"analysis": written.analysis}
-                if chosen.label is not written.label:
-                    told = {"notes": (*chosen.notes, LEFT_OUT)}
-                verdicts[i] = chosen.model_copy(update={"raw": written.raw, **told})
-        return verdicts
+    def _told(self, written: Verdict, chosen: Verdict, beginning: str, words: Mapping[str, Label]) -> dict[str, Any]:
+        # The ids' probabilities tell the categories; an explanation of another id does not explain this one.
+        agreed = chosen.label is written.label
+        told = {"analysis": written.analysis} if agreed else {"notes": (*chosen.notes, LEFT_OUT)}
+        return {"raw": written.raw, **told}
 
     def _chosen(self, found: Mapping[str, float], words: Mapping[str, Label], target: Target) -> Verdict | None:
         verdict = super()._chosen(found, words, target)

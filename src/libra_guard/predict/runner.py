@@ -15,17 +15,17 @@ import os
 import platform
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from libra_guard.errors import DataError, UsageError
 from libra_guard.guards.base import Guard
-from libra_guard.io import count_rows, dumps, file_hash, read_rows
+from libra_guard.io import count_rows, dumps, file_hash, pinned, read_rows
 from libra_guard.predict.journal import Journal, beside, replace_both, settle
 from libra_guard.predict.judging import judge_jobs, output_line
-from libra_guard.predict.record import keep_record
+from libra_guard.predict.record import Asked, keep_record
 from libra_guard.predict.rows import ADDED, Fields, Job, Reject, chunks, read_jobs, row_key
 from libra_guard.predict.shards import RECORD, REJECTS, Shard, alone_in, check_folder, join_records
 from libra_guard.records import Label, Verdict
@@ -91,6 +91,7 @@ def run(
     settings: Settings,
     *,
     command: str = "",
+    asked: Asked | None = None,
     progress: Progress = lambda _: None,
     retry: bool = False,
 ) -> Outcome:
@@ -100,6 +101,7 @@ def run(
         guard: Judges.
         settings: What and where.
         command: Kept in ``run.json``.
+        asked: What the guard was loaded by; kept there too, without secrets, for ``libra cascade``.
         progress: Called with the number of rows that were done, chunk by chunk.
         retry: Once all rows are done, judge those again that the model failed on in earlier runs.
 
@@ -113,12 +115,17 @@ def run(
     """
     if Path(settings.data).is_dir() and settings.out.resolve() == Path(settings.data).resolve():
         raise UsageError(f"{settings.out} is the folder of the data: choose another --out")
-    what, how = _describe(guard, settings, command)
+    # What is recorded is what is read, whatever is pushed to a hub meanwhile.
+    source = str(pinned(settings.data))
+    what, how = _describe(guard, settings, source, command)
+    if asked is not None:
+        how["asked"] = asked.told()
+    settings = replace(settings, data=source)
     outcome = Outcome()
     with ExitStack() as open_files:
         # Whoever comes second sees the record of the first, and finds its files locked.
         with alone_in(settings.out):
-            check_folder(settings.out, settings.shard)
+            check_folder(settings.out, settings.shard, what)
             if not settings.record.exists() and _size(settings.predictions):
                 raise UsageError(
                     f"{settings.predictions} is there without {settings.record.name}: choose another --out"
@@ -300,12 +307,12 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def _describe(guard: Guard, settings: Settings, command: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def _describe(guard: Guard, settings: Settings, source: str, command: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """For ``run.json``: what makes another run, and what does not."""
     what = {
         "guard": guard.provenance(),
         "data": settings.data,
-        "data_hash": file_hash(settings.data),
+        "data_hash": file_hash(source),
         "shard": str(settings.shard),
         "fields": asdict(settings.fields),
         "encoding": settings.encoding,

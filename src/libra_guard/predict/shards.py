@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 
 from libra_guard.errors import UsageError
 from libra_guard.io import atomic, write_atomic
+from libra_guard.predict.record import judged_otherwise, read_record
 
 RECORD = "run.json"
 """What ran, beside the predictions."""
@@ -72,17 +73,36 @@ def _is(file: BinaryIO, path: Path) -> bool:
         return False
 
 
-def check_folder(out: Path, shard: Shard) -> None:
-    """Makes sure that the folder holds no run that was cut otherwise.
+def present(out: Path) -> Iterator[Shard]:
+    """The shards that have begun in this folder, in order."""
+    found = [match for path in out.glob("run-*.json") if (match := _OWN.fullmatch(path.name))]
+    yield from sorted((Shard(int(m[1]), int(m[2])) for m in found), key=lambda s: (s.count, s.rank))
+
+
+def check_folder(out: Path, shard: Shard, what: dict[str, Any]) -> None:
+    """Makes sure that the folder holds no run that was cut otherwise, and no shard that was judged otherwise.
+
+    Args:
+        out: The folder.
+        shard: Which part is to run.
+        what: Is to run, as for ``keep_record``.
 
     Raises:
-        UsageError: It does.
+        UsageError: It does; the message names the difference.
     """
-    cuts = {shard.count for shard in _present(out)}
+    there = list(present(out))
+    cuts = {shard.count for shard in there}
     if not cuts and (out / RECORD).exists():
         cuts = {1}
     if other := cuts - {shard.count}:
         raise UsageError(f"{out} holds a run in {min(other)} parts, not {shard.count}: choose another --out")
+    wanted = json.loads(json.dumps(what))
+    for one in there:
+        if one != shard and (found := judged_otherwise(read_record(out / one.own(RECORD)), wanted)):
+            raise UsageError(
+                f"{out} holds shard {one} of another run ({', '.join(found)}): give every shard the same guard, data "
+                "and settings, or choose another --out"
+            )
 
 
 def join_records(out: Path) -> None:
@@ -92,7 +112,7 @@ def join_records(out: Path) -> None:
     the same time take turns; the last one to end sees them all.
     """
     with alone_in(out):
-        shards = list(_present(out))
+        shards = list(present(out))
         common, own = common_and_own([json.loads((out / s.own(RECORD)).read_text(encoding="utf-8")) for s in shards])
         common.pop("shard", None)
         joined = {**common, "shards": dict(zip(map(str, shards), own, strict=True))}
@@ -110,9 +130,3 @@ def common_and_own(records: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], l
     """What all records say alike, and what each says besides."""
     common = {k: v for k, v in records[0].items() if all(k in r and r[k] == v for r in records)}
     return common, [{k: v for k, v in record.items() if k not in common} for record in records]
-
-
-def _present(out: Path) -> Iterator[Shard]:
-    """The shards that have begun in this folder, in order."""
-    found = [match for path in out.glob("run-*.json") if (match := _OWN.fullmatch(path.name))]
-    yield from sorted((Shard(int(m[1]), int(m[2])) for m in found), key=lambda s: (s.count, s.rank))

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, T
 from rich.progress import Progress as Bar
 from rich.text import Text
 
-from libra_guard.io import count_rows
+from libra_guard.io import Hub, count_rows
 from libra_guard.predict.runner import Outcome, Progress, Settings
 
 _COUNTED_BYTES = 200_000_000
@@ -60,6 +60,6 @@ def _advance(bar: Bar, task: TaskID, rows: int) -> None:
 
 def _total(settings: Settings) -> int | None:
     path = Path(settings.data)
-    if settings.data.startswith("hf://") or not path.is_file() or path.stat().st_size > _COUNTED_BYTES:
+    if Hub.of(settings.data) or not path.is_file() or path.stat().st_size > _COUNTED_BYTES:
         return None
     return len(settings.shard.range(count_rows(path, encoding=settings.encoding)))
