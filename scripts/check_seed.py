@@ -40,8 +40,8 @@ FEWEST = 40
 MOST_UNEQUAL = 0.1
 """Largest difference of the shares of both labels in a sub-category."""
 LEAST_KAPPA = 0.8
-CEILINGS = {"question": 0.55, "length": 0.6}
-"""AUC that a classifier may reach which sees this and nothing else."""
+CEILINGS = {"question": 0.55, "length": 0.6, "first_8_characters": 0.66, "last_8_characters": 0.66, "answer": 0.87}
+"""AUC that a classifier may reach which sees this and nothing else; of the last three, so that it grows no worse."""
 _BLOCK = 512
 
 Rows = list[dict[str, Any]]
