@@ -106,11 +106,19 @@ def test_rules_of_the_whole() -> None:
         "agreement": check["agreement"](rows),
         "near_duplicates": [["a", "b"]],
         "near_others": {"x.json": [["c", "d"]]},
-        "leakage": {"question": 0.7, "length": 0.5},
+        "leakage": dict.fromkeys(("first_8_characters", "last_8_characters", "length"), 0.5)
+        | {"question": 0.7, "answer": 0.9},
     }
     faults = "\n".join(check["rules"](found))
-    for said in ("no row for", "a and b are nearly one", "c is nearly d of x.json", "the question alone tells"):
+    for said in (
+        "no row for",
+        "a and b are nearly one",
+        "c is nearly d of x.json",
+        "the question alone tells",
+        "the answer alone tells",
+    ):
         assert said in faults
+    assert "length alone" not in faults
     assert "Values" not in faults
     found["counts"]["sub_categories"]["Values"]["安全"] = 50
     assert "Values: " in "\n".join(check["rules"](found))
