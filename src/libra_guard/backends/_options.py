@@ -81,6 +81,17 @@ def at_least(least: int, **numbers: float | None) -> None:
             raise UsageError(f"{name} is {number}; it must be at least {least}")
 
 
+def shares(**numbers: float | None) -> None:
+    """Refuses what is no share; None is an option that was not given.
+
+    Raises:
+        UsageError: A number lies outside of [0, 1], or is none at all.
+    """
+    for name, number in numbers.items():
+        if number is not None and not 0 <= number <= 1:
+            raise UsageError(f"{name} is {number}; it must lie in [0, 1]")
+
+
 def _inits(made: type[Any]) -> Iterator[Any]:
     """The initialiser of a class, and those above it as long as they are handed ``**options``."""
     for level in made.__mro__:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from libra_guard.cli.options import command_line
+from libra_guard.cli.options import this_command
 from libra_guard.errors import UsageError
 
 if TYPE_CHECKING:
@@ -71,7 +70,7 @@ def calibrate(
         test=test,
         present=Calibration.read(out) if out.exists() else None,
         seed=seed,
-        command=command_line(["libra", *sys.argv[1:]]),
+        command=this_command(),
     )
     write_atomic(out, result.calibration.text())
     typer.echo(_table(result.rows))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from libra_guard.cli.options import command_line
+from libra_guard.cli.options import this_command
 
 if TYPE_CHECKING:
     from libra_guard.evaluate.cascade import CascadeGoal, Fit
@@ -53,7 +52,7 @@ def cascade(
     goal = CascadeGoal(calls, LOSE if calls is None and lose is None else lose)
     runs = read_runs(fast, strong, labels, label_field)
     found = fit(runs.rows, runs.partners, goal)
-    command = command_line(["libra", *sys.argv[1:]])
+    command = this_command()
     text, by_hand = cascade_file(runs, found, goal, out=out, fast=fast_guard, strong=strong_guard, command=command)
     write_atomic(out, text)
     _show(found)

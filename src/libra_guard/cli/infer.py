@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,9 +13,9 @@ from libra_guard.cli.options import (
     GuardOption,
     SettingsOption,
     ThresholdOption,
-    command_line,
     given_options,
     open_guard,
+    this_command,
 )
 from libra_guard.errors import UsageError
 from libra_guard.records import Target
@@ -69,7 +68,7 @@ def infer(
     )
     opened = open_guard(guard, backend, threshold, settings)
     with progress_bar(wanted) as progress:
-        command = command_line(["libra", *sys.argv[1:]])
+        command = this_command()
         asked = Asked(guard, backend, given_options(threshold, settings))
         outcome = run(opened, wanted, command=command, asked=asked, progress=progress, retry=retry)
     typer.echo(summary(outcome, wanted), err=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -28,6 +29,11 @@ _SECRET = re.compile(rf"((?:^|=)\w*{SECRET}=).+", re.IGNORECASE | re.DOTALL)
 def command_line(arguments: Sequence[str]) -> str:
     """The command as it would be typed, for records and messages: what ``--set`` gives a key or token is left out."""
     return shlex.join(without_secret(argument) for argument in arguments)
+
+
+def this_command() -> str:
+    """What was typed, for records."""
+    return command_line(["libra", *sys.argv[1:]])
 
 
 def without_secret(argument: str) -> str:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from libra_guard.cli.options import command_line
+from libra_guard.cli.options import this_command
 from libra_guard.errors import require
 
 app = typer.Typer(help="Train guards.", no_args_is_help=True)
@@ -28,10 +27,6 @@ def _say(line: str) -> None:
     typer.echo(line, err=True)
 
 
-def _typed() -> str:
-    return command_line(["libra", *sys.argv[1:]])
-
-
 @app.command()
 def classifier(
     recipe: Annotated[Path, typer.Argument(help="YAML, e.g. configs/train/mini.yaml.")],
@@ -48,7 +43,7 @@ def classifier(
     from libra_guard.train.classifier import train_classifier
     from libra_guard.train.recipe import Recipe
 
-    result = train_classifier(Recipe.read(recipe), data, out, base=base, command=_typed(), report=_say)
+    result = train_classifier(Recipe.read(recipe), data, out, base=base, command=this_command(), report=_say)
     typer.echo(
         json.dumps({k: result[k] for k in ("name", "threshold", "test", "parity")}, ensure_ascii=False, indent=2)
     )
@@ -70,7 +65,7 @@ def generative(
     from libra_guard.train.generative import train_generative
     from libra_guard.train.generative_recipe import GenerativeRecipe
 
-    result = train_generative(GenerativeRecipe.read(recipe), data, out, base=base, command=_typed(), report=_say)
+    result = train_generative(GenerativeRecipe.read(recipe), data, out, base=base, command=this_command(), report=_say)
     if result:
         typer.echo(json.dumps({k: result[k] for k in ("name", "threshold", "test")}, ensure_ascii=False, indent=2))
 
@@ -89,7 +84,7 @@ def ablate(
         require(module, "train")
     from libra_guard.train.ablation import ablate, markdown
 
-    typer.echo(markdown(ablate(study, data, out, base=base, command=_typed(), report=_say)["results"]))
+    typer.echo(markdown(ablate(study, data, out, base=base, command=this_command(), report=_say)["results"]))
 
 
 @app.command()

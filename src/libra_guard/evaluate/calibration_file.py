@@ -154,19 +154,16 @@ def guard_of(run: Run) -> dict[str, Any]:
         UsageError: There is no record; it tells of several guards, of one that takes no calibration or that had one;
             or it does not say whether questions or answers were judged.
     """
-    records = [record for record in run.records.values() if isinstance(record, dict)]
-    shards = [record.get("shards") for record in records]
-    records += [own for of in shards if isinstance(of, dict) for own in of.values() if isinstance(own, dict)]
-    guards = [record["guard"] for record in records if isinstance(record.get("guard"), dict)]
-    if not guards:
+    guard = run.guard
+    if guard is None:
         raise UsageError(f"{run.path}: no {RECORD} here tells which guard judged; take what 'libra infer' wrote")
     if run.mixed:
         raise UsageError(f"{run.path}: {run.mixed[0]}; judge them again with one")
-    if not guard_class(name := str(guards[0].get("guard"))).gives_scores:
+    if not guard_class(name := str(guard.get("guard"))).gives_scores:
         raise UsageError(f"{run.path}: judged by '{name}', which takes no calibration")
-    if "calibration" in guards[0]:
+    if "calibration" in guard:
         raise UsageError(f"{run.path}: judged with a calibration; judge again with --set calibration=null")
-    fields = [record["fields"] for record in records if isinstance(record.get("fields"), dict)]
+    fields = [part["fields"] for part in run.parts if isinstance(part.get("fields"), dict)]
     if any(told.get("target") is None for told in fields):
         raise UsageError(f"{run.path}: questions and answers in one run; judge them apart, with --judge")
-    return dict(guards[0])
+    return dict(guard)

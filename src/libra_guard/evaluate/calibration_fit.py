@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from libra_guard.backends._options import shares
 from libra_guard.errors import DataError, UsageError
 from libra_guard.evaluate.metrics import Bools, Metrics, Outcomes, decide, measure
 from libra_guard.evaluate.predictions import Matched
@@ -45,9 +46,7 @@ class CalibrationGoal:
     def __post_init__(self) -> None:
         if self.false_positives is not None and self.recall is not None:
             raise UsageError("a threshold is chosen for a share of false positives or for a recall, not for both")
-        for name, share in {"false_positives": self.false_positives, "recall": self.recall}.items():
-            if share is not None and not 0 <= share <= 1:
-                raise UsageError(f"{name} is {share}; it must lie in [0, 1]")
+        shares(false_positives=self.false_positives, recall=self.recall)
 
     def __str__(self) -> str:
         if self.false_positives is not None:

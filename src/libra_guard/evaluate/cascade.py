@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
+from libra_guard.backends._options import shares
 from libra_guard.data.base import question_bucket
 from libra_guard.errors import DataError, UsageError
 from libra_guard.evaluate.metrics import Bools, Outcomes, decide, measure
@@ -47,9 +48,7 @@ class CascadeGoal:
     """Accuracy, in [0, 1], lost to the strong guard at most; without ``calls`` it is asked as little as may be."""
 
     def __post_init__(self) -> None:
-        for name, share in {"calls": self.calls, "lose": self.lose}.items():
-            if share is not None and not 0 <= share <= 1:
-                raise UsageError(f"{name} is {share}; it must lie in [0, 1]")
+        shares(calls=self.calls, lose=self.lose)
         if self.calls is None and self.lose is None:
             raise UsageError("a cascade is fitted to a share of calls, to an accuracy that may be lost, or to both")
 

@@ -160,11 +160,7 @@ class Calibration(ConfigFile):
         Raises:
             UsageError: It was fitted on another; the message says what differs.
         """
-        told = self.fitted_on
-        for key in _identity(told) if told else ():
-            # What one of them alone has is a difference too: an adapter that came later makes another model.
-            if told.get(key) != guard.get(key):
-                raise UsageError(f"fitted on another {key}: {told.get(key)}, and this guard has {guard.get(key)}")
+        check_fitted_on(self.fitted_on, guard)
 
     @property
     def sha256(self) -> str:
@@ -175,6 +171,22 @@ class Calibration(ConfigFile):
         """The file."""
         kept = {name: value for name, value in self.model_dump(mode="json").items() if value}
         return json.dumps(kept, ensure_ascii=False, indent=2) + "\n"
+
+
+def check_fitted_on(told: Mapping[str, Any], guard: Mapping[str, Any]) -> None:
+    """Sees to it that what was fitted on one guard serves no other.
+
+    Args:
+        told: Provenance of the guard that was fitted on; empty: not checked.
+        guard: That of the guard which is to be served.
+
+    Raises:
+        UsageError: They are of different guards, models or prompts; the message says what differs.
+    """
+    for key in _identity(told) if told else ():
+        # What one of them alone has is a difference too: an adapter that came later makes another model.
+        if told.get(key) != guard.get(key):
+            raise UsageError(f"fitted on another {key}: {told.get(key)}, and this guard has {guard.get(key)}")
 
 
 def logit(scores: Scores) -> Scores:

@@ -12,7 +12,7 @@ from libra_guard.backends.base import Backend
 from libra_guard.configuration import ConfigFile, Strict
 from libra_guard.errors import UsageError
 from libra_guard.guards.band import Band
-from libra_guard.guards.calibration import Calibration
+from libra_guard.guards.calibration import check_fitted_on
 from libra_guard.guards.combined import CombinedGuard, MemberSpec, does_not_judge, load_members, not_read
 from libra_guard.records import Conversation, Label, Target, Verdict
 
@@ -172,7 +172,7 @@ def _check_scale(told: Mapping[str, Any], guard: Mapping[str, Any]) -> None:
     """Sees to it that a guard's scores are those that were told of, by the rules of a calibration and by its own."""
     if not told:
         return
-    Calibration.model_construct(fitted_on=told).check(guard)
+    check_fitted_on(told, guard)
     old, new = ((one.get("calibration") or {}).get("sha256") for one in (told, guard))
     if old != new:
         raise UsageError(f"fitted on another calibration: {old}, and this guard has {new}")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import difflib
 import importlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from libra_guard.backends._options import checked, option_names, unknown_option
+from libra_guard.backends.base import Backend
 from libra_guard.backends.registry import backend_class, load_backend
 from libra_guard.errors import UsageError
 from libra_guard.guards.base import Guard
@@ -43,6 +45,12 @@ class GuardEntry:
     """Folder under ``assets/`` of the weights that ship inside; where there are any, MODEL can be left out."""
 
 
+_LOCAL_OR_SERVED = ("transformers", "openai", "scripted")
+"""Of a guard model with a format of its own."""
+_ANY_LANGUAGE_MODEL = ("transformers", "openai", "anthropic", "scripted")
+"""Of a guard that any instruct model can be."""
+_NAMED = "a folder or hub name, or the model's name at the server"
+
 GUARDS: dict[str, GuardEntry] = {
     entry.name: entry
     for entry in (
@@ -62,8 +70,8 @@ GUARDS: dict[str, GuardEntry] = {
             factory="libra_guard.guards.libra:LibraGuard",
             judges=("response",),
             languages=("zh",),
-            backends=("transformers", "openai", "anthropic", "scripted"),
-            model="a folder or hub name, or the model's name at the server",
+            backends=_ANY_LANGUAGE_MODEL,
+            model=_NAMED,
             extra="hf",
         ),
         GuardEntry(
@@ -72,8 +80,8 @@ GUARDS: dict[str, GuardEntry] = {
             factory="libra_guard.guards.llama_guard:LlamaGuard",
             judges=("prompt", "response"),
             languages=("en", "fr", "de", "hi", "it", "pt", "es", "th"),
-            backends=("transformers", "openai", "scripted"),
-            model="a folder or hub name, or the model's name at the server",
+            backends=_LOCAL_OR_SERVED,
+            model=_NAMED,
             extra="hf",
             hub=("meta-llama/Llama-Guard-3-8B", "meta-llama/Llama-Guard-3-1B", "meta-llama/Llama-Guard-4-12B"),
             licence="Llama Community License",
@@ -85,8 +93,8 @@ GUARDS: dict[str, GuardEntry] = {
             factory="libra_guard.guards.qwen3guard:Qwen3Guard",
             judges=("prompt", "response"),
             languages=("zh", "en", "117 more"),
-            backends=("transformers", "openai", "scripted"),
-            model="a folder or hub name, or the model's name at the server",
+            backends=_LOCAL_OR_SERVED,
+            model=_NAMED,
             extra="hf",
             hub=("Qwen/Qwen3Guard-Gen-0.6B", "Qwen/Qwen3Guard-Gen-4B", "Qwen/Qwen3Guard-Gen-8B"),
             licence="Apache-2.0",
@@ -134,8 +142,8 @@ GUARDS: dict[str, GuardEntry] = {
             factory="libra_guard.guards.policy:PolicyGuard",
             judges=("prompt", "response"),
             languages=("zh",),
-            backends=("transformers", "openai", "anthropic", "scripted"),
-            model="a folder or hub name, or the model's name at the server",
+            backends=_ANY_LANGUAGE_MODEL,
+            model=_NAMED,
             extra="hf",
             hub=("openai/gpt-oss-safeguard-20b", "openai/gpt-oss-safeguard-120b"),
             licence="Apache-2.0",
@@ -147,8 +155,8 @@ GUARDS: dict[str, GuardEntry] = {
             factory="libra_guard.guards.shieldlm:ShieldLM",
             judges=("response",),
             languages=("zh", "en"),
-            backends=("transformers", "openai", "scripted"),
-            model="a folder or hub name, or the model's name at the server",
+            backends=_LOCAL_OR_SERVED,
+            model=_NAMED,
             extra="hf",
             hub=(
                 "thu-coai/ShieldLM-14B-qwen",
@@ -165,8 +173,8 @@ GUARDS: dict[str, GuardEntry] = {
             factory="libra_guard.guards.xguard:XGuard",
             judges=("prompt", "response"),
             languages=("zh", "en", "more"),
-            backends=("transformers", "openai", "scripted"),
-            model="a folder or hub name, or the model's name at the server",
+            backends=_LOCAL_OR_SERVED,
+            model=_NAMED,
             extra="hf",
             hub=("Alibaba-AAIG/YuFeng-XGuard-Reason-0.6B", "Alibaba-AAIG/YuFeng-XGuard-Reason-8B"),
             licence="Apache-2.0",
@@ -178,8 +186,8 @@ GUARDS: dict[str, GuardEntry] = {
             factory="libra_guard.guards.wildguard:WildGuard",
             judges=("prompt", "response"),
             languages=("en",),
-            backends=("transformers", "openai", "scripted"),
-            model="a folder or hub name, or the model's name at the server",
+            backends=_LOCAL_OR_SERVED,
+            model=_NAMED,
             extra="hf",
             hub=("allenai/wildguard",),
             licence="Apache-2.0",
@@ -191,8 +199,8 @@ GUARDS: dict[str, GuardEntry] = {
             factory="libra_guard.guards.polyguard:PolyGuard",
             judges=("prompt", "response"),
             languages=("zh", "en", "15 more"),
-            backends=("transformers", "openai", "scripted"),
-            model="a folder or hub name, or the model's name at the server",
+            backends=_LOCAL_OR_SERVED,
+            model=_NAMED,
             extra="hf",
             hub=(
                 "ToxicityPrompts/PolyGuard-Qwen-Smol",
@@ -208,8 +216,8 @@ GUARDS: dict[str, GuardEntry] = {
             factory="libra_guard.guards.shieldgemma:ShieldGemma",
             judges=("prompt", "response"),
             languages=("en",),
-            backends=("transformers", "openai", "scripted"),
-            model="a folder or hub name, or the model's name at the server",
+            backends=_LOCAL_OR_SERVED,
+            model=_NAMED,
             extra="hf",
             hub=("google/shieldgemma-2b", "google/shieldgemma-9b", "google/shieldgemma-27b"),
             licence="Gemma Terms of Use",
@@ -221,8 +229,8 @@ GUARDS: dict[str, GuardEntry] = {
             factory="libra_guard.guards.granite_guardian:GraniteGuardian",
             judges=("prompt", "response"),
             languages=("en",),
-            backends=("transformers", "openai", "scripted"),
-            model="a folder or hub name, or the model's name at the server",
+            backends=_LOCAL_OR_SERVED,
+            model=_NAMED,
             extra="hf",
             hub=("ibm-granite/granite-guardian-4.1-8b",),
             licence="Apache-2.0",
@@ -257,7 +265,13 @@ RESERVED = {
 
 
 def load_guard(
-    spec: str, /, *, backend: str | None = None, calibration: str | Path | bool | None = True, **options: Any
+    spec: str,
+    /,
+    *,
+    backend: str | None = None,
+    calibration: str | Path | bool | None = True,
+    open_backend: Callable[..., Backend] = load_backend,
+    **options: Any,
 ) -> Guard:
     """Loads a guard.
 
@@ -266,6 +280,7 @@ def load_guard(
         backend: Name of a backend the guard can run on; by default the entry's first.
         calibration: A file that ``libra calibrate`` wrote. True: ``calibration.json`` in the folder of the adapter or
             else of the model, where there is one and the guard gives scores. None or False: none.
+        open_backend: Called as ``load_backend`` is, for callers who put something around a backend.
         **options: The guard's own options by name; all others go to the backend.
 
     Raises:
@@ -300,7 +315,7 @@ def load_guard(
     asked = checked(made, taught | {k: v for k, v in options.items() if k in own})
     file = _calibration_file(calibration, options.get("adapter") or folder)
     scale = Calibration.read(file) if file else None
-    runtime = load_backend(chosen, folder, **{k: v for k, v in options.items() if k not in own})
+    runtime = open_backend(chosen, folder, **{k: v for k, v in options.items() if k not in own})
     guard: Guard = made(runtime, **asked)
     if scale is None or (calibration is True and not guard.gives_scores):
         return guard

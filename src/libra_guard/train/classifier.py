@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from libra_guard.backends.base import Text
 from libra_guard.errors import UsageError
 from libra_guard.evaluate.metrics import Outcomes, measure
 from libra_guard.evaluate.significance import intervals
@@ -81,24 +82,23 @@ def train_classifier(
     _need_both_labels("ngrams", wide_examples)
     _need_both_labels("calibration", calibration + benign)
     base = (base or recipe.base) if recipe.encoder else None
-    provenance = provenance_of(recipe, data, base)
+    provenance = provenance_of(recipe, data, base, command)
 
     trainer = _load_encoder(recipe, stages, outputs, base, report) if recipe.encoder else None
     wide = fit_wide(recipe.ngrams, wide_examples, seed=recipe.seed) if recipe.ngrams else None
     if trainer:
         _train_stages(trainer, recipe, provenance, stages, out, shared_stages, report)
 
-    def parts(examples: list[Example]) -> tuple[NDArray[np.float64] | None, NDArray[np.float64] | None]:
-        texts = [e.text for e in examples]
+    def parts(texts: list[Text]) -> tuple[NDArray[np.float64] | None, NDArray[np.float64] | None]:
         return (trainer.logits(texts) if trainer else None), (wide.logits(texts) if wide else None)
 
     fitted_on = calibration + benign
-    joint = fit_joint(*parts(fitted_on), fitted_on, seed=recipe.seed)
+    joint = fit_joint(*parts([e.text for e in fitted_on]), fitted_on, seed=recipe.seed)
 
     def scores(examples: list[Example]) -> NDArray[np.float64]:
         # Of the file that is used, not of the parts it was made of.
         texts = [e.text for e in examples]
-        return exported_scores(made, texts, _scores(joint, *parts(examples))) if examples else np.zeros(0)
+        return exported_scores(made, texts, lambda long: _scores(joint, *parts(long))) if texts else np.zeros(0)
 
     guard, made = out / "guard", out / ".guard"
     report(f"writing {guard}")
@@ -120,7 +120,7 @@ def train_classifier(
     shutil.rmtree(guard, ignore_errors=True)
     made.rename(guard)
     hub = _write_hub(out / "hub", trainer, None if wide else joint, config, thresholds) if trainer else None
-    tested = parts(test) if test else (None, None)
+    tested = parts([e.text for e in test]) if test else (None, None)
     limits = _limits(test, thresholds)
     result: dict[str, Any] = {
         "name": recipe.name,
@@ -134,7 +134,7 @@ def train_classifier(
             "test": _counts(test),
         },
         "hub": hub,
-        "provenance": {**provenance, **({"command": command} if command else {})},
+        "provenance": provenance,
     }
     write_atomic(out / "train.json", json.dumps(result, ensure_ascii=False, indent=2) + "\n")
     write_cards(out, recipe, result)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -158,20 +158,24 @@ def parity(
     }
 
 
-def exported_scores(folder: Path, texts: Sequence[Text], otherwise: NDArray[np.float64]) -> NDArray[np.float64]:
+def exported_scores(
+    folder: Path, texts: Sequence[Text], otherwise: Callable[[list[Text]], NDArray[np.float64]]
+) -> NDArray[np.float64]:
     """Unsafe probabilities by the exported guard, whose int8 moves them a little; thresholds are chosen on these.
 
     Args:
         folder: The exported guard.
         texts: What it judges.
-        otherwise: The parts' own probabilities, shape ``(n,)``; they stand for texts that the guard reads in windows.
+        otherwise: The parts' own probabilities of some texts; they stand for those that the guard reads in windows.
     """
     backend = OnnxBackend(folder)
     whole = _whole(backend, texts)
-    scores = otherwise.copy()
+    scores = np.empty(len(texts))
     if whole.any():
         found = backend.logits([text for text, fits in zip(texts, whole, strict=True) if fits])
         scores[whole] = probabilities(found[:, 0])
+    if not whole.all():
+        scores[~whole] = otherwise([text for text, fits in zip(texts, whole, strict=True) if not fits])
     return scores
 
 

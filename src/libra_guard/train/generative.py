@@ -99,7 +99,7 @@ def train_generative(
         taught.append(made)
     if calibration:
         _need_both_labels("calibration", calibration)
-    provenance = provenance_of(recipe, data, base)
+    provenance = provenance_of(recipe, data, base, command)
 
     folder, losses = _train_stages(recipe, base, tokenizer, taught, provenance, shared_stages or out, say)
     if not first:
@@ -130,7 +130,7 @@ def train_generative(
         "samples": {s.name: _counts(pairs) for s, pairs in zip(stages, shown, strict=True)}
         | {"calibration": _counts(calibration + benign), "test": _counts(test)},
         "losses": losses,
-        "provenance": {**provenance, **({"command": command} if command else {})},
+        "provenance": provenance,
     }
     write_atomic(out / "train.json", json.dumps(result, ensure_ascii=False, indent=2) + "\n")
     write_generative_card(guard / "README.md", recipe, result)

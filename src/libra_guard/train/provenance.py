@@ -40,14 +40,15 @@ class AnyRecipe(Protocol):
         """All settings."""
 
 
-def provenance_of(recipe: AnyRecipe, data: str | Path, base: str | None) -> dict[str, Any]:
-    """Recipe, hashes of the data and of a local base, versions, machine.
+def provenance_of(recipe: AnyRecipe, data: str | Path, base: str | None, command: str | None = None) -> dict[str, Any]:
+    """Recipe, hashes of the data and of a local base, versions, machine, command.
 
     Args:
         recipe: What is done.
         data: Folder that the sources' paths are relative to.
         base: The pretrained model that is started from, if any. A local folder's name tells nobody anything, so its
             content stands for it.
+        command: What was typed, if anything was.
     """
     return {
         "recipe": recipe.model_dump(mode="json"),
@@ -55,6 +56,7 @@ def provenance_of(recipe: AnyRecipe, data: str | Path, base: str | None) -> dict
         "data": {s.path: file_hash(Path(data) / s.path) for s in [*recipe.fitted_on, *recipe.test]},
         "versions": {**_versions(), "python": platform.python_version()},
         "machine": f"{platform.system()} {platform.machine()}",
+        **({"command": command} if command else {}),
     }
 
 
