@@ -1,9 +1,15 @@
-"""Tiny ONNX classifiers, made here: an encoder's inputs with a tokenizer of single characters, or hashed n-grams."""
+"""What the tests of several parts need: tiny ONNX classifiers, and a server that says what a test tells it to.
+
+The classifiers are made here: an encoder's inputs with a tokenizer of single characters, or hashed n-grams.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -105,3 +111,64 @@ def tokens_folder(make_model: MakeModel) -> Path:
 def ngrams_folder(make_model: MakeModel) -> Path:
     """A model that reads n-grams."""
     return make_model("ngrams")
+
+
+class FakeServer:
+    """Answers each POST with what ``reply`` returns: a status, headers and a body; keeps what was asked."""
+
+    def __init__(self) -> None:
+        self.reply: Callable[[dict[str, Any]], tuple[int, dict[str, str], Any]] = lambda _: (500, {}, {})
+        self.asked: list[dict[str, Any]] = []
+        self.paths: list[str] = []
+        self.headers: list[dict[str, str]] = []
+        self.at_once = self.most_at_once = 0
+        self.times: list[float] = []
+        self._lock = threading.Lock()
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
+                with outer._lock:
+                    outer.asked.append(asked)
+                    outer.paths.append(self.path)
+                    outer.headers.append({k.lower(): v for k, v in self.headers.items()})
+                    outer.times.append(time.monotonic())
+                    outer.at_once += 1
+                    outer.most_at_once = max(outer.most_at_once, outer.at_once)
+                status, headers, body = outer.reply(asked)
+                with outer._lock:
+                    outer.at_once -= 1
+                data = body.encode() if isinstance(body, str) else json.dumps(body).encode()
+                try:
+                    self.send_response(status)
+                    for name, value in {"content-type": "application/json", **headers}.items():
+                        self.send_header(name, value)
+                    self.send_header("content-length", str(len(data)))
+                    self.end_headers()
+                    self.wfile.write(data)
+                except (BrokenPipeError, ConnectionResetError):
+                    self.close_connection = True
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
+        self._thread.start()
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+@pytest.fixture
+def server() -> Iterator[FakeServer]:
+    fake = FakeServer()
+    yield fake
+    fake.close()

@@ -10,7 +10,7 @@ import anthropic
 
 from libra_guard.backends._options import at_least, more_than
 from libra_guard.backends._remote import Remote, reading
-from libra_guard.backends.base import Backend, Prompt
+from libra_guard.backends.base import Backend, Completion, Prompt
 from libra_guard.backends.control_tokens import KNOWN, neutralise
 from libra_guard.errors import UsageError
 from libra_guard.records import Method, Role
@@ -90,15 +90,24 @@ class AnthropicBackend(Backend):
             UsageError: A prompt is raw, or a temperature is asked for that would not be sent.
             BackendError: The server failed for good.
         """
+        done = self.complete(prompts, max_tokens=max_tokens, temperature=temperature, seed=seed)
+        return [completion.text for completion in done]
+
+    def complete(
+        self, prompts: Sequence[Prompt], *, max_tokens: int = 256, temperature: float = 0.0, seed: int = 42
+    ) -> list[Completion]:
+        """See the base class."""
         if any(prompt.raw for prompt in prompts):
             raise UsageError("the Messages API takes no raw prompts; use the chat form")
         if temperature > 0 and not self._sampling:
             raise UsageError("the Messages API takes no temperature; for older models set sampling=True")
 
-        async def ask(prompt: Prompt) -> str:
+        async def ask(prompt: Prompt) -> Completion:
             answer = await self._client.messages.create(**self._request(prompt, max_tokens, temperature))
             with reading("text"):
-                return "".join(block.text for block in answer.content if block.type == "text")
+                text = "".join(block.text for block in answer.content if block.type == "text")
+                used, cut = answer.usage, answer.stop_reason == "max_tokens"
+                return Completion(text, used.input_tokens, used.output_tokens, cut)
 
         return self._remote.map(ask, prompts, ("generate", max_tokens, temperature, seed))
 

@@ -76,6 +76,16 @@ class Prompt:
         return cls((Message(role=Role.USER, content=text),), prefix=prefix, raw=raw)
 
 
+class Completion(NamedTuple):
+    """A generated text and what it took."""
+
+    text: str
+    prompt_tokens: int
+    new_tokens: int
+    cut: bool = False
+    """Whether the text ended because it had reached the limit of tokens."""
+
+
 class Span(NamedTuple):
     """Where a token stands in its text, in characters: ``text[start:end]``."""
 
@@ -108,6 +118,22 @@ class Backend(ABC):
             BackendError: The model or the server failed for good.
         """
         raise BackendError(f"the backend '{self.name}' cannot generate text")
+
+    def complete(
+        self, prompts: Sequence[Prompt], *, max_tokens: int = 256, temperature: float = 0.0, seed: int = 42
+    ) -> list[Completion]:
+        """``generate`` with counts of tokens: the server's, where it tells; else what ``overhead`` and ``spans`` say.
+
+        Raises:
+            BackendError: The model or the server failed for good.
+        """
+        texts = self.generate(prompts, max_tokens=max_tokens, temperature=temperature, seed=seed)
+        return [self.counted(p, text, max_tokens) for p, text in zip(prompts, texts, strict=True)]
+
+    def counted(self, prompt: Prompt, text: str, max_tokens: int) -> Completion:
+        """A generated text with this backend's own counts."""
+        new = len(self.spans([text])[0])
+        return Completion(text, self.overhead(prompt), min(new, max_tokens), new >= max_tokens)
 
     def choose(self, prompts: Sequence[Prompt], choices: Sequence[str]) -> NDArray[np.float64]:
         """Probability of each choice as the next text after each prompt's prefix, the whole choice summed.

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from libra_guard.backends._options import at_least, more_than
 from libra_guard.backends._remote import Remote, reading
 from libra_guard.backends._top_logprobs import Step, read_choices
-from libra_guard.backends.base import Backend, Prompt
+from libra_guard.backends.base import Backend, Completion, Prompt
 from libra_guard.backends.control_tokens import KNOWN, neutralise
 from libra_guard.errors import UsageError
 from libra_guard.records import Method
@@ -96,12 +96,23 @@ class OpenAIBackend(Backend):
         self, prompts: Sequence[Prompt], *, max_tokens: int = 256, temperature: float = 0.0, seed: int = 42
     ) -> list[str]:
         """See the base class; where ``continues`` is False, the whole answer to a prompt that is not raw."""
+        done = self.complete(prompts, max_tokens=max_tokens, temperature=temperature, seed=seed)
+        return [completion.text for completion in done]
 
-        async def ask(prompt: Prompt) -> str:
+    def complete(
+        self, prompts: Sequence[Prompt], *, max_tokens: int = 256, temperature: float = 0.0, seed: int = 42
+    ) -> list[Completion]:
+        """See the base class."""
+
+        async def ask(prompt: Prompt) -> Completion:
             answer = await self._ask(prompt, max_tokens, temperature=temperature, seed=seed)
             with reading("text"):
                 said = answer.choices[0]
-                return (said.text if prompt.raw else said.message.content) or ""
+                text = (said.text if prompt.raw else said.message.content) or ""
+                if answer.usage is None:
+                    return self.counted(prompt, text, max_tokens)
+                used, cut = answer.usage, said.finish_reason == "length"
+                return Completion(text, used.prompt_tokens, used.completion_tokens, cut)
 
         return self._remote.map(ask, prompts, ("generate", max_tokens, temperature, seed))
 
