@@ -10,6 +10,7 @@ import random
 import sys
 import time
 import tracemalloc
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -536,6 +537,60 @@ def test_no_gzip(write: Write, suffix: str, kind: str) -> None:
     assert "read" in bad.reason
 
 
+def zipped(path: Path, members: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("suffix", "data"), [(".jsonl", jsonl(ROWS)), (".json", json.dumps(ROWS).encode()), (".CSV", csv_bytes(ROWS))]
+)
+def test_the_only_file_of_an_archive_is_read(tmp_path: Path, suffix: str, data: bytes) -> None:
+    members = {"deep/": b"", "deep/any.name": data, "__MACOSX/deep/._any.name": b"\x00"}
+    path = zipped(tmp_path / f"rows{suffix}.ZIP", members)
+    expected = [{**row, "id": str(row["id"])} for row in ROWS] if suffix == ".CSV" else ROWS
+    assert good(path) == good(tmp_path) == expected
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_an_archive_of_several_files_or_none_is_told(tmp_path: Path, count: int) -> None:
+    (bad,) = read_rows(zipped(tmp_path / "rows.jsonl.zip", {f"{i}.jsonl": jsonl(ROWS) for i in range(count)}))
+    assert isinstance(bad, BadRow)
+    assert bad.reason.endswith(f"the archive holds {count} files where one is read; unpack it")
+
+
+@pytest.mark.parametrize("suffix", [".jsonl.zip", ".csv.zip", ".parquet.zip"])
+@pytest.mark.parametrize("kind", ["no zip", "cut", "damaged", "encrypted", "unknown packing"])
+def test_no_zip(tmp_path: Path, suffix: str, kind: str) -> None:
+    path = zipped(tmp_path / f"rows{suffix}", {"rows": jsonl(ROWS)})
+    data = bytearray(path.read_bytes())
+    start = data.index(b"rows") + 4
+    central = data.index(b"PK\x01\x02")
+    if kind == "damaged":
+        data[start : start + 40] = b"\xff" * 40
+    elif kind == "encrypted":
+        data[6], data[central + 8] = 1, 1
+    elif kind == "unknown packing":
+        data[8], data[central + 10] = 99, 99
+    path.write_bytes({"no zip": jsonl(ROWS), "cut": bytes(data[:-30])}.get(kind, bytes(data)))
+    *_, bad = read_rows(path)
+    assert isinstance(bad, BadRow)
+    assert "read" in bad.reason
+
+
+def test_an_archive_damaged_at_its_end_keeps_what_came_before(tmp_path: Path) -> None:
+    path = zipped(tmp_path / "rows.jsonl.zip", {"rows": jsonl(ROWS)})
+    data = bytearray(path.read_bytes())
+    for header, offset in ((b"PK\x03\x04", 14), (b"PK\x01\x02", 16)):
+        data[data.index(header) + offset] ^= 0xFF
+    path.write_bytes(bytes(data))
+    *_, bad = read_rows(path)
+    assert isinstance(bad, BadRow)
+    assert "the file cannot be read on: Bad CRC-32" in bad.reason
+
+
 def parquet(path: Path, columns: dict[str, Any], **options: Any) -> Path:
     import pyarrow
     import pyarrow.parquet
@@ -552,6 +607,7 @@ def test_parquet(tmp_path: Path) -> None:
     packed = tmp_path / "rows.parquet.gz"
     packed.write_bytes(gzip.compress(path.read_bytes()))
     assert good(packed) == ROWS
+    assert good(zipped(tmp_path / "rows.parquet.zip", {"rows": path.read_bytes()})) == ROWS
 
 
 def test_parquet_types_that_json_lacks(tmp_path: Path) -> None:
@@ -600,7 +656,7 @@ def test_a_bad_file_of_a_folder_does_not_stop_the_others(tmp_path: Path) -> None
     assert [r if isinstance(r, dict) else r[0] for r in kinds(tmp_path)] == [1, *ROWS]
 
 
-@pytest.mark.parametrize("name", ["rows.txt", "rows", "rows.gz", "rows.jsonl.zip"])
+@pytest.mark.parametrize("name", ["rows.txt", "rows", "rows.gz", "rows.zip", "rows.jsonl.bz2"])
 def test_unknown_kind(write: Write, name: str) -> None:
     with pytest.raises(UsageError, match=r"unknown kind of file; known are \.json, \.jsonl"):
         list(read_rows(write(name, b"{}")))
@@ -698,6 +754,24 @@ def test_hub_dataset_with_several_splits_or_none(hub: SimpleNamespace) -> None:
         list(read_rows("hf://a/missing"))
     with pytest.raises(DataError, match="hf://a/one@gone: no such dataset"):
         list(read_rows("hf://a/one@gone:test"))
+
+
+def test_hub_dataset_of_several_configs(monkeypatch: pytest.MonkeyPatch) -> None:
+    stub = SimpleNamespace(
+        get_dataset_split_names=lambda *named, revision: {"a/one": ["x", "y"], "new": ["test"]}[named[-1]],
+        load_dataset=lambda *named, revision, split, streaming: iter(
+            [{"named": named, "at": revision, "split": split}]
+        ),
+        load_dataset_builder=lambda *named, revision: SimpleNamespace(hash=COMMIT),
+    )
+    monkeypatch.setitem(sys.modules, "datasets", stub)
+    for address, at in (("hf://a/one:new/test", None), ("hf://a/one@v1:new/", "v1")):
+        file = address.removesuffix("test")
+        assert list(read_rows(address)) == [Row(file, 1, {"named": ("a/one", "new"), "at": at, "split": "test"})]
+        assert pinned(address) == address.replace("@v1", "").replace("one", f"one@{COMMIT}")
+    stub.get_dataset_split_names = lambda *named, revision: ["train", "test"]
+    with pytest.raises(UsageError, match=r"hf://a/one:new/ has the splits train, test: .* hf://a/one:new/train"):
+        list(read_rows("hf://a/one:new/"))
 
 
 def test_hub_dataset_is_recorded_with_its_commit(hub: SimpleNamespace) -> None:

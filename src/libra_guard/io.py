@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import re
+import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,13 +55,15 @@ class BadRow(NamedTuple):
 
 
 class Hub(NamedTuple):
-    """The address of a dataset of the Hugging Face Hub, ``hf://owner/name[@revision][:split]``."""
+    """The address of a dataset of the Hugging Face Hub, ``hf://owner/name[@revision][:[config/]split]``."""
 
     name: str
     revision: str | None
     """A branch, tag or commit; None: what the hub gives now."""
     split: str | None
     """None: the only one."""
+    config: str | None = None
+    """None: the default one."""
 
     @classmethod
     def of(cls, path: str | Path) -> Self | None:
@@ -68,22 +71,24 @@ class Hub(NamedTuple):
         scheme, mark, rest = str(path).partition("hf://")
         if scheme or not mark:
             return None
-        rest, _, split = rest.partition(":")
+        rest, _, part = rest.partition(":")
         name, _, revision = rest.partition("@")
-        return cls(name, revision or None, split or None)
+        config, _, split = part.rpartition("/")
+        return cls(name, revision or None, split or None, config or None)
 
     def __str__(self) -> str:
-        revision, split = (mark + part if part else "" for mark, part in (("@", self.revision), (":", self.split)))
-        return f"hf://{self.name}{revision}{split}"
+        part = f"{self.config}/{self.split or ''}" if self.config else self.split
+        revision, part = (mark + value if value else "" for mark, value in (("@", self.revision), (":", part)))
+        return f"hf://{self.name}{revision}{part}"
 
 
 def read_rows(path: str | Path, *, encoding: str | None = None) -> Iterator[Row | BadRow]:
-    """Streams the rows of a file, a folder, or ``hf://owner/name[@revision][:split]``.
+    """Streams the rows of a file, a folder, or ``hf://owner/name[@revision][:[config/]split]``.
 
     Args:
-        path: ``.json`` (a list of objects), ``.jsonl``, ``.csv`` or ``.parquet``, gzipped (``.gz``) or not; a folder of
-            such files, read in the order of their names; or a dataset of the Hugging Face Hub, as it is now or at
-            a branch, tag or commit.
+        path: ``.json`` (a list of objects), ``.jsonl``, ``.csv`` or ``.parquet``, gzipped (``.gz``), alone in an
+            archive (``.zip``) or plain; a folder of such files, read in the order of their names; or a dataset of the
+            Hugging Face Hub, as it is now or at a branch, tag or commit.
         encoding: Of the text files. By default what a byte-order mark tells (UTF-8, UTF-16, UTF-32), else UTF-8, or
             GB18030 where that fits the first megabyte far better.
 
@@ -113,7 +118,7 @@ def list_files(path: str | Path) -> list[Path]:
     if not path.exists():
         raise UsageError(f"{path}: no such file or folder")
     if _kind(path) not in SUFFIXES:
-        raise UsageError(f"{path}: unknown kind of file; known are {', '.join(SUFFIXES)}, each also with .gz")
+        raise UsageError(f"{path}: unknown kind of file; known are {', '.join(SUFFIXES)}, each also with .gz or .zip")
     return [path]
 
 
@@ -163,9 +168,9 @@ def pinned(path: str | Path) -> str | Path:
     address = Hub.of(path)
     if address is None or _COMMIT.fullmatch(address.revision or ""):
         return path
-    datasets = require("datasets", "hf")
+    datasets, named = require("datasets", "hf"), filter(None, (address.name, address.config))
     try:
-        commit = str(datasets.load_dataset_builder(address.name, revision=address.revision).hash)
+        commit = str(datasets.load_dataset_builder(*named, revision=address.revision).hash)
     except (OSError, ValueError) as error:
         raise DataError(f"{address}: {error}") from error
     return str(address._replace(revision=commit)) if _COMMIT.fullmatch(commit) else path
@@ -238,8 +243,7 @@ def write_atomic(path: Path, text: str) -> None:
 
 
 def _kind(path: Path) -> str:
-    name = path.name.lower()
-    return Path(name.removesuffix(".gz")).suffix
+    return Path(textfile.plain_name(path).lower()).suffix
 
 
 def _read_file(path: Path, encoding: str | None) -> Iterator[Row | BadRow]:
@@ -251,7 +255,7 @@ def _read_file(path: Path, encoding: str | None) -> Iterator[Row | BadRow]:
         for row in readers[kind](path, coding):
             line = row.line
             yield row
-    except (EOFError, OSError, zlib.error, UnicodeError) as error:
+    except (EOFError, OSError, zlib.error, zipfile.BadZipFile, UnicodeError) as error:
         yield BadRow(str(path), line + 1, f"the file cannot be read on: {error}", "")
 
 
@@ -451,8 +455,8 @@ def _read_parquet(path: Path, _: str) -> Iterator[Row | BadRow]:
     number = 0
     try:
         source: Any = str(path)
-        if path.name.lower().endswith(".gz"):
-            # Parquet is read from its end, so a gzipped one has to be unpacked whole.
+        if path.name.lower().endswith(textfile.PACKED):
+            # Parquet is read from its end, so a packed one has to be unpacked whole.
             with textfile.open_bytes(path) as stream:
                 source = pyarrow.BufferReader(stream.read())
         with pyarrow.parquet.ParquetFile(source) as file:
@@ -481,13 +485,15 @@ def _records(batch: Any) -> Iterator[dict[str, Any] | str]:
 
 def _read_hub(address: Hub) -> Iterator[Row]:
     datasets = require("datasets", "hf")
-    whole = address._replace(split=None)
+    whole, named = address._replace(split=None), tuple(filter(None, (address.name, address.config)))
     try:
-        splits = datasets.get_dataset_split_names(address.name, revision=address.revision)
+        splits = datasets.get_dataset_split_names(*named, revision=address.revision)
         if not address.split and len(splits) > 1:
-            raise UsageError(f"{whole} has the splits {', '.join(splits)}: name one, as in {whole}:{splits[0]}")
+            raise UsageError(
+                f"{whole} has the splits {', '.join(splits)}: name one, as in {address._replace(split=splits[0])}"
+            )
         split = address.split or splits[0]
-        rows = datasets.load_dataset(address.name, revision=address.revision, split=split, streaming=True)
+        rows = datasets.load_dataset(*named, revision=address.revision, split=split, streaming=True)
         for number, record in enumerate(rows, 1):
             yield Row(str(whole), number, dict(record))
     except (OSError, ValueError) as error:

@@ -179,6 +179,25 @@ class Sample(BaseModel):
         return Conversation.from_pair(self.question, self.response)
 
 
+class Question(BaseModel):
+    """A question of a public set without an answer, to be answered and judged; further fields are kept as they are."""
+
+    model_config = ConfigDict(extra="allow")
+
+    source: str = ""
+    category_name: str = ""
+    sub_category_name: str = ""
+    question: str
+    harmful: bool | None = None
+    """Whether a plain answer to it would be harmful, as its authors have it; None where they do not tell."""
+    id: str | int = ""
+
+    @field_validator("question")
+    @classmethod
+    def _text(cls, value: str) -> str:
+        return check_text(value, "question")
+
+
 class Verdict(BaseModel):
     """What a guard says of one conversation. Fails closed: see ``flagged``."""
 
@@ -215,6 +234,32 @@ class Verdict(BaseModel):
     def flagged(self) -> bool:
         """Whether a caller who must decide should block: anything that is not plainly safe."""
         return self.label is not Label.SAFE
+
+
+class Origin(StrEnum):
+    """Where a query comes from; Libra-Test's three sources."""
+
+    SYNTHETIC = "synthetic"
+    REAL = "real"
+    TRANSLATED = "translated"
+
+    @property
+    def source(self) -> str:
+        """The name in Libra-Test's field ``source``."""
+        return f"{self.value.capitalize()} Data"
+
+
+class Vote(BaseModel):
+    """What one judge said of a sample."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    judge: str
+    label: Label | None
+    """None where the answer could not be read."""
+    score: float | None = None
+    """Unsafe score in [0, 1]; None where the judge gives none."""
+    analysis: str = ""
 
 
 def row_id(record: dict[str, Any]) -> str | None:

@@ -11,9 +11,11 @@ import contextlib
 import gzip
 import io
 import re
+import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 from libra_guard.errors import UsageError
 
@@ -22,6 +24,9 @@ LONGEST = 1 << 26
 BLANK = " \t\r\n\v\f"
 BROKEN = re.compile("[\ud800-\udfff]")
 """Finds what was no text."""
+
+PACKED = (".gz", ".zip")
+"""Endings of the names of packed files, read without unpacking them to the disk."""
 
 _SAMPLE = 1 << 20
 _CHUNK = 1 << 20
@@ -46,8 +51,34 @@ codecs.register_error(_KEEP_BYTES, _as_surrogates)
 
 
 def open_bytes(path: Path) -> io.BufferedReader | gzip.GzipFile:
-    """Opens the file, unpacked where it is gzipped."""
-    return gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb")
+    """Opens the file, unpacked where it is gzipped or the only file of a zip archive.
+
+    Raises:
+        OSError: It cannot be opened, or the archive holds several files, or none.
+    """
+    name = path.name.lower()
+    if name.endswith(".zip"):
+        return _open_only_member(path)
+    return gzip.open(path, "rb") if name.endswith(".gz") else path.open("rb")
+
+
+def _open_only_member(path: Path) -> io.BufferedReader:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            # macOS puts a shadow of each file beside it.
+            files = [m for m in archive.infolist() if not m.is_dir() and not m.filename.startswith("__MACOSX/")]
+            if len(files) != 1:
+                raise OSError(f"the archive holds {len(files)} files where one is read; unpack it")
+            # The archive stays open until its member is closed.
+            return io.BufferedReader(cast(io.RawIOBase, archive.open(files[0])))
+    except (zipfile.BadZipFile, RuntimeError) as error:
+        raise OSError(f"not readable as zip: {error}") from error
+
+
+def plain_name(path: str | Path) -> str:
+    """The file's name without the ending of a packed file."""
+    name = Path(path).name
+    return next((name[: -len(end)] for end in PACKED if name.lower().endswith(end)), name)
 
 
 def find_coding(path: Path, encoding: str | None) -> str:

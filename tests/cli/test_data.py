@@ -1,5 +1,7 @@
 import json
+import sys
 from itertools import islice
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
@@ -25,6 +27,12 @@ def pairs(tmp_path):
     [
         (["get", "smiles", "--from", "."], "no data set 'smiles'"),
         (["get", "smile", "--from", "nowhere.jsonl"], "no such file"),
+        (["get", "smiles"], "no data set 'smiles'"),
+        (
+            ["get", "jade"],
+            "download it from https://github.com/whitzard-ai/jade-db (v3), then call libra data get jade",
+        ),
+        (["get", "flames"], "AIFlames/Flames, then call libra data get flames --from PATH with the file or folder"),
     ],
 )
 def test_wrong_use_is_an_error_for_people_and_leaves_nothing(tmp_path, arguments, reason):
@@ -101,9 +109,41 @@ def test_without_out_samples_go_to_stdout(pairs):
     assert "there are no fields question and response" in result.stderr
 
 
+def test_without_from_a_set_of_the_hub_is_read_there(tmp_path, monkeypatch):
+    asked = []
+    row = {"prompt": "Tea?", "response": "At five.", "prompt_harm_label": "unharmful", "response_harm_label": "harmful"}
+    hub = SimpleNamespace(
+        get_dataset_split_names=lambda *named, revision: asked.append((named, revision)) or ["train"],
+        load_dataset=lambda *named, revision, split, streaming: iter([row, row | {"response": None}, row]),
+    )
+    monkeypatch.setitem(sys.modules, "datasets", hub)
+    out = tmp_path / "out.jsonl"
+    result = runner.invoke(app, ["get", "wildguardmix", "--out", str(out)])
+    assert result.exit_code == 0
+    assert asked == [(("allenai/wildguardmix", "wildguardtrain"), None)]
+    assert "wildguardmix: 2 samples, 1 questions, 0 rejects" in result.stderr
+    first, second, _ = map(json.loads, out.read_text(encoding="utf-8").splitlines())
+    assert (first["label"], first["response"]) == ("不安全", "At five.")
+    assert (second["harmful"], second["response"], "label" in second) == (False, None, False)
+
+
+def test_questions_are_counted_as_such(tmp_path):
+    path = tmp_path / "xstest_prompts.csv"
+    path.write_text("id,prompt,label\n1,How do I kill time?,safe\n2,?,\n", encoding="utf-8")
+    result = runner.invoke(app, ["get", "xstest", "--from", str(path)])
+    assert (result.exit_code, json.loads(result.stdout)["harmful"]) == (1, False)
+    assert "xstest: 1 questions, 1 rejects" in result.stderr
+    path.write_text("id,prompt,label\n", encoding="utf-8")
+    assert "xstest: nothing, 0 rejects" in runner.invoke(app, ["get", "xstest", "--from", str(path)]).stderr
+
+
 def test_list():
     result = runner.invoke(app, ["list"])
-    assert all(f"{name}: " in result.stdout for name in DATASETS)
+    places = [result.stdout.index(f"\n{name}: ") for name in DATASETS]
+    assert places == sorted(places)
+    heads = [result.stdout.index(head) for head in ("Samples: ", "Samples, and questions", "Questions alone")]
+    firsts = [result.stdout.index(f"\n{name}: ") for name in ("libra-test", "wildguardmix", "safety-prompts")]
+    assert sorted(heads + firsts) == [place for pair in zip(heads, firsts, strict=True) for place in pair]
     infos = json.loads(runner.invoke(app, ["list", "--json"]).stdout)
     assert [info["name"] for info in infos] == list(DATASETS)
     assert {"licence", "address", "bundled_training", "label_worth"} <= set(infos[0])

@@ -46,6 +46,7 @@ def write(folder: Path, *rows: dict[str, Any]) -> Path:
     [
         ({"set": "nothing", "path": "seed.jsonl"}, "no data set 'nothing'"),
         ({"set": "libra-seed", "path": "none.jsonl"}, "no such file"),
+        ({"set": "flames", "path": "seed.jsonl"}, "flames holds questions without labelled answers"),
         (
             {**SEED, "scenarios": ["Hate Speech and Abuse"]},
             r"libra-seed \(seed\.jsonl\): no sample for the train split",

@@ -5,13 +5,10 @@ Read from ``question`` and ``response``, or from the published ``zh_instruction`
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 from libra_guard.data._benign import safe_pair
-from libra_guard.data.base import DatasetInfo, read_samples
-from libra_guard.io import BadRow
-from libra_guard.records import Sample
+from libra_guard.data.base import DatasetInfo, Rows, read_records
 
 INFO = DatasetInfo(
     name="alpaca-zh",
@@ -29,6 +26,6 @@ INFO = DatasetInfo(
 _convert = safe_pair((("zh_instruction", "zh_input"), "zh_output"))
 
 
-def read(path: str | Path) -> Iterator[Sample | BadRow]:
+def read(path: str | Path) -> Rows:
     """Reads the pairs from a file, or from a folder such as the published ``data_v3``."""
-    return read_samples(INFO, path, _convert)
+    return read_records(INFO, path, _convert)

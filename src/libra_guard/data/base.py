@@ -7,14 +7,19 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 from pydantic import ValidationError
 
 from libra_guard.errors import DataError
 from libra_guard.io import BadRow, Hub, Row, dumps, list_files, read_rows
-from libra_guard.records import Label, Sample
+from libra_guard.records import Label, Question, Sample
 from libra_guard.taxonomy import scenario, sub_category
+from libra_guard.textfile import plain_name
+
+T = TypeVar("T")
+Rows = Iterator[Sample | Question | BadRow]
+"""What a data set is read as: its records, and in their place what makes none."""
 
 POST_REQUEST = "请写一条网络评论。"
 """The question put before a post that was written unasked: a sample is an answer judged, and the post is the answer."""
@@ -43,34 +48,52 @@ class DatasetInfo:
     """Version or date of the form that is read; empty where there is only one."""
     files: Mapping[str, str] = field(default_factory=dict)
     """Its files' names → the part of the id that each stands for; empty where it is one file."""
+    holds: Literal["samples", "questions", "both"] = "samples"
+    """Labelled answers; questions without one; or some of each, told apart by the label of the answer."""
+
+    @property
+    def hub(self) -> Hub | None:
+        """Its address on the Hugging Face Hub, from which it can be read; None where it has to be downloaded."""
+        return Hub.of(self.address)
 
 
 Converter = Callable[[dict[str, Any]], Iterable[dict[str, Any]]]
-"""Fields of the samples that a row holds. Raises ``DataError`` with the reason where it holds none."""
+"""Fields of the records that a row holds. Raises ``DataError`` with the reason where it holds none."""
+Reader = Callable[[Path], Iterator[Row | BadRow]]
+"""Reads the rows of a file that is not laid out as ``read_rows`` takes it."""
 
 
-def read_samples(
-    info: DatasetInfo, path: str | Path, convert: Converter, *, own_ids: bool = False
-) -> Iterator[Sample | BadRow]:
-    """Reads a data set; what makes no sample comes out as a ``BadRow`` in its place.
+def read_records(
+    info: DatasetInfo,
+    path: str | Path,
+    convert: Converter,
+    *,
+    own_ids: bool = False,
+    readers: Mapping[str, Reader] | None = None,
+) -> Rows:
+    """Reads a data set; what makes no record of the kind that it holds comes out as a ``BadRow`` in its place.
 
     Args:
         info: Its description.
         path: A file, a folder (of which the files in ``info.files`` are read, or all data files where it has none of
-            them), or ``hf://owner/name``.
-        convert: Turns a row into the fields of its samples.
-        own_ids: Whether the rows' own ``source`` and ``id`` stay. Otherwise the id is the set's name, the file's part,
-            the row's number in the file counted from 1, and ``-a``, ``-b``, … where a row holds several samples.
+            them), or ``hf://owner/name[@revision][:[config/]split]``.
+        convert: Turns a row into the fields of its samples or questions.
+        own_ids: Whether the rows' own ``source`` and ``id`` stay. Otherwise they become ``own_source`` and ``own_id``,
+            and the id is the set's name, the file's part, the row's number in the file counted from 1, and ``-a``,
+            ``-b``, … where a row holds several records.
+        readers: Ending of a file's name → what reads it in place of ``read_rows``.
 
     Raises:
         UsageError: There is no such file or folder.
-        MissingExtraError: ``hf://`` without the ``datasets`` library.
+        MissingExtraError: The library is missing that reads such a file, or ``hf://``.
     """
-    files = _files(info, path)
+    readers = readers or {}
+    files = _files(info, path, readers)
     for file in files:
         part = _part(info, file, several=len(files) > 1)
         stem = "-".join(filter(None, (info.name, part)))
-        for number, row in enumerate(read_rows(file), 1):
+        read = readers.get(file.suffix.lower()) if isinstance(file, Path) else None
+        for number, row in enumerate(read(Path(file)) if read else read_rows(file), 1):
             if isinstance(row, BadRow):
                 yield row
                 continue
@@ -82,11 +105,12 @@ def read_samples(
             for position, fields in enumerate(found):
                 suffix = f"-{chr(ord('a') + position)}" if len(found) > 1 else ""
                 named = {} if own_ids else {"source": info.name, "id": f"{stem}-{number}{suffix}"}
-                yield _sample(row, fields | named)
+                named |= {f"own_{key}": fields[key] for key in named if key in fields}
+                yield _record(info, row, fields | named)
 
 
 def bad_row(row: Row, reason: str) -> BadRow:
-    """The row, with why it makes no sample."""
+    """The row, with why it makes no record."""
     return BadRow(row.file, row.line, reason, dumps(row.data))
 
 
@@ -104,8 +128,8 @@ def text(data: Mapping[str, Any], key: str) -> str:
     return value
 
 
-def one_of(data: Mapping[str, Any], key: str, values: Mapping[str, Label]) -> Label:
-    """The label that a field's value stands for.
+def one_of(data: Mapping[str, Any], key: str, values: Mapping[str, T]) -> T:
+    """What a field's value stands for: a label, or whether a question is harmful.
 
     Raises:
         DataError: The value stands for none.
@@ -117,7 +141,7 @@ def one_of(data: Mapping[str, Any], key: str, values: Mapping[str, Label]) -> La
 
 
 def others(data: Mapping[str, Any], *used: str) -> dict[str, Any]:
-    """The fields that a sample has no place for, kept under their own names."""
+    """The fields that a record has no place for, kept under their own names."""
     return {key: value for key, value in data.items() if key not in used}
 
 
@@ -162,29 +186,42 @@ def split_of(question: str) -> str:
 
 
 def split_text(sample: Sample) -> str:
-    """The text to split by: the question, or the post itself where the question is the same for all of them."""
-    return sample.response if (sample.model_extra or {}).get("form") == "post" else sample.question
+    """The text to split by.
+
+    The question; of a post the post itself, for the question is the same for all of them; of a question that was made
+    of another the one at the root, so that all that was made of it stands on one side.
+    """
+    extra = sample.model_extra or {}
+    if extra.get("form") == "post":
+        return sample.response
+    root = extra.get("root_question")
+    return root if isinstance(root, str) and root else sample.question
 
 
-def _files(info: DatasetInfo, path: str | Path) -> list[str | Path]:
+def _files(info: DatasetInfo, path: str | Path, readers: Mapping[str, Reader]) -> list[str | Path]:
     if Hub.of(path):
-        return [path]
-    files = list_files(path)
-    known = [file for name in info.files for file in files if file.name.removesuffix(".gz") == name]
-    return list(known if Path(path).is_dir() and known else files)
+        return [str(path)]
+    folder = Path(path)
+    own = sorted(f for f in (folder.iterdir() if folder.is_dir() else [folder]) if f.suffix.lower() in readers)
+    files = [f for f in own if f.is_file()] or list_files(path)
+    known = [file for name in info.files for file in files if plain_name(file) == name]
+    return list(known if folder.is_dir() and known else files)
 
 
 def _part(info: DatasetInfo, file: str | Path, *, several: bool) -> str:
     hub = Hub.of(file)
     # The ids of a hub dataset are the same at any commit.
-    name = Path(str(hub._replace(revision=None) if hub else file)).name.removesuffix(".gz")
+    if hub and (hub.config or hub.split):
+        return "-".join(filter(None, (hub.config, hub.split)))
+    name = plain_name(hub.name if hub else file)
     # A file under a name of its own takes it into the ids only where there are several files to tell apart.
     return info.files.get(name, Path(name).stem if several or any(info.files.values()) else "")
 
 
-def _sample(row: Row, fields: dict[str, Any]) -> Sample | BadRow:
+def _record(info: DatasetInfo, row: Row, fields: dict[str, Any]) -> Sample | Question | BadRow:
+    answered = info.holds == "samples" or (info.holds == "both" and "label" in fields)
     try:
-        return Sample.model_validate(fields)
+        return (Sample if answered else Question).model_validate(fields)
     except ValidationError as error:
         reasons = (f"{'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors())
         return bad_row(row, "; ".join(reasons))

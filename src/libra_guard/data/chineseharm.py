@@ -6,22 +6,21 @@ Fields read: ``文本``, ``标签``. As with COLD, a post is the answer to one f
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from libra_guard.data.base import (
     DatasetInfo,
+    Rows,
     as_post,
     in_scenario,
     in_sub_category,
     one_of,
     others,
-    read_samples,
+    read_records,
     text,
 )
-from libra_guard.io import BadRow
-from libra_guard.records import Label, Sample
+from libra_guard.records import Label
 
 INFO = DatasetInfo(
     name="chineseharm",
@@ -46,9 +45,9 @@ _CATEGORIES = {
 _LABELS = {name: Label.UNSAFE if category else Label.SAFE for name, category in _CATEGORIES.items()}
 
 
-def read(path: str | Path) -> Iterator[Sample | BadRow]:
+def read(path: str | Path) -> Rows:
     """Reads the posts from the JSON file or its folder."""
-    return read_samples(INFO, path, _convert)
+    return read_records(INFO, path, _convert)
 
 
 def _convert(data: dict[str, Any]) -> list[dict[str, Any]]:

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from libra_guard.data.base import DatasetInfo, in_scenario, one_of, others, read_samples, text
+from libra_guard.data._kinds import of_kind
+from libra_guard.data.base import DatasetInfo, Rows, one_of, others, read_records, text
 from libra_guard.errors import DataError
-from libra_guard.io import BadRow
-from libra_guard.records import Label, Sample
+from libra_guard.records import Label
 
 INFO = DatasetInfo(
     name="cipherchat",
@@ -30,19 +30,9 @@ INFO = DatasetInfo(
 )
 
 _LABELS = {"Yes": Label.UNSAFE, "No": Label.SAFE}
-# The other domains are ways of asking (role play, reverse exposure, …): they say nothing of the kind of harm.
-_SCENARIOS = {
-    "crimes-and-illegal-activities": "Illegal Activities and Crime",
-    "ethics-and-morality": "Ethics and Morality",
-    "insult": "Hate Speech and Abuse",
-    "mental-health": "Physical and Mental Health",
-    "physical-harm": "Physical and Mental Health",
-    "privacy-and-property": "Privacy and Property",
-    "unfairness-and-discrimination": "Bias and Discrimination",
-}
 
 
-def read(path: str | Path, *, min_fluency: int = 4) -> Iterator[Sample | BadRow]:
+def read(path: str | Path, *, min_fluency: int = 4) -> Rows:
     """Reads the pairs.
 
     Args:
@@ -57,10 +47,10 @@ def read(path: str | Path, *, min_fluency: int = 4) -> Iterator[Sample | BadRow]
             raise DataError(f"fluency is {fluency}; at least {min_fluency} is asked for")
         yield {
             **others(data, "question", "response", "gpt4_toxic"),
-            **in_scenario(_SCENARIOS.get(str(data.get("domain")), "")),
+            **of_kind(str(data.get("domain"))),
             "question": text(data, "question"),
             "response": text(data, "response"),
             "label": one_of(data, "gpt4_toxic", _LABELS),
         }
 
-    return read_samples(INFO, path, convert)
+    return read_records(INFO, path, convert)

@@ -8,13 +8,11 @@ offensive or not.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from libra_guard.data.base import DatasetInfo, as_post, in_sub_category, one_of, others, read_samples, text
-from libra_guard.io import BadRow
-from libra_guard.records import Label, Sample
+from libra_guard.data.base import DatasetInfo, Rows, as_post, in_sub_category, one_of, others, read_records, text
+from libra_guard.records import Label
 
 INFO = DatasetInfo(
     name="cold",
@@ -32,9 +30,9 @@ _LABELS = {"1": Label.UNSAFE, "0": Label.SAFE}
 _TOPICS = {"race": "Race", "region": "Region", "gender": "Gender"}
 
 
-def read(path: str | Path) -> Iterator[Sample | BadRow]:
+def read(path: str | Path) -> Rows:
     """Reads the posts from one of the three files or from their folder."""
-    return read_samples(INFO, path, _convert)
+    return read_records(INFO, path, _convert)
 
 
 def _convert(data: dict[str, Any]) -> list[dict[str, Any]]:

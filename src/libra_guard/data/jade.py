@@ -6,13 +6,11 @@ and ``-b`` 安全. Some 违规回答 do little more than repeat the question, an
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from libra_guard.data.base import DatasetInfo, others, read_samples, text
-from libra_guard.io import BadRow
-from libra_guard.records import Label, Sample
+from libra_guard.data.base import DatasetInfo, Rows, others, read_records, text
+from libra_guard.records import Label
 
 INFO = DatasetInfo(
     name="jade",
@@ -30,9 +28,9 @@ INFO = DatasetInfo(
 _ANSWERS = (("违规回答", Label.UNSAFE), ("安全有用回答", Label.SAFE))
 
 
-def read(path: str | Path) -> Iterator[Sample | BadRow]:
+def read(path: str | Path) -> Rows:
     """Reads the pairs from one of the two files or from their folder."""
-    return read_samples(INFO, path, _convert)
+    return read_records(INFO, path, _convert)
 
 
 def _convert(data: dict[str, Any]) -> list[dict[str, Any]]:

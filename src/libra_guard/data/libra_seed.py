@@ -5,15 +5,12 @@ Answers to one question share a ``pair_id``. Category names must be those of the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from libra_guard.data.base import DatasetInfo
+from libra_guard.data.base import DatasetInfo, Rows
 from libra_guard.data.libra_test import FIELDS, read_checked
 from libra_guard.errors import DataError
-from libra_guard.io import BadRow
-from libra_guard.records import Sample
 from libra_guard.taxonomy import SUB_CATEGORIES, scenario
 
 INFO = DatasetInfo(
@@ -32,7 +29,7 @@ PLACES: list[tuple[Any, Any]] = [("", ""), *((scenario(sub.scenario).name, sub.n
 """Scenario and sub-category that a row can stand in; both empty for ordinary talk."""
 
 
-def read(path: str | Path) -> Iterator[Sample | BadRow]:
+def read(path: str | Path) -> Rows:
     """Reads the JSON lines files of a folder, or one of them."""
     return read_checked(INFO, path, (*FIELDS, "kind", "pair_id"), _check)
 

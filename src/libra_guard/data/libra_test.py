@@ -5,14 +5,12 @@ The format of this project's own samples; ``source`` and ``id`` stay as they are
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from libra_guard.data.base import DatasetInfo, read_samples
+from libra_guard.data.base import DatasetInfo, Rows, read_records
 from libra_guard.errors import DataError
-from libra_guard.io import BadRow
-from libra_guard.records import Sample
 
 INFO = DatasetInfo(
     name="libra-test",
@@ -30,14 +28,14 @@ FIELDS = ("source", "category_name", "sub_category_name", "question", "response"
 """The eight fields of the format."""
 
 
-def read(path: str | Path) -> Iterator[Sample | BadRow]:
+def read(path: str | Path) -> Rows:
     """Reads the file, its folder, or ``hf://caskcsg/Libra-Test``; an id that was there before is a ``BadRow``."""
     return read_checked(INFO, path, FIELDS)
 
 
 def read_checked(
     info: DatasetInfo, path: str | Path, fields: tuple[str, ...], check: Callable[[dict[str, Any]], None] | None = None
-) -> Iterator[Sample | BadRow]:
+) -> Rows:
     """Reads rows in this format that must have ``fields``, an id of their own, and pass ``check``."""
     seen: set[str] = set()
 
@@ -53,4 +51,4 @@ def read_checked(
             check(data)
         return [data]
 
-    return read_samples(info, path, convert, own_ids=True)
+    return read_records(info, path, convert, own_ids=True)

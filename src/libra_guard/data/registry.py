@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from libra_guard.data.base import DatasetInfo
+from libra_guard.data.base import DatasetInfo, Rows
 from libra_guard.errors import UsageError
-from libra_guard.io import BadRow
-from libra_guard.records import Sample
 
 DATASETS: dict[str, str] = {
     "libra-test": "libra_test",
     "libra-seed": "libra_seed",
+    "samples": "samples",
     "cipherchat": "cipherchat",
     "jade": "jade",
     "safety-j": "safety_j",
@@ -24,6 +23,18 @@ DATASETS: dict[str, str] = {
     "lawyer-llama": "lawyer_llama",
     "cold": "cold",
     "chineseharm": "chineseharm",
+    "shieldlm": "shieldlm",
+    "beavertails": "beavertails",
+    "wildguardmix": "wildguardmix",
+    "aegis": "aegis",
+    "safety-prompts": "safety_prompts",
+    "s-eval": "s_eval",
+    "xsafety": "xsafety",
+    "flames": "flames",
+    "do-not-answer-zh": "do_not_answer_zh",
+    "strata-sword": "strata_sword",
+    "toxicchat": "toxicchat",
+    "xstest": "xstest",
 }
 """Name → module of ``libra_guard.data`` with its ``INFO`` and ``read``."""
 
@@ -32,7 +43,7 @@ class Importer(NamedTuple):
     """A data set's description and how to read it."""
 
     info: DatasetInfo
-    read: Callable[..., Iterator[Sample | BadRow]]
+    read: Callable[..., Rows]
     """``read(path, **options)``."""
 
 
@@ -48,12 +59,12 @@ def load_importer(name: str) -> Importer:
     return Importer(module.INFO, module.read)
 
 
-def load_dataset_rows(name: str, path: str | Path, **options: Any) -> Iterator[Sample | BadRow]:
-    """Reads a data set's copy at ``path``: its samples, and what makes none, in the order of the file.
+def load_dataset_rows(name: str, path: str | Path, **options: Any) -> Rows:
+    """Reads a data set's copy at ``path``: its samples or questions, and what makes none, in the order of the file.
 
     Args:
         name: A key of ``DATASETS``.
-        path: A file, a folder, or ``hf://owner/name``.
+        path: A file, a folder, or ``hf://owner/name[@revision][:[config/]split]``.
         **options: Keyword arguments of the importer: ``min_fluency`` of ``cipherchat``.
 
     Raises:

@@ -6,13 +6,11 @@ plainly what they are in Libra's taxonomy, the scenario and the sub-category are
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from libra_guard.data.base import DatasetInfo, in_scenario, in_sub_category, one_of, others, read_samples, text
-from libra_guard.io import BadRow
-from libra_guard.records import Label, Sample
+from libra_guard.data.base import DatasetInfo, Rows, in_scenario, in_sub_category, one_of, others, read_records, text
+from libra_guard.records import Label
 
 INFO = DatasetInfo(
     name="safety-j",
@@ -62,9 +60,9 @@ _SUBS = {
 }
 
 
-def read(path: str | Path) -> Iterator[Sample | BadRow]:
+def read(path: str | Path) -> Rows:
     """Reads the pairs from the JSON file or its folder."""
-    return read_samples(INFO, path, _convert)
+    return read_records(INFO, path, _convert)
 
 
 def _convert(data: dict[str, Any]) -> list[dict[str, Any]]:

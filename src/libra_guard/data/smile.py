@@ -5,13 +5,10 @@ Read from a file of ``question`` and ``response``: the first client turn and the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 from libra_guard.data._benign import safe_pair
-from libra_guard.data.base import DatasetInfo, read_samples
-from libra_guard.io import BadRow
-from libra_guard.records import Sample
+from libra_guard.data.base import DatasetInfo, Rows, read_records
 
 INFO = DatasetInfo(
     name="smile",
@@ -28,6 +25,6 @@ INFO = DatasetInfo(
 _convert = safe_pair()
 
 
-def read(path: str | Path) -> Iterator[Sample | BadRow]:
+def read(path: str | Path) -> Rows:
     """Reads the pairs from the JSON lines file or its folder."""
-    return read_samples(INFO, path, _convert)
+    return read_records(INFO, path, _convert)

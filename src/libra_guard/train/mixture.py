@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 
 from libra_guard.backends.base import Text
 from libra_guard.data.base import normalise_question, split_of, split_text
-from libra_guard.data.registry import load_dataset_rows
+from libra_guard.data.registry import load_dataset_rows, load_importer
 from libra_guard.errors import UsageError
 from libra_guard.guards.normalise import normalise
-from libra_guard.io import BadRow
 from libra_guard.records import Label, Sample
 from libra_guard.train.outputs import Outputs
 from libra_guard.train.recipe import Source
@@ -114,12 +113,14 @@ class Reader:
     def _rows(self, source: Source) -> list[Sample]:
         key = (source.set, source.path)
         if key not in self._sets:
+            if load_importer(source.set).info.holds == "questions":
+                raise UsageError(f"{source.set} holds questions without labelled answers: answer and judge them first")
             samples = []
             for row in load_dataset_rows(source.set, self.root / source.path):
-                if isinstance(row, BadRow):
-                    self.rejected[source.set] += 1
-                else:
+                if isinstance(row, Sample):
                     samples.append(row)
+                else:
+                    self.rejected[source.set] += 1
             self._sets[key] = samples
         return self._sets[key]
 
