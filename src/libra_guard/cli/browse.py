@@ -1,0 +1,35 @@
+"""``libra data browse``: a page to look at a data set with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from libra_guard.errors import UsageError
+
+
+def browse(
+    path: Annotated[str, typer.Argument(help="A file, a folder, or hf://owner/name: samples, pipeline rows, rejects.")],
+    out: Annotated[Path, typer.Option(help="The page: one HTML file.")],
+    sample: Annotated[int, typer.Option(help="Rows at most, spread evenly over scenarios and labels.", min=1)] = 2000,
+    seed: Annotated[int, typer.Option(help="Of the draw.")] = 42,
+) -> None:
+    """Writes a page to look at a data set with: filter, search, and open rows with their votes and their making.
+
+    The page needs no network and no server. Rows that could not be read are on it with the reason, and counted on
+    stderr; then the exit code is 1.
+    """
+    from libra_guard.data.browse import render, sample_rows
+    from libra_guard.io import Hub, list_files, write_atomic
+
+    if not Hub.of(path) and out.exists() and any(file.samefile(out) for file in list_files(path)):
+        raise UsageError(f"{out}: would overwrite the data set itself")
+    found = sample_rows(path, sample, seed)
+    write_atomic(out, render(found, path, seed))
+    typer.echo(f"{out}: {len(found.rows)} of {found.total} rows", err=True)
+    for reason, count in found.unreadable.most_common(10):
+        typer.echo(f"  {count} not readable: {reason}", err=True)
+    if found.unreadable:
+        raise typer.Exit(1)
