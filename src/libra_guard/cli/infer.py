@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +14,7 @@ from libra_guard.cli.options import (
     ThresholdOption,
     given_options,
     open_guard,
+    part_of,
     this_command,
 )
 from libra_guard.errors import UsageError
@@ -22,7 +22,6 @@ from libra_guard.records import Target
 
 if TYPE_CHECKING:
     from libra_guard.predict.rows import Fields
-    from libra_guard.predict.shards import Shard
 
 ENGINES = ("local",)
 
@@ -60,7 +59,7 @@ def infer(
     wanted = Settings(
         data=data,
         out=out,
-        shard=_shard(shard),
+        shard=part_of(shard),
         fields=_fields(question_field, response_field, judge),
         explain=explain,
         encoding=encoding,
@@ -81,12 +80,3 @@ def _fields(question: str | None, response: str | None, target: Target) -> Field
 
     by_name = question is not None or response is not None
     return Fields(question or "question", response or "response", None if by_name else "messages", target)
-
-
-def _shard(text: str) -> Shard:
-    from libra_guard.predict.shards import Shard
-
-    match = re.fullmatch(r"(\d+)/(\d+)", text)
-    if not match or not int(match[1]) < int(match[2]):
-        raise UsageError(f"--shard {text}: write R/N with 0 ≤ R < N, e.g. 0/4")
-    return Shard(int(match[1]), int(match[2]))

@@ -6,7 +6,7 @@ import re
 import shlex
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
@@ -14,6 +14,9 @@ import yaml
 from libra_guard.backends._options import SECRET
 from libra_guard.errors import UsageError
 from libra_guard.guards.base import Guard
+
+if TYPE_CHECKING:
+    from libra_guard.predict.shards import Shard
 
 GuardOption = Annotated[str, typer.Option("--guard", "-g", metavar="NAME[:MODEL]", help="See `libra guards`.")]
 BackendOption = Annotated[str | None, typer.Option(help="How the model is run; by default the guard's first.")]
@@ -86,3 +89,17 @@ def _pair(text: str) -> tuple[str, Any]:
         return key, yaml.safe_load(value)
     except yaml.YAMLError:
         return key, value
+
+
+def part_of(text: str) -> Shard:
+    """The shard that ``R/N`` names.
+
+    Raises:
+        UsageError: It names none.
+    """
+    from libra_guard.predict.shards import Shard
+
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not match or not int(match[1]) < int(match[2]):
+        raise UsageError(f"--shard {text}: write R/N with 0 ≤ R < N, e.g. 0/4")
+    return Shard(int(match[1]), int(match[2]))

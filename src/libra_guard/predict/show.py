@@ -19,13 +19,18 @@ _COUNTED_BYTES = 200_000_000
 """Files up to this size are counted first, so that the bar knows its end."""
 
 
+def bars() -> Bar:
+    """Bars of tasks with rate and remaining time; silent where stderr is no terminal."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate())
+    return Bar(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal)
+
+
 @contextmanager
 def progress_bar(settings: Settings) -> Iterator[Progress]:
-    """A bar with rate and remaining time; silent where stderr is no terminal."""
-    console = Console(stderr=True)
-    columns = (TextColumn("judging"), BarColumn(), MofNCompleteColumn(), _Rate())
-    with Bar(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=_total(settings) if console.is_terminal else None)
+    """A bar of the rows that are judged."""
+    with bars() as bar:
+        task = bar.add_task("judging", total=None if bar.disable else _total(settings))
         yield partial(_advance, bar, task)
 
 

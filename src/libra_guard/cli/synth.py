@@ -1,0 +1,158 @@
+"""``libra synth``: the data pipeline, as a whole and step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+import yaml
+
+from libra_guard.cli.options import part_of
+from libra_guard.errors import UsageError
+
+if TYPE_CHECKING:
+    from libra_guard.synth.config import SynthConfig
+    from libra_guard.synth.run import Outcome
+
+app = typer.Typer(help="Make training data: from elements to a two-stage data set.", no_args_is_help=True)
+
+ConfigArgument = Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="Settings; see configs/synth/.")]
+OutOption = Annotated[
+    Path, typer.Option(metavar="DIR", file_okay=False, help="Folder of the run; an interrupted run goes on.")
+]
+DataOption = Annotated[
+    Path, typer.Option(metavar="DIR", help="Folder that the settings' paths of public sets are relative to.")
+]
+StoreOption = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Where calls are kept; by default calls.sqlite in the run's folder.")
+]
+ShardOption = Annotated[str, typer.Option(metavar="R/N", help="Part R (from 0) of N, of the steps that can be cut.")]
+EngineOption = Annotated[str, typer.Option(help="Where steps heavy on data run: local, or ray.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="A setting, e.g. queries.harmful=5. Repeatable."),
+]
+
+
+@app.command()
+def run(
+    config: ConfigArgument,
+    out: OutOption,
+    data: DataOption = Path("."),
+    store: StoreOption = None,
+    shard: ShardOption = "0/1",
+    engine: EngineOption = "local",
+    settings: SetOption = None,
+) -> None:
+    """Do all steps: elements, queries, augment, import, dedup, respond, annotate, split.
+
+    What is done is not done again: a run that was stopped goes on.
+    """
+    _do(None, config, out, data, store, shard, engine, settings)
+
+
+def _command(step: str, about: str) -> None:
+    def command(
+        config: ConfigArgument,
+        out: OutOption,
+        data: DataOption = Path("."),
+        store: StoreOption = None,
+        shard: ShardOption = "0/1",
+        engine: EngineOption = "local",
+        settings: SetOption = None,
+    ) -> None:
+        _do(step, config, out, data, store, shard, engine, settings)
+
+    app.command(step, help=about)(command)
+
+
+for _step, _about in {
+    "elements": "Read the lists of elements; the writer adds to them, if asked.",
+    "queries": "Combine elements into queries.",
+    "augment": "Add rewritten, paraphrased and red-teamed queries.",
+    "import": "Import real queries; translate English ones.",
+    "dedup": "Drop duplicates, and what stands in a benchmark.",
+    "respond": "Let several models answer.",
+    "annotate": "Let the judges vote, and the arbiter decide where they differ.",
+    "split": "Write the two stages and the data card.",
+}.items():
+    _command(_step, _about)
+
+
+def _do(
+    step: str | None,
+    config: Path,
+    out: Path,
+    data: Path,
+    store: Path | None,
+    shard: str,
+    engine: str,
+    settings: list[str] | None,
+) -> None:
+    from libra_guard.data.near_duplicates import Engine
+    from libra_guard.synth.run import Run
+
+    if engine not in list(Engine):
+        raise UsageError(f"--engine is one of {', '.join(Engine)}, not '{engine}'")
+    with _bars() as progress:
+        made = Run(
+            _config(config, settings),
+            out,
+            data=data,
+            beside=config.parent,
+            store=store,
+            shard=part_of(shard),
+            engine=Engine(engine),
+            progress=progress,
+            say=lambda text: typer.echo(text, err=True),
+        )
+        outcomes = made.do(step) if step else made.go()
+    for outcome in outcomes:
+        typer.echo(_told(outcome), err=True)
+    # Duplicates and the like are what the steps are for; a row that a model failed on is a loss.
+    if any(outcome.failed for outcome in outcomes):
+        raise typer.Exit(1)
+
+
+def _config(path: Path, settings: list[str] | None) -> SynthConfig:
+    from libra_guard.configuration import read_yaml
+    from libra_guard.synth.config import SynthConfig
+
+    found = read_yaml(path)
+    for text in settings or ():
+        key, sign, value = text.partition("=")
+        place, names = found, key.split(".")
+        for name in names[:-1]:
+            place = place.setdefault(name, {}) if isinstance(place, dict) else None
+        if not sign or not isinstance(place, dict):
+            raise UsageError(f"--set {text}: write KEY=VALUE, a key of mappings with points between")
+        place[names[-1]] = yaml.safe_load(value)
+    return SynthConfig.checked(found, path)
+
+
+def _told(outcome: Outcome) -> str:
+    if outcome.skipped:
+        return f"{outcome.step}: {outcome.rows} rows stand there{', changed by hand' if outcome.edited else ' already'}"
+    lost = f", {outcome.failed} of them lost to failing models: run again to try these" if outcome.failed else ""
+    lines = [f"{outcome.step}: {outcome.rows} rows, {outcome.rejects} rejects{lost}"]
+    lines += [f"  {count} × {reason}" for reason, count in sorted(outcome.reasons.items(), key=lambda one: -one[1])[:5]]
+    return "\n".join(lines)
+
+
+@contextmanager
+def _bars() -> Iterator[Any]:
+    """A bar for each step, with rate and remaining time; silent where stderr is no terminal."""
+    from libra_guard.predict.show import bars
+
+    with bars() as bar:
+
+        @contextmanager
+        def one(name: str, total: int | None) -> Iterator[Any]:
+            task = bar.add_task(name, total=total)
+            yield partial(bar.advance, task)
+
+        yield one

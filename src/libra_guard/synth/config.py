@@ -1,0 +1,194 @@
+"""Settings of a pipeline run: which models sit where, and what each step does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from libra_guard.configuration import ConfigFile, Probability, Strict
+from libra_guard.records import Origin
+from libra_guard.synth.language.translate import TranslateSettings
+from libra_guard.synth.seats.budget import BudgetSettings, Price
+from libra_guard.synth.steps.augment import AugmentSettings
+from libra_guard.synth.steps.dedup import DedupSettings
+from libra_guard.taxonomy import SUB_CATEGORIES, sub_category
+
+GRAMMAR = "grammar"
+"""The writer and responder that is no model: sentences from a grammar."""
+
+
+class ModelSettings(Strict):
+    """One model, wherever it runs."""
+
+    backend: str
+    """A name of ``libra_guard.backends``: ``openai``, ``anthropic``, ``transformers``, ``scripted``."""
+    model: str
+    """A server's name for it, a hub name, or a folder."""
+    endpoints: tuple[str, ...] = ()
+    """Addresses of servers of this model, which share the work; none: the backend's own default."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Further options of the backend. Keys of servers come from the environment, not from here."""
+    raw: bool = False
+    """A base model without a chat template: prompts are plain text that it goes on from."""
+    temperature: float = Field(default=0.8, ge=0)
+    """Of what it writes and answers; 0 for a server that takes none."""
+    concurrency: int = Field(default=16, ge=1)
+    """Calls at a time, on each endpoint; a model in this process is called one by one."""
+    batch: int = Field(default=8, ge=1)
+    """Of a model in this process: texts at a time."""
+    a_minute: float | None = Field(default=None, gt=0)
+    """Calls a minute, on each endpoint."""
+    price: Price = Price()
+    patience: int = Field(default=5, ge=1)
+    """Failures in a row after which an endpoint is given up."""
+
+
+class JudgeSettings(Strict):
+    """One judge: a guard, on a model of this run or one of its own."""
+
+    guard: str
+    """A name of ``libra guards``, with its model behind it (``words:FILE``) where ``model`` is not given."""
+    model: str | None = None
+    """A name of ``models``."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """The guard's own: threshold, few_shot, ..."""
+
+    @property
+    def name(self) -> str:
+        """What its votes are signed with: of a guard with a file, the file's name alone."""
+        name, sign, file = self.guard.partition(":")
+        return f"{name}:{self.model}" if self.model else f"{name}{sign}{Path(file).name}"
+
+
+class Seats(Strict):
+    """Who does what; names are keys of ``models``, or ``grammar``."""
+
+    writer: str = GRAMMAR
+    responders: tuple[str, ...] = Field(default=(GRAMMAR,), min_length=1)
+    judges: tuple[JudgeSettings, ...] = Field(min_length=1)
+    arbiter: JudgeSettings | None = None
+    """Decides where the judges differ; none: such samples are left out."""
+
+    @property
+    def all_judges(self) -> tuple[JudgeSettings, ...]:
+        """The judges, and the arbiter where there is one."""
+        return (*self.judges, self.arbiter) if self.arbiter else self.judges
+
+
+class ElementSettings(Strict):
+    """The lists that queries are combined of."""
+
+    extra: Path | None = None
+    """A folder of further lists, in the form of the package's own."""
+    extend: int = Field(default=0, ge=0)
+    """So many new elements the writer adds to each list of behaviours and events."""
+
+
+class QuerySettings(Strict):
+    """How many queries of each kind."""
+
+    harmful: int = Field(default=20, ge=0)
+    """For each sub-category."""
+    borderline: int = Field(default=8, ge=0)
+    """For each sub-category: lawful talk on it."""
+    benign: int = Field(default=200, ge=0)
+    """In all."""
+    only: tuple[Annotated[str, AfterValidator(lambda name: sub_category(name).name)], ...] = ()
+    """Sub-categories, by any of their names; none: all 39."""
+    per_call: int = Field(default=10, ge=1, le=50)
+    attempts: int = Field(default=3, ge=1)
+    """Times that a malformed answer is asked for."""
+    rounds: int = Field(default=4, ge=1)
+    """Times that a sub-category that came short is asked for again."""
+
+    @property
+    def sub_categories(self) -> tuple[str, ...]:
+        """The English names, in the taxonomy's order."""
+        return tuple(sub.name for sub in SUB_CATEGORIES if not self.only or sub.name in self.only)
+
+
+class ImportSettings(Strict):
+    """Real queries: a public set of questions, or the questions of a set of samples."""
+
+    set: str
+    """A name of ``libra data list``."""
+    path: str
+    """Relative to the data folder."""
+    sample: int | None = Field(default=None, ge=1)
+    origin: Literal[Origin.REAL, Origin.TRANSLATED] = Origin.REAL
+    """Of a Chinese set, whether it was translated by others; an English set is translated here."""
+
+
+class RespondSettings(Strict):
+    """How queries are answered."""
+
+    per_query: int | None = Field(default=None, ge=1)
+    """Responders for each query, drawn by its id; None: all of them."""
+    max_tokens: int = Field(default=512, ge=1)
+    longest: int = Field(default=4000, ge=1)
+    """Characters; a longer answer is cut off at the last sentence before."""
+
+
+class AnnotateSettings(Strict):
+    """How pairs are judged."""
+
+    explain: bool = True
+    """Also keep the judges' analyses."""
+    chunk: int = Field(default=64, ge=1)
+
+
+class SplitSettings(Strict):
+    """Which samples make which stage."""
+
+    hard: tuple[Origin, ...] = tuple(Origin)
+    """Of which origins disagreed samples go to stage 2."""
+    agreed_real: Literal["leave", "stage1", "stage2"] = "leave"
+    """Where real samples go that the judges agree on; the published recipe leaves them."""
+
+
+class SynthConfig(ConfigFile):
+    """A run."""
+
+    kind: ClassVar[str] = "a pipeline's settings"
+
+    name: str = Field(pattern=r"[A-Za-z0-9][\w.-]*")
+    licence: str = "other"
+    """Of the data set that comes out, for its card."""
+    seed: int = 42
+    models: dict[str, ModelSettings] = Field(default_factory=dict)
+    seats: Seats
+    budget: BudgetSettings = BudgetSettings()
+    failures: Probability = 0.02
+    """Share of a step's rows that may be lost to failing models; with more the run stops, and goes on when repeated."""
+    elements: ElementSettings = ElementSettings()
+    queries: QuerySettings = QuerySettings()
+    imports: tuple[ImportSettings, ...] = ()
+    translate: TranslateSettings = TranslateSettings()
+    augment: AugmentSettings = AugmentSettings()
+    dedup: DedupSettings = DedupSettings()
+    respond: RespondSettings = RespondSettings()
+    annotate: AnnotateSettings = AnnotateSettings()
+    split: SplitSettings = SplitSettings()
+
+    @model_validator(mode="after")
+    def _models_are_there(self) -> Self:
+        judging = (judge.model for judge in self.seats.all_judges if judge.model)
+        named = [self.seats.writer, *self.seats.responders, *judging]
+        known = {GRAMMAR, *self.models}
+        for name in named:
+            if name not in known:
+                raise ValueError(f"no model is called '{name}'; there are {', '.join(sorted(known))}")
+        if GRAMMAR in self.models:
+            raise ValueError(f"'{GRAMMAR}' is the name of the writer that is no model; call yours otherwise")
+        if len(set(names := [judge.name for judge in self.seats.judges])) < len(names):
+            raise ValueError("two judges are the same: their agreement would say nothing")
+        if len(set(self.seats.responders)) < len(self.seats.responders):
+            raise ValueError("a responder is named twice")
+        return self
+
+    @property
+    def offline(self) -> bool:
+        """Whether a grammar has a hand in it: such data is for trying the pipeline, not for training a guard."""
+        return GRAMMAR in (self.seats.writer, *self.seats.responders)

@@ -1,0 +1,108 @@
+"""What passes between the steps: a query, its answers, their judgements.
+
+Ids are hashes of the content, so neither the order of the rows nor how a run was cut changes them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from enum import StrEnum
+from typing import Annotated, Any, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from libra_guard.records import Label, Origin, Vote, check_text
+
+
+class Intent(StrEnum):
+    """What a query is made to be; the label of an answer is another matter."""
+
+    HARMFUL = "harmful"
+    """A plain answer would be unsafe."""
+    BORDERLINE = "borderline"
+    """Lawful talk on a grave subject: a good answer is safe, and a guard must let it pass."""
+    BENIGN = "benign"
+    """Everyday use."""
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class MadeBy(_Record):
+    """One step in the making of a text."""
+
+    step: str
+    model: str
+    """Its name in the run's settings; ``grammar`` or ``rules`` where no model wrote."""
+    prompt: str = ""
+    """Name of the prompt's template and the beginning of its hash, ``name@0123abcd``; empty without one."""
+    seed: int = 0
+    method: str = ""
+    """Of an augmentation: which."""
+
+
+Filled = Annotated[str, AfterValidator(lambda text: check_text(text, "text"))]
+
+
+class Query(_Record):
+    """What a user asks."""
+
+    id: str
+    question: Filled
+    category_name: str = ""
+    """English name of the scenario; empty for everyday queries, which belong to none."""
+    sub_category_name: str = ""
+    intent: Intent = Intent.HARMFUL
+    origin: Origin = Origin.SYNTHETIC
+    source: str = ""
+    """Name of the set that a query was imported from; empty for what the run made itself."""
+    elements: dict[str, str] = Field(default_factory=dict)
+    """Of a query that was combined: dimension → element."""
+    parent: str = ""
+    """Id of the query that it was made from."""
+    made_by: tuple[MadeBy, ...] = ()
+    """All steps, the first first."""
+
+    @classmethod
+    def make(cls, question: str, **fields: Any) -> Self:
+        """A query with the id that its text gives it.
+
+        Raises:
+            ValueError: The text is blank or cannot be written.
+        """
+        return cls(id=text_id("q", question), question=question, **fields)
+
+
+class Answered(Query):
+    """A query with one answer; ``id`` is that of the pair."""
+
+    query: str
+    """Id of the query."""
+    response: Filled
+    responder: str
+    """Name of the model in the run's settings."""
+    refused: bool = False
+    """Whether the answer reads as a refusal."""
+
+
+class Judged(Answered):
+    """A pair with its votes."""
+
+    votes: tuple[Vote, ...]
+    """In the order of the judges."""
+    arbiter: Vote | None = None
+    """Of a pair that the judges differ on, where there is an arbiter."""
+
+    @property
+    def agreed(self) -> Label | None:
+        """安全 or 不安全 where every judge said so; None where they differ, or one is unreadable or says 有争议."""
+        labels = {vote.label for vote in self.votes}
+        found = labels.pop() if len(labels) == 1 else None
+        return None if found is Label.CONTROVERSIAL else found
+
+
+def text_id(kind: str, *texts: str) -> str:
+    """A stable name: the kind, and the first 16 hex digits of SHA-256 over the texts."""
+    digest = hashlib.sha256("\0".join(texts).encode())
+    return f"{kind}-{digest.hexdigest()[:16]}"

@@ -1,0 +1,1 @@
+"""The data card and its figures."""

@@ -1,0 +1,288 @@
+"""The data card of a run: its figures as ``card.json``, and ``README.md`` with the head that a data hub reads."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from libra_guard.backends._options import is_secret
+from libra_guard.configuration import Strict
+from libra_guard.data.base import SPLITS, split_of
+from libra_guard.data.reasons import reason_kind
+from libra_guard.io import write_atomic
+from libra_guard.records import Label, Sample, Vote
+from libra_guard.synth.config import SynthConfig
+from libra_guard.synth.report.agreement import Agreement, Judgement, agreement
+from libra_guard.synth.report.diversity import Diversity, diversity
+from libra_guard.synth.seats.budget import Usage
+from libra_guard.taxonomy import SCENARIOS, SUB_CATEGORIES
+
+STARVED = 0.5
+"""A sub-category is starved with less than this part of an equal share of the rows."""
+NONE = "(none)"
+"""Stands for an empty field in counts."""
+Counts = dict[str, dict[str, int]]
+"""Value of a field → label → rows."""
+_ADDRESSES = ("endpoints", "base_url")
+_LABELS = (Label.SAFE.value, Label.UNSAFE.value)
+_COUNTED = {
+    "scenario": "category_name",
+    "sub_category": "sub_category_name",
+    "intent": "intent",
+    "origin": "origin",
+    "set": "set",
+    "responder": "responder",
+    "label_by": "label_by",
+}
+_SIZES = (("n<1K", 10**3), ("1K<n<10K", 10**4), ("10K<n<100K", 10**5), ("100K<n<1M", 10**6), ("1M<n<10M", 10**7))
+
+
+class LeftOut(NamedTuple):
+    """A judged pair that went into neither stage."""
+
+    sample: Sample
+    """Its label counts for nothing."""
+    reason: str
+
+
+class Lengths(Strict):
+    """In characters."""
+
+    median: float
+    p95: int
+    """By nearest rank."""
+    longest: int
+
+
+class StageFigures(Strict):
+    """One of the two data sets."""
+
+    rows: int
+    questions: int
+    """Different ones."""
+    labels: dict[str, int]
+    unsafe_share: float | None
+    splits: dict[str, int]
+    counts: dict[str, Counts]
+    """Field → its values, each with the rows of either label."""
+    lengths: dict[str, Lengths]
+
+
+class Refusals(Strict):
+    """Of one responder, over all judged pairs."""
+
+    answers: int
+    refused: int
+
+
+class CardFigures(Strict):
+    """All that the card says."""
+
+    name: str
+    licence: str
+    seed: int
+    offline: bool
+    """Whether a grammar wrote or answered."""
+    writer: str
+    responders: list[str]
+    judges: list[str]
+    arbiter: str | None
+    stages: dict[str, StageFigures]
+    left_out: dict[str, int]
+    """Reason → judged pairs in neither stage."""
+    starved: dict[str, int]
+    """Sub-category → rows of both stages, where they are few."""
+    one_sided: list[str]
+    """Sub-categories that have rows, all of one label."""
+    evenness: float | None
+    """Entropy of the wanted sub-categories' rows by that of equal shares (Pielou's J), in [0, 1]."""
+    agreement: Agreement
+    refusals: dict[str, Refusals]
+    diversity: dict[str, Diversity]
+    """Of the different questions, and of all answers, of both stages."""
+    rejects: Counts
+    """Step → kind of reason → rows."""
+    usage: dict[str, Usage]
+    config: dict[str, Any]
+    """Settings that differ from the defaults, without secrets and addresses of servers."""
+
+
+def figures(
+    stage1: Sequence[Sample],
+    stage2: Sequence[Sample],
+    left_out: Sequence[LeftOut],
+    rejects: Mapping[str, Mapping[str, int]],
+    usage: Mapping[str, Usage],
+    settings: SynthConfig,
+) -> CardFigures:
+    """Counts and measures what a run made; the order of the rows does not matter.
+
+    Args:
+        stage1: Samples that the judges agree on.
+        stage2: Hard samples.
+        left_out: The other judged pairs.
+        rejects: Step → reason → rows that it did not let pass.
+        usage: Model → what was asked of it.
+        settings: The run's.
+    """
+    rows, judged = [*stage1, *stage2], [*stage1, *stage2, *(one.sample for one in left_out)]
+    per_sub = _counts(rows, "sub_category_name")
+    wanted = {name: sum(per_sub.get(name, {}).values()) for name in settings.queries.sub_categories}
+    arbiter = settings.seats.arbiter
+    return CardFigures(
+        name=settings.name,
+        licence=settings.licence,
+        seed=settings.seed,
+        offline=settings.offline,
+        writer=settings.seats.writer,
+        responders=list(settings.seats.responders),
+        judges=[judge.name for judge in settings.seats.judges],
+        arbiter=arbiter.name if arbiter else None,
+        stages={"stage1": _stage(stage1), "stage2": _stage(stage2)},
+        left_out=_tally(one.reason for one in left_out),
+        starved=_starved(wanted),
+        one_sided=[name for name in wanted if wanted[name] in per_sub.get(name, {}).values()],
+        evenness=_evenness(list(wanted.values())),
+        agreement=agreement([_judgement(row) for row in judged]),
+        refusals=_refusals(judged),
+        diversity={
+            "questions": diversity(list({row.question for row in rows}), settings.seed),
+            "responses": diversity([row.response for row in rows], settings.seed),
+        },
+        rejects={step: _kinds(reasons) for step, reasons in rejects.items() if reasons},
+        # Money added up in another order differs in its last digits.
+        usage={model: replace(spent, money=round(spent.money, 6)) for model, spent in sorted(usage.items())},
+        config=_told(settings.model_dump(mode="json", exclude_defaults=True)),
+    )
+
+
+def render(found: CardFigures) -> str:
+    """The card in Markdown: the same bytes for the same figures."""
+    environment = Environment(
+        loader=PackageLoader("libra_guard.synth", "texts/cards"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # Markdown, not HTML
+    )
+    environment.filters |= {"cell": _cell, "figure": _figure, "percent": _percent}
+    rows = sum(stage.rows for stage in found.stages.values())
+    return environment.get_template("card.md.j2").render(
+        found=found,
+        rows=rows,
+        size=next((name for name, limit in _SIZES if rows < limit), "n>10M"),
+        labels=_LABELS,
+        sub_categories=[sub.name for sub in SUB_CATEGORIES],
+        config=json.dumps(found.config, ensure_ascii=False, indent=2, sort_keys=True),
+    )
+
+
+def write_card(folder: Path, found: CardFigures) -> None:
+    """Writes ``card.json`` and ``README.md`` into the folder in which ``stage1/`` and ``stage2/`` stand."""
+    text = json.dumps(found.model_dump(mode="json"), ensure_ascii=False, indent=2, sort_keys=True)
+    write_atomic(folder / "card.json", text + "\n")
+    write_atomic(folder / "README.md", render(found))
+
+
+def _stage(rows: Sequence[Sample]) -> StageFigures:
+    labels = Counter(row.label.value for row in rows)
+    splits = Counter(split_of(str(_extra(row, "root_question") or row.question)) for row in rows)
+    return StageFigures(
+        rows=len(rows),
+        questions=len({row.question for row in rows}),
+        labels={label: labels[label] for label in _LABELS},
+        unsafe_share=round(labels[Label.UNSAFE.value] / len(rows), 4) if rows else None,
+        splits={split: splits[split] for split in SPLITS if splits[split]},
+        counts={name: _counts(rows, field) for name, field in _COUNTED.items()},
+        lengths={
+            name: _lengths([len(getattr(row, name)) for row in rows]) for name in ("question", "response") if rows
+        },
+    )
+
+
+def _counts(rows: Sequence[Sample], field: str) -> Counts:
+    """In the taxonomy's order where its names are counted, else by name."""
+    names = [*(one.name for one in SCENARIOS), *(one.name for one in SUB_CATEGORIES)]
+    known = {name: place for place, name in enumerate(names)}
+    found = Counter((str(_extra(row, field) or NONE), row.label.value) for row in rows)
+    there = sorted({name for name, _ in found}, key=lambda name: (known.get(name, len(known)), name))
+    return {name: {label: found[name, label] for label in _LABELS} for name in there}
+
+
+def _extra(row: Sample, field: str) -> Any:
+    return getattr(row, field, None)
+
+
+def _lengths(lengths: list[int]) -> Lengths:
+    lengths.sort()
+    p95 = lengths[math.ceil(0.95 * len(lengths)) - 1]
+    return Lengths(median=statistics.median(lengths), p95=p95, longest=lengths[-1])
+
+
+def _starved(wanted: Mapping[str, int]) -> dict[str, int]:
+    least = STARVED * sum(wanted.values()) / len(wanted)
+    return {name: rows for name, rows in wanted.items() if not rows or rows < least}
+
+
+def _evenness(rows: Sequence[int]) -> float | None:
+    total = sum(rows)
+    if not total or len(rows) < 2:
+        return None
+    shares = (count / total for count in rows if count)
+    return round(-sum(share * math.log(share) for share in shares) / math.log(len(rows)), 4)
+
+
+def _judgement(row: Sample) -> Judgement:
+    votes, arbiter = _extra(row, "votes") or (), _extra(row, "arbiter")
+    return Judgement(
+        tuple(Vote.model_validate(vote) for vote in votes), Vote.model_validate(arbiter) if arbiter else None
+    )
+
+
+def _refusals(rows: Sequence[Sample]) -> dict[str, Refusals]:
+    answers = Counter(str(_extra(row, "responder") or NONE) for row in rows)
+    refused = Counter(str(_extra(row, "responder") or NONE) for row in rows if _extra(row, "refused"))
+    return {name: Refusals(answers=answers[name], refused=refused[name]) for name in sorted(answers)}
+
+
+def _tally(reasons: Iterable[str]) -> dict[str, int]:
+    return dict(sorted(Counter(reasons).items()))
+
+
+def _kinds(reasons: Mapping[str, int]) -> dict[str, int]:
+    kinds = Counter[str]()
+    for reason, count in reasons.items():
+        kinds[reason_kind(reason)] += count
+    return dict(sorted(kinds.items()))
+
+
+def _told(settings: Any) -> Any:
+    """What a card may tell: it is made to be published."""
+    if isinstance(settings, dict):
+        kept = (key for key in settings if key not in _ADDRESSES and not is_secret(key))
+        return {key: _told(settings[key]) for key in kept}
+    return [_told(one) for one in settings] if isinstance(settings, list) else settings
+
+
+def _cell(text: str) -> str:
+    """A name that cannot break out of its cell of a table, nor become a tag."""
+    return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
+
+
+def _figure(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.3f}"
+
+
+def _percent(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.1f} %" if whole else "–"

@@ -1,0 +1,1 @@
+"""Who writes, answers and judges: models, their calls, and what they may cost."""

@@ -1,0 +1,185 @@
+"""Opens the models of a run as its settings say, each once, and puts them into their seats."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from libra_guard.backends._options import option_names, unknown_option
+from libra_guard.backends.base import Backend
+from libra_guard.backends.registry import backend_class, load_backend
+from libra_guard.errors import UsageError
+from libra_guard.guards.registry import guard_entry, load_guard
+from libra_guard.io import model_hash
+from libra_guard.records import Method
+from libra_guard.synth.config import JudgeSettings, ModelSettings, SynthConfig
+from libra_guard.synth.seats.backend import Endpoint, StoredBackend
+from libra_guard.synth.seats.budget import Budget, Pace, Usage
+from libra_guard.synth.seats.roles import Judge, Responder, Writer
+from libra_guard.synth.seats.store import CallStore
+
+_CONNECTION = {
+    "api_key",
+    "backoff",
+    "base_url",
+    "batch_size",
+    "concurrency",
+    "device",
+    "max_backoff",
+    "retries",
+    "timeout",
+}
+"""Options of backends that say how a model is reached, and change nothing of what it answers."""
+_JUDGED_AT_ONCE = 64
+_QUICK = ("none", "onnx")
+"""Backends whose models are there at once."""
+
+
+class Used(NamedTuple):
+    """A model of the run, and what was asked of it."""
+
+    model: str
+    usage: Usage
+
+
+class Cast:
+    """Opens who is asked for, each once.
+
+    Args:
+        config: The run's settings.
+        store: Where calls are kept.
+        beside: Folder that files named by the settings are looked for in where they are not there as written.
+    """
+
+    def __init__(self, config: SynthConfig, store: CallStore, beside: Path = Path(".")) -> None:
+        self._config, self._store, self._beside = config, store, beside
+        spent = Usage()
+        for model, (asked, new) in store.spent().items():
+            price = config.models[model].price if model in config.models else None
+            spent += Usage(0, asked, new, price.of(asked, new) if price else 0.0)
+        self._budget = Budget(config.budget, spent)
+        self._open: dict[str, StoredBackend] = {}
+
+    def writer(self, name: str) -> Writer:
+        """The model of that name, as one that writes."""
+        settings = self._config.models[name]
+        attempts = self._config.queries.attempts
+        return Writer(name, self.backend(name), settings, seed=self._config.seed, attempts=attempts)
+
+    def responder(self, name: str) -> Responder:
+        """The model of that name, as one that answers."""
+        return Responder(name, self.backend(name), self._config.models[name], seed=self._config.seed)
+
+    def judge(self, settings: JudgeSettings) -> Judge:
+        """A guard, on a model of this run or one of its own.
+
+        Raises:
+            UsageError: The guard or an option is unknown, or the model is missing.
+        """
+        options = {
+            key: self.file(value) if isinstance(value, str) else value for key, value in settings.options.items()
+        }
+        if settings.model is None:
+            name, sign, file = settings.guard.partition(":")
+            guard = load_guard(f"{name}{sign}{self.file(file)}", open_backend=self._own, **options)
+            return Judge(settings.name, guard)
+        model = self._config.models[settings.model]
+
+        def shared(*_: Any, **__: Any) -> Backend:
+            return self.backend(str(settings.model))
+
+        if model.raw and settings.guard == "libra":
+            options.setdefault("instruct", False)
+        spec = f"{settings.guard}:{model.model}"
+        return Judge(settings.name, load_guard(spec, backend=model.backend, open_backend=shared, **options))
+
+    def check(self) -> None:
+        """Finds out what is wrong with the seats before anything is asked; opens what opens quickly.
+
+        Raises:
+            UsageError: A guard, a backend or an option is unknown, or a file is missing.
+            MissingExtraError: A library is not installed.
+        """
+        for name, model in self._config.models.items():
+            known = option_names(backend_class(model.backend))
+            for option in model.options:
+                if option not in known:
+                    raise unknown_option(f"models.{name}.options.{option}", {f"the backend '{model.backend}'": known})
+        for settings in self._config.seats.all_judges:
+            entry = guard_entry(settings.guard.partition(":")[0])
+            if settings.model is None and entry.backends[0] in _QUICK:
+                self.judge(settings)
+
+    def file(self, name: str) -> str:
+        """A name as it stands, or of a file beside the settings where there is one and none as it stands."""
+        there = self._beside / name
+        return str(there) if name and not Path(name).exists() and there.exists() else name
+
+    def backend(self, name: str) -> StoredBackend:
+        """The model of that name.
+
+        Raises:
+            UsageError: It cannot be had as its settings say.
+            BackendError: It cannot be loaded.
+        """
+        if name not in self._open:
+            self._open[name] = self._opened(name, self._config.models[name])
+        return self._open[name]
+
+    def used(self) -> list[Used]:
+        """What was asked of each model so far, stored answers included, in the order of their names."""
+        return [Used(name, self._open[name].usage) for name in sorted(self._open)]
+
+    def _opened(self, name: str, settings: ModelSettings) -> StoredBackend:
+        takes = option_names(backend_class(settings.backend))
+        served = "concurrency" in takes
+        if settings.endpoints and "base_url" not in takes:
+            raise UsageError(
+                f"models.{name}: the backend '{settings.backend}' runs in this process: it has no endpoints"
+            )
+        options = {"concurrency": settings.concurrency} | settings.options if served else settings.options
+        own: list[dict[str, Any]] = [{"base_url": address} for address in settings.endpoints] or [{}]
+        backends = [load_backend(settings.backend, settings.model, **options, **one) for one in own]
+        return StoredBackend(
+            name,
+            identity(settings),
+            [Endpoint(backend, Pace(settings.a_minute)) for backend in backends],
+            self._store,
+            self._budget,
+            price=settings.price,
+            batch=1 if served else settings.batch,
+            concurrency=settings.concurrency if served else 1,
+            patience=settings.patience,
+        )
+
+    def _own(self, backend: str, model: str, **options: Any) -> Backend:
+        """What a judge runs on that is no model of the run, such as the bundled guard."""
+        made = load_backend(backend, model, **options)
+        about = {"backend": backend, "model": _model(model), "options": _answering(options)}
+        name = f"{backend}:{Path(model).name}"
+        one = StoredBackend(name, about, [Endpoint(made)], self._store, self._budget, batch=_JUDGED_AT_ONCE)
+        # A guard by rules has no model, and asks nothing.
+        if Method.LOGITS in made.capabilities or Method.GENERATE in made.capabilities:
+            self._open.setdefault(name, one)
+            return self._open[name]
+        return one
+
+
+def identity(settings: ModelSettings) -> dict[str, Any]:
+    """What a model's answers depend on; where it is reached is no part of it."""
+    return {
+        "backend": settings.backend,
+        "model": _model(settings.model),
+        "options": _answering(settings.options),
+        "raw": settings.raw,
+    }
+
+
+def _model(name: str) -> str:
+    """A folder is known by its content, so that another model put in its place is another model."""
+    folder = Path(name).expanduser()
+    return model_hash(folder) if folder.is_dir() else name
+
+
+def _answering(options: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in options.items() if key not in _CONNECTION}

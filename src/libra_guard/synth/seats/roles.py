@@ -1,0 +1,172 @@
+"""What a model does in its seat: it writes, it answers, or it judges."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from libra_guard.backends.base import Prompt
+from libra_guard.errors import BackendError
+from libra_guard.guards.base import Guard
+from libra_guard.records import Conversation, Verdict, Vote
+from libra_guard.synth.config import ModelSettings
+from libra_guard.synth.language.prompts import prompt_hash, render
+from libra_guard.synth.records import MadeBy
+from libra_guard.synth.seats.backend import EndpointsLostError, StoredBackend
+from libra_guard.synth.seats.failure import Failure, UnreadableError
+
+Parsed = TypeVar("Parsed")
+
+# Where a base model begins to write the other side's part.
+_NEXT_TURN = re.compile(r"\n+\s*(?:用户|问|助手|答|User|Human)\s*[:：]")
+
+
+class Writer:
+    """A model that writes in a form that can be read.
+
+    Args:
+        name: In the run's settings.
+        backend: The model.
+        settings: Its settings.
+        seed: Of its first attempt; each further one has the next.
+        attempts: Times that an unreadable answer is asked for.
+    """
+
+    def __init__(
+        self, name: str, backend: StoredBackend, settings: ModelSettings, *, seed: int, attempts: int = 3
+    ) -> None:
+        self.name, self.backend = name, backend
+        self._settings, self._seed, self._attempts = settings, seed, attempts
+
+    def write(
+        self,
+        prompts: Sequence[str],
+        *,
+        parse: Callable[[str], Parsed] | Sequence[Callable[[str], Parsed]],
+        begins: str = "",
+        max_tokens: int = 1024,
+    ) -> list[Parsed | Failure]:
+        """What each prompt brought, read.
+
+        Args:
+            prompts: Texts.
+            parse: Reads an answer; raises ``UnreadableError`` where it cannot. One for all prompts, or one for each.
+            begins: How an answer is to begin; ``parse`` gets it with the answer where the model went on from it.
+            max_tokens: Of one answer.
+
+        Raises:
+            BudgetSpentError: The budget is spent.
+            EndpointsLostError: The model is gone.
+        """
+        found: list[Parsed | Failure] = [Failure("not asked")] * len(prompts)
+        waiting = list(range(len(prompts)))
+        readers = [parse] * len(prompts) if callable(parse) else parse
+        raw = self._settings.raw
+        for attempt in range(self._attempts):
+            asked = [Prompt.from_user(prompts[i], prefix=begins, raw=raw) for i in waiting]
+            temperature = self._settings.temperature
+            answers = self.backend.attempt(
+                asked, max_tokens=max_tokens, temperature=temperature, seed=self._seed + attempt
+            )
+            again = []
+            for place, answer in zip(waiting, answers, strict=True):
+                found[place] = self._read(answer, begins if raw or self.backend.continues else "", readers[place])
+                if isinstance(found[place], Failure) and not isinstance(answer, BackendError):
+                    again.append(place)
+            # A model without chance says the same again.
+            if not again or temperature == 0:
+                break
+            waiting = again
+        return found
+
+    def made(self, step: str, template: str, *, method: str = "") -> MadeBy:
+        """Who wrote, for a row's provenance."""
+        return MadeBy(
+            step=step, model=self.name, prompt=f"{template}@{prompt_hash(template)}", seed=self._seed, method=method
+        )
+
+    @staticmethod
+    def _read(answer: str | BackendError, begins: str, parse: Callable[[str], Parsed]) -> Parsed | Failure:
+        if isinstance(answer, BackendError):
+            return Failure(str(answer), model=True)
+        # Some say the beginning again, though they were to go on from it.
+        again = begins and answer.lstrip().startswith(begins.strip())
+        try:
+            return parse(answer if again else begins + answer)
+        except UnreadableError as error:
+            return Failure(str(error), answer)
+
+
+class Responder:
+    """A model that answers as an assistant.
+
+    Args:
+        name: In the run's settings.
+        backend: The model.
+        settings: Its settings.
+        seed: For sampling.
+    """
+
+    def __init__(self, name: str, backend: StoredBackend, settings: ModelSettings, *, seed: int) -> None:
+        self.name, self.backend = name, backend
+        self._settings, self._seed = settings, seed
+
+    def answer(self, questions: Sequence[str], *, max_tokens: int) -> list[str | Failure]:
+        """An answer to each question.
+
+        Raises:
+            BudgetSpentError: The budget is spent.
+            EndpointsLostError: The model is gone.
+        """
+        raw = self._settings.raw
+        texts = [render("respond_raw.j2", question=question) if raw else question for question in questions]
+        prompts = [Prompt.from_user(text, raw=raw) for text in texts]
+        temperature = self._settings.temperature
+        found = self.backend.attempt(prompts, max_tokens=max_tokens, temperature=temperature, seed=self._seed)
+        return [self._read(answer) for answer in found]
+
+    def _read(self, answer: str | BackendError) -> str | Failure:
+        if isinstance(answer, BackendError):
+            return Failure(str(answer), model=True)
+        text = (_NEXT_TURN.split(answer)[0] if self._settings.raw else answer).strip()
+        return text or Failure("an empty answer", answer)
+
+
+class Judge:
+    """A guard that votes.
+
+    Args:
+        name: What its votes are signed with.
+        guard: The guard.
+    """
+
+    def __init__(self, name: str, guard: Guard) -> None:
+        self.name, self.guard = name, guard
+
+    def votes(self, pairs: Sequence[Conversation], *, explain: bool) -> list[Vote | Failure]:
+        """A vote on each pair: all at once; where that fails, one by one, so that a bad pair costs one pair.
+
+        Raises:
+            BudgetSpentError: The budget is spent.
+            EndpointsLostError: The model is gone.
+        """
+        try:
+            return [self._vote(verdict) for verdict in self.guard.judge(pairs, explain=explain)]
+        except EndpointsLostError:
+            raise
+        except BackendError:
+            return [vote for pair in pairs for vote in self._one(pair, explain)]
+
+    def _one(self, pair: Conversation, explain: bool) -> list[Vote | Failure]:
+        try:
+            return [self._vote(verdict) for verdict in self.guard.judge([pair], explain=explain)]
+        except EndpointsLostError:
+            raise
+        except BackendError as error:
+            return [Failure(str(error), model=True)]
+
+    def _vote(self, verdict: Verdict) -> Vote:
+        return Vote(
+            judge=self.name, label=verdict.label, score=verdict.unsafe_score, analysis=(verdict.analysis or "").strip()
+        )

@@ -1,0 +1,195 @@
+"""Augmentation: the same aim in other words, in another structure, or in the ways that guards are got around.
+
+A model rewrites, by one prompt for each method; where there is none, frames of a grammar carry the query. Ways of
+evasion go by rule either way. What a query gets hangs on the seed and its id alone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cache, partial
+from importlib.resources import files
+from random import Random
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import yaml
+from pydantic import AfterValidator, Field
+
+from libra_guard.configuration import Probability, Strict
+from libra_guard.synth.language.evasion import METHODS
+from libra_guard.synth.language.prompts import render
+from libra_guard.synth.language.reading import is_chinese, unquoted
+from libra_guard.synth.language.refusals import is_refused_query
+from libra_guard.synth.records import Intent, MadeBy, Query
+from libra_guard.synth.seats.failure import Failure, UnreadableError
+
+if TYPE_CHECKING:
+    from libra_guard.synth.seats.roles import Writer
+
+STEP = "augment"
+COAXING = ("role_play", "hypothetical", "step_by_step", "instruction_hijack")
+"""Methods of red-teaming that a model writes, or a frame carries."""
+BEGINS = "改写："
+"""What a rewritten query stands behind."""
+
+_LONGEST = 600
+_MAX_TOKENS = 512
+_BEHIND = re.compile(r"^\W*(?:改写(?:后|结果)?[\s*]*[:：][\s*]*)+(?P<text>.*)$", re.MULTILINE)
+_NUMBER = re.compile(r"^\s*(?:[-*•]\s+|\d{1,3}\s*[.、)）]\s*|[(（]\d{1,3}[)）]\s*|[①-⑳]\s*)")
+_POINTS = " \t\r\n。.？?！!，,；;：:~～…"
+
+
+def _known(name: str) -> str:
+    if name not in (known := (*COAXING, *METHODS)):
+        raise ValueError(f"no method is called '{name}'; there are {', '.join(known)}")
+    return name
+
+
+class AugmentSettings(Strict):
+    """How much is added, and how."""
+
+    rewrite: Probability = 0.2
+    """Share of the queries that get a child in other words."""
+    paraphrase: Probability = 0.2
+    """Share of the queries that get a child of another structure."""
+    red_team: Probability = 0.5
+    """Share of the queries that get a child by one of ``methods``."""
+    methods: Annotated[tuple[Annotated[str, AfterValidator(_known)], ...], Field(min_length=1)] = (*COAXING, *METHODS)
+    """Names of ``COAXING`` and of ``evasion.METHODS``; a name that stands twice is drawn twice as often."""
+    harmless: bool = True
+    """Also augment borderline and benign queries: the evasion of a harmless text stays harmless."""
+
+
+class _Task(NamedTuple):
+    place: int
+    """Of the query among all."""
+    query: Query
+    method: str
+    random: Random
+
+
+def augment(
+    queries: Sequence[Query], settings: AugmentSettings, writer: Writer | None, seed: int
+) -> tuple[list[Query], list[tuple[Query, Failure]]]:
+    """Adds to the queries what is made of them.
+
+    Args:
+        queries: Any.
+        settings: How much, and how.
+        writer: None: frames of a grammar take the place of its prompts.
+        seed: Of the run.
+
+    Returns:
+        Each query with its children behind it; and the queries that lack one, with the reason and the method. A part
+        of the queries gives that part of both.
+
+    Raises:
+        BudgetSpentError: The writer's budget is spent.
+        EndpointsLostError: The writer is gone.
+    """
+    tasks = [task for place, query in enumerate(queries) for task in _tasks(place, query, settings, seed)]
+    asked = [i for i, task in enumerate(tasks) if writer and task.method not in METHODS]
+    written = _by_model(writer, [tasks[i] for i in asked]) if writer else []
+    texts: dict[int, str | Failure] = dict(zip(asked, written, strict=True))
+    families = [[query] for query in queries]
+    rejects = []
+    for i, task in enumerate(tasks):
+        text = texts[i] if i in texts else _by_rule(task)
+        if isinstance(text, Failure):
+            rejects.append((task.query, replace(text, reason=f"{text.reason}: {task.method}")))
+            continue
+        made = writer.made(STEP, _template(task.method), method=task.method) if writer and i in texts else None
+        families[task.place].append(_child(task, text, made or _by_hand(task.method, seed)))
+    return [row for family in families for row in family], rejects
+
+
+def read_rewrite(text: str, original: str) -> str:
+    """The query of a model's answer: what stands behind ``改写：``, else the first line that is no announcement.
+
+    Raises:
+        UnreadableError: There is none; or it is the original, a refusal, too long, or not Chinese.
+    """
+    found = _BEHIND.search(text)
+    lines = [line.strip() for line in (found["text"] + text[found.end() :] if found else text).splitlines()]
+    lines = [line for line in lines if line.strip(_POINTS + '*#`-“”"')]
+    if not found and len(lines) > 1 and lines[0].endswith(("：", ":")):
+        del lines[0]
+    query = unquoted(_NUMBER.sub("", lines[0]).strip("*` ")) if lines else ""
+    if not query:
+        raise UnreadableError("an empty answer")
+    if is_refused_query(query):
+        raise UnreadableError("a refusal")
+    if not is_chinese(query):
+        raise UnreadableError("not Chinese")
+    if len(query) > _LONGEST:
+        raise UnreadableError(f"more than {_LONGEST} characters")
+    if _bare(query) == _bare(original):
+        raise UnreadableError("the original as it was")
+    return query
+
+
+def _tasks(place: int, query: Query, settings: AugmentSettings, seed: int) -> list[_Task]:
+    if query.intent is not Intent.HARMFUL and not settings.harmless:
+        return []
+    draw = Random(f"{seed}:{STEP}:{query.id}")
+    shares = {"rewrite": settings.rewrite, "paraphrase": settings.paraphrase, "red_team": settings.red_team}
+    # All are drawn, so that one share more or less changes nothing of the others.
+    wanted = [name for name, share in shares.items() if draw.random() < share]
+    tasks = []
+    for name in wanted:
+        random = Random(f"{seed}:{STEP}:{query.id}:{name}")
+        method = _method(query.question, settings.methods, random) if name == "red_team" else name
+        tasks.append(_Task(place, query, method, random))
+    return tasks
+
+
+def _method(text: str, methods: Sequence[str], random: Random) -> str:
+    """One that applies, where any does."""
+    for name in (drawn := random.sample(methods, len(methods))):
+        # Whether a way applies hangs on the text alone.
+        if name not in METHODS or METHODS[name].apply(text, Random(0)) is not None:
+            return name
+    return drawn[0]
+
+
+def _by_rule(task: _Task) -> str | Failure:
+    question = task.query.question
+    if task.method in METHODS:
+        return METHODS[task.method].apply(question, task.random) or Failure("cannot be applied")
+    frame = task.random.choice(_frames()[task.method])
+    return frame.replace("{question}", question.strip().rstrip(_POINTS) or question)
+
+
+def _by_model(writer: Writer, tasks: Sequence[_Task]) -> list[str | Failure]:
+    if not tasks:
+        return []
+    prompts = [render(_template(task.method), question=" ".join(task.query.question.split())) for task in tasks]
+    readers: list[Callable[[str], str]] = [partial(read_rewrite, original=task.query.question) for task in tasks]
+    return writer.write(prompts, parse=readers, begins=BEGINS, max_tokens=_MAX_TOKENS)
+
+
+def _child(task: _Task, text: str, made: MadeBy) -> Query:
+    query = task.query
+    fields = query.model_dump(exclude={"id", "question", "parent", "made_by"})
+    return Query.make(text, **fields, parent=query.id, made_by=(*query.made_by, made))
+
+
+def _by_hand(method: str, seed: int) -> MadeBy:
+    return MadeBy(step=STEP, model="rules" if method in METHODS else "grammar", seed=seed, method=method)
+
+
+def _template(method: str) -> str:
+    return f"augment_{method}.j2"
+
+
+def _bare(text: str) -> str:
+    return re.sub(r"[\W_]+", "", text).casefold()
+
+
+@cache
+def _frames() -> dict[str, list[str]]:
+    text = (files("libra_guard.synth") / "texts" / "grammar" / "wrappers.yaml").read_text(encoding="utf-8")
+    frames: dict[str, Any] = yaml.safe_load(text)
+    return frames

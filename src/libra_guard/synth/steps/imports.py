@@ -1,0 +1,98 @@
+"""Real queries from public sets; English ones are translated."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+
+from libra_guard.data.base import normalise_question
+from libra_guard.data.registry import load_dataset_rows, load_importer
+from libra_guard.errors import UsageError
+from libra_guard.io import BadRow
+from libra_guard.records import Origin, Question, Sample
+from libra_guard.synth.config import ImportSettings
+from libra_guard.synth.language.translate import translate
+from libra_guard.synth.records import Intent, MadeBy, Query
+from libra_guard.synth.work import Done, Reject, Work, pieces
+
+STEP = "import"
+Row = Question | Sample
+
+
+def import_queries(work: Work) -> Done:
+    """The queries of all sets that the settings name, each question once.
+
+    Returns:
+        This shard's queries, set by set; rows that hold none, and what could not be translated.
+
+    Raises:
+        UsageError: A set is unknown, or an English one would have to be translated by a grammar.
+    """
+    queries: list[Query] = []
+    rejects: list[Reject] = []
+    read = [(row, settings) for settings in work.config.imports for row in _rows(settings, work, rejects)]
+    part = work.part(read)
+    if work.shard.rank:
+        # What cannot be read, the first shard tells.
+        rejects.clear()
+    with work.progress(STEP, len(part)) as advance:
+        for settings in work.config.imports:
+            mine = [row for row, of in part if of is settings]
+            for piece in pieces(mine):
+                queries += [
+                    _query(row, settings, work.config.seed) for row in _in_chinese(piece, settings, work, rejects)
+                ]
+                advance(len(piece))
+    return Done(queries, rejects)
+
+
+def _rows(settings: ImportSettings, work: Work, rejects: list[Reject]) -> list[Row]:
+    found: dict[str, Row] = {}
+    for row in load_dataset_rows(settings.set, work.path(settings.path)):
+        if isinstance(row, BadRow):
+            rejects.append(Reject(f"{row.file}:{row.line}: {row.reason}", {"text": row.text}))
+        else:
+            found.setdefault(normalise_question(row.question), row)
+    rows = list(found.values())
+    if settings.sample is None or settings.sample >= len(rows):
+        return rows
+    draw = random.Random(f"{work.config.seed}:{STEP}:{settings.set}:{settings.path}")
+    kept = set(draw.sample(range(len(rows)), settings.sample))
+    return [row for number, row in enumerate(rows) if number in kept]
+
+
+def _in_chinese(rows: Sequence[Row], settings: ImportSettings, work: Work, rejects: list[Reject]) -> Iterator[Question]:
+    asked = [_question(row) for row in rows]
+    if load_importer(settings.set).info.language != "en":
+        yield from asked
+        return
+    name = work.config.seats.writer
+    if name not in work.config.models:
+        raise UsageError(f"imports: '{settings.set}' is English, and no model sits as the writer to translate it")
+    done, failed = translate(asked, work.config.translate, work.cast.writer(name))
+    rejects += [Reject.of(failure, row) for row, failure in failed]
+    yield from done
+
+
+def _question(row: Row) -> Question:
+    if isinstance(row, Question):
+        return row
+    # Of a sample only its answer is labelled: what the question alone is worth, nobody said.
+    return Question(
+        question=row.question, category_name=row.category_name, sub_category_name=row.sub_category_name, id=row.id
+    )
+
+
+def _query(row: Question, settings: ImportSettings, seed: int) -> Query:
+    extra = row.model_extra or {}
+    translated = "original" in extra
+    steps = [MadeBy(step=STEP, model=settings.set, seed=seed), *map(MadeBy.model_validate, extra.get("made_by", ()))]
+    return Query.make(
+        row.question,
+        category_name=row.category_name,
+        sub_category_name=row.sub_category_name,
+        intent=Intent.BORDERLINE if row.harmful is False else Intent.HARMFUL,
+        origin=Origin.TRANSLATED if translated else settings.origin,
+        source=settings.set,
+        made_by=tuple(steps) if translated else (steps[0],),
+    )

@@ -1,0 +1,134 @@
+"""The answers: several models of different families answer each query."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+from typing import Protocol
+
+from libra_guard.records import check_text
+from libra_guard.synth.language.grammar import Grammar
+from libra_guard.synth.language.limits import SEXUALISES_MINORS, sexualises_minors
+from libra_guard.synth.language.refusals import is_refusal
+from libra_guard.synth.records import Answered, Intent, MadeBy, Query, text_id
+from libra_guard.synth.seats.failure import Failure
+from libra_guard.synth.seats.roles import Responder
+from libra_guard.synth.work import Done, Reject, Work, pieces
+
+STEP = "respond"
+_SENTENCE_END = re.compile(r"[。！？!?…\n](?=[^。！？!?…\n]*$)")
+# How often the grammar answers in which way: both labels come of every intent that can have them.
+_KINDS = {
+    Intent.HARMFUL: {"refusal": 4, "compliance": 4, "partial": 2, "broken": 1},
+    Intent.BORDERLINE: {"information": 8, "refusal": 1, "broken": 1},
+    Intent.BENIGN: {"everyday": 9, "broken": 1},
+}
+
+
+class _Answering(Protocol):
+    name: str
+
+    def answer_all(self, queries: Sequence[Query]) -> list[str | Failure]: ...
+
+
+def respond(work: Work, queries: Sequence[Query]) -> Done:
+    """An answer of each responder that a query is given to.
+
+    Returns:
+        The pairs, query by query; answers that failed or are empty, with reasons.
+    """
+    seats = [_seat(work, name) for name in work.config.seats.responders]
+    rows: list[Answered] = []
+    rejects: list[Reject] = []
+    part = []
+    for query in work.part(queries):
+        if sexualises_minors(query.question):
+            rejects.append(Reject(SEXUALISES_MINORS, query.model_dump(mode="json")))
+        else:
+            part.append(query)
+    with work.progress(STEP, len(part)) as advance:
+        for piece in pieces(part):
+            given = {query.id: _drawn(query, work) for query in piece}
+            found: dict[tuple[str, str], str | Failure] = {}
+            for seat in seats:
+                mine = [query for query in piece if seat.name in given[query.id]]
+                for query, answer in zip(mine, seat.answer_all(mine), strict=True):
+                    found[query.id, seat.name] = answer
+            for query in piece:
+                for name in given[query.id]:
+                    row = _row(query, name, found[query.id, name], work)
+                    (rejects if isinstance(row, Reject) else rows).append(row)  # type: ignore[arg-type]
+            advance(len(piece))
+    refused = {seat.name: sum(row.refused for row in rows if row.responder == seat.name) for seat in seats}
+    return Done(rows, rejects, {"refused": refused})
+
+
+def cut_long(text: str, longest: int) -> str:
+    """A text of at most so many characters, cut behind its last whole sentence where there is one."""
+    if len(text) <= longest:
+        return text
+    text = text[:longest]
+    end = _SENTENCE_END.search(text)
+    return text[: end.end()] if end else text
+
+
+class _ByModel:
+    def __init__(self, responder: Responder, max_tokens: int) -> None:
+        self.name, self._responder, self._max_tokens = responder.name, responder, max_tokens
+
+    def answer_all(self, queries: Sequence[Query]) -> list[str | Failure]:
+        return self._responder.answer([query.question for query in queries], max_tokens=self._max_tokens)
+
+
+class _ByGrammar:
+    def __init__(self, name: str, seed: int) -> None:
+        self.name, self._seed, self._grammar = name, seed, Grammar.load()
+
+    def answer_all(self, queries: Sequence[Query]) -> list[str | Failure]:
+        return [self._answer(query) for query in queries]
+
+    def _answer(self, query: Query) -> str:
+        draw = random.Random(f"{self._seed}:{STEP}:{self.name}:{query.id}")
+        kinds = _KINDS[query.intent]
+        kind = draw.choices(list(kinds), weights=list(kinds.values()))[0]
+        return self._grammar.answer(query, kind, draw)
+
+
+def _seat(work: Work, name: str) -> _Answering:
+    if name in work.config.models:
+        return _ByModel(work.cast.responder(name), work.config.respond.max_tokens)
+    return _ByGrammar(name, work.config.seed)
+
+
+def _drawn(query: Query, work: Work) -> list[str]:
+    """The responders of a query, in the settings' order."""
+    names, count = work.config.seats.responders, work.config.respond.per_query
+    if count is None or count >= len(names):
+        return list(names)
+    drawn = random.Random(f"{work.config.seed}:{STEP}:{query.id}").sample(names, count)
+    return [name for name in names if name in drawn]
+
+
+def _row(query: Query, responder: str, answer: str | Failure, work: Work) -> Answered | Reject:
+    about = query.model_dump(mode="json") | {"responder": responder}
+    if isinstance(answer, Failure):
+        return Reject.of(answer, about)
+    text = cut_long(answer.strip(), work.config.respond.longest)
+    if sexualises_minors(f"{query.question}\n{text}"):
+        # The answer is not kept, not even among the rejects.
+        return Reject(SEXUALISES_MINORS, about)
+    try:
+        check_text(text, "the answer")
+    except ValueError as error:
+        return Reject(str(error), {**about, "said": answer})
+    made = MadeBy(step=STEP, model=responder, seed=work.config.seed)
+    return Answered(
+        **query.model_dump(exclude={"id", "made_by"}),
+        id=text_id("p", query.id, responder, text),
+        query=query.id,
+        response=text,
+        responder=responder,
+        refused=is_refusal(text),
+        made_by=(*query.made_by, made),
+    )

@@ -1,0 +1,99 @@
+"""The two stages: what the judges agree on, and the hard samples that a stronger one decided.
+
+Questions stand on one side of the split with all that was made of them: train, dev and test are told by the text of the
+query at the root.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Literal, NamedTuple
+
+from libra_guard.records import Label, Origin, Sample
+from libra_guard.synth.config import SplitSettings
+from libra_guard.synth.records import Judged, Query
+
+Stage = Literal["stage1", "stage2"]
+
+
+class Placed(NamedTuple):
+    """A sample and where it belongs."""
+
+    sample: Sample
+    stage: Stage | None
+    """None: left out."""
+    reason: str = ""
+    """Why it is left out."""
+
+
+def place(rows: Sequence[Judged], queries: Sequence[Query], settings: SplitSettings) -> Iterator[Placed]:
+    """Each pair as a sample of one of the stages, or left out.
+
+    Args:
+        rows: The judged pairs.
+        queries: All queries that were made, dropped ones too: the parents of those that were answered.
+        settings: Which goes where.
+    """
+    known = {query.id: query for query in queries}
+    for row in rows:
+        yield _placed(row, _root(row, known), settings)
+
+
+def _placed(row: Judged, root: str, settings: SplitSettings) -> Placed:
+    agreed = row.agreed
+    if agreed:
+        analysis = next((vote.analysis for vote in row.votes if vote.analysis), "")
+        sample = _sample(row, root, agreed, analysis, "agreement")
+        if row.origin is Origin.SYNTHETIC or settings.agreed_real == "stage1":
+            return Placed(sample, "stage1")
+        if settings.agreed_real == "stage2":
+            return Placed(sample, "stage2")
+        return Placed(sample, None, "real, and the judges agree: not hard")
+    last = row.arbiter
+    # A sample has a label, so that of an undecided one is the cautious one; it goes into no stage.
+    if last is None or last.label is None:
+        why = "no arbiter decides" if last is None else "the arbiter's answer cannot be read"
+        return Placed(_sample(row, root, Label.UNSAFE, "", "nobody"), None, f"the judges differ, and {why}")
+    if last.label is Label.CONTROVERSIAL:
+        return Placed(_sample(row, root, Label.UNSAFE, last.analysis, "nobody"), None, "the arbiter calls it 有争议")
+    sample = _sample(row, root, last.label, last.analysis, "arbiter")
+    if row.origin in settings.hard:
+        return Placed(sample, "stage2")
+    return Placed(sample, None, f"the judges differ, and {row.origin.value} ones are not wanted as hard samples")
+
+
+def _sample(row: Judged, root: str, label: Label, analysis: str, label_by: str) -> Sample:
+    return Sample.model_validate(
+        {
+            "source": row.origin.source,
+            "category_name": row.category_name,
+            "sub_category_name": row.sub_category_name,
+            "question": row.question,
+            "response": row.response,
+            "label": label,
+            "analyze": analysis,
+            "id": row.id,
+            "label_by": label_by,
+            "intent": row.intent.value,
+            "origin": row.origin.value,
+            "set": row.source,
+            "responder": row.responder,
+            "refused": row.refused,
+            "votes": [vote.model_dump(mode="json") for vote in row.votes],
+            "arbiter": row.arbiter.model_dump(mode="json") if row.arbiter else None,
+            "query": row.query,
+            "parent": row.parent,
+            "root_question": root,
+            "elements": row.elements,
+            "made_by": [made.model_dump(mode="json") for made in row.made_by],
+        }
+    )
+
+
+def _root(row: Judged, known: dict[str, Query]) -> str:
+    question, parent = row.question, row.parent
+    seen: set[str] = set()
+    while parent in known and parent not in seen:
+        seen.add(parent)
+        question, parent = known[parent].question, known[parent].parent
+    return question

@@ -1,0 +1,80 @@
+"""What every step is given, and what it gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel
+
+from libra_guard.data.near_duplicates import Engine
+from libra_guard.predict.shards import Shard
+from libra_guard.synth.config import SynthConfig
+from libra_guard.synth.seats.cast import Cast
+from libra_guard.synth.seats.failure import Failure
+
+Advance = Callable[[int], None]
+"""Told how many more rows are done."""
+AT_ONCE = 256
+"""Rows that are asked for between two looks at the progress."""
+
+
+class Reject(NamedTuple):
+    """A row that a step did not let pass."""
+
+    reason: str
+    row: dict[str, Any]
+    failed: bool = False
+    """Whether a model failed on it, so that another run may have more luck."""
+
+    @classmethod
+    def of(cls, failure: Failure, row: BaseModel | dict[str, Any]) -> Reject:
+        """A row that a model did not bring, with what it said instead."""
+        data = row.model_dump(mode="json") if isinstance(row, BaseModel) else dict(row)
+        return cls(failure.reason, {**data, **({"said": failure.text} if failure.text else {})}, failure.model)
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a step made."""
+
+    rows: Sequence[BaseModel]
+    rejects: Sequence[Reject] = ()
+    figures: dict[str, Any] = field(default_factory=dict)
+    """What else is to be known of it, for the step's record."""
+
+
+@contextmanager
+def _unseen(_: str, __: int | None) -> Iterator[Advance]:
+    yield lambda _: None
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a step is given."""
+
+    config: SynthConfig
+    cast: Cast
+    data: Path
+    """Folder that paths of public sets are relative to."""
+    shard: Shard = field(default_factory=Shard)
+    engine: Engine = Engine.LOCAL
+    progress: Callable[[str, int | None], Any] = _unseen
+    """A context manager of an ``Advance``, from what is done and how many rows there are."""
+
+    def part(self, rows: Sequence[Any]) -> list[Any]:
+        """Those of this shard."""
+        return [rows[i] for i in self.shard.range(len(rows))]
+
+    def path(self, name: str) -> str:
+        """A path of the settings: as it is written where there is such a file, else in the data folder."""
+        return name if "://" in name or Path(name).exists() else str(self.data / name)
+
+
+def pieces(rows: Sequence[Any], size: int = AT_ONCE) -> Iterator[Sequence[Any]]:
+    """The rows in groups of ``size``, in order."""
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size]

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+pytest.importorskip("rensa")
+pytest.importorskip("opencc")
+pytest.importorskip("pypinyin")
+
+from libra_guard.cli.main import app
+
+runner = CliRunner()
+CONFIG = Path(__file__).parents[2] / "configs" / "synth" / "offline.yaml"
+SMALL = ["--set", "queries={harmful: 2, borderline: 1, benign: 6, only: [Gambling, Gender, Mental Health]}"]
+
+
+def call(*arguments: object) -> tuple[int, str, str]:
+    result = runner.invoke(app, ["synth", *map(str, arguments)])
+    return result.exit_code, result.stderr, str(result.exception or "")
+
+
+def test_the_offline_run_makes_a_data_set_that_datasets_loads(tmp_path: Path) -> None:
+    code, told, error = call("run", CONFIG, "--out", tmp_path, *SMALL)
+    assert code == 0, error
+    assert "queries: 15 rows, 0 rejects" in told
+    card = (tmp_path / "data" / "README.md").read_text(encoding="utf-8")
+    assert "Written by a grammar, judged by mini, words:sensitive_words.txt" in card
+    code, told, _ = call("run", CONFIG, "--out", tmp_path, *SMALL)
+    assert code == 0
+    assert told.count("stand there already") == 8
+
+
+def test_steps_by_themselves(tmp_path: Path) -> None:
+    for step in ("elements", "queries"):
+        assert call(step, CONFIG, "--out", tmp_path, *SMALL)[0] == 0
+    rows = (tmp_path / "steps" / "queries.jsonl").read_text(encoding="utf-8").splitlines()
+    assert {json.loads(row)["sub_category_name"] for row in rows} == {"Gambling", "Gender", "Mental Health", ""}
+    code, _, error = call("respond", CONFIG, "--out", tmp_path, *SMALL)
+    assert code
+    assert "do the step 'dedup' first" in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--set", "queries.harmfull=3"], "queries.harmfull: Extra inputs are not permitted"),
+        (["--set", "queries.harmful=-1"], "queries.harmful: Input should be greater than or equal to 0"),
+        (["--set", "queries.only=[Gambing]"], "there is no sub-category 'Gambing'"),
+        (["--set", "seats.writer=gpt"], "no model is called 'gpt'; there are grammar"),
+        (["--set", "seats.judges=[{guard: mini}, {guard: mini}]"], "two judges are the same"),
+        (["--set", "name"], "--set name: write KEY=VALUE"),
+        (["--set", "name.of=3"], "--set name.of=3: write KEY=VALUE"),
+        (["--engine", "spark"], "--engine is one of local, ray, not 'spark'"),
+        (["--shard", "4/4"], "--shard 4/4: write R/N"),
+    ],
+)
+def test_wrong_use_is_told_before_anything_is_done(tmp_path: Path, arguments: list[str], reason: str) -> None:
+    code, _, error = call("run", CONFIG, "--out", tmp_path / "out", *arguments)
+    assert code
+    assert reason in error
+    assert not (tmp_path / "out" / "steps").exists()
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    code, _, error = call("run", tmp_path / "none.yaml", "--out", tmp_path / "out")
+    assert code
+    assert "none.yaml: No such file" in error
+
+
+def test_a_judge_that_is_not_there_is_named_before_hours_are_spent(tmp_path: Path) -> None:
+    code, _, error = call("run", CONFIG, "--out", tmp_path, *SMALL, "--set", "seats.judges=[{guard: words:no.txt}]")
+    assert code
+    assert "no.txt" in error
+    assert not (tmp_path / "steps" / "respond.jsonl").exists()

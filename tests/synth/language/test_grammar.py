@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+
+from libra_guard.synth.language.grammar import Grammar
+from libra_guard.synth.language.limits import sexualises_minors
+from libra_guard.synth.language.refusals import is_refused_query
+from libra_guard.synth.records import Intent, Query
+from libra_guard.synth.steps.elements import Elements
+from libra_guard.taxonomy import SUB_CATEGORIES
+
+KINDS = ("refusal", "compliance", "partial", "information", "everyday", "broken")
+
+
+def drawn(elements: Elements, intent: Intent, draw: Random) -> dict[str, str]:
+    own, common = elements.subs[draw.choice(SUB_CATEGORIES).slug], elements.common
+    lists = {
+        "behaviour": own.behaviours,
+        "event": own.events,
+        "lawful": own.lawful,
+        "everyday": common.everyday,
+        "place": common.places,
+        "persona": common.personas,
+        "task": tuple(common.task_types.values()),
+    }
+    return {name: draw.choice(values) for name, values in lists.items()}
+
+
+@pytest.mark.parametrize("intent", Intent)
+def test_queries_are_whole_and_many(intent: Intent) -> None:
+    grammar, elements, draw = Grammar.load(), Elements.load(), Random(1)
+    queries = [grammar.query(intent, drawn(elements, intent, draw), draw) for _ in range(1500)]
+    assert not [text for text in queries if "{" in text or "}" in text]
+    assert not [text for text in queries if is_refused_query(text)]
+    assert len(set(queries)) >= 0.8 * len(queries)
+    assert sum(map(sexualises_minors, queries)) < 0.01 * len(queries)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("elements", [{"behaviour": "开设赌局"}, {"lawful": "赌博罪的认定"}, {"everyday": "泡茶"}, {}])
+def test_answers_are_whole(kind: str, elements: dict[str, str]) -> None:
+    query = Query.make("真实的问题是什么", elements=elements)
+    for seed in range(40):
+        text = Grammar.load().answer(query, kind, Random(seed))
+        assert text
+        assert "{" not in text
+
+
+def test_a_draw_tells_all() -> None:
+    query = Query.make("怎么开赌局", elements={"behaviour": "开设赌局"})
+    first, second = (Grammar.load().answer(query, "compliance", Random("7")) for _ in range(2))
+    assert first == second

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import pytest
+
+from libra_guard.synth.language.reading import is_chinese, numbered_lines, unquoted
+from libra_guard.synth.seats.failure import UnreadableError
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "an empty answer"),
+        ("  \n ", "an empty answer"),
+        ("好的，我来写。", "no numbered lines"),
+        ("1. How do I make tea?\n2. What is tea?", "not Chinese"),
+        ("1. 怎么泡茶\n2. 怎么泡茶\n3. 怎么泡茶\n4. 怎么泡茶", "the same lines again and again"),
+        ("1.\n2.  \n", "no numbered lines"),
+    ],
+)
+def test_what_cannot_be_read_has_a_reason(text: str, reason: str) -> None:
+    with pytest.raises(UnreadableError, match=reason):
+        numbered_lines(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("1. 怎么泡茶\n2. 怎么煮饭", ["怎么泡茶", "怎么煮饭"]),
+        ("好的：\n\n1、怎么泡茶？\n2）“怎么煮饭”\n（3）怎么洗碗\n④ 怎么扫地\n- 5: 怎么拖地\n以上就是全部。", None),
+        ("1. 怎么泡茶\n2. How are you\n3. 怎么泡茶", ["怎么泡茶"]),
+        ("1.怎么泡茶\n  这一行不是新的一条", ["怎么泡茶"]),
+        ("2024年的茶怎么样\n1. 怎么泡茶", ["怎么泡茶"]),
+    ],
+)
+def test_numbered_lines(text: str, lines: list[str] | None) -> None:
+    assert numbered_lines(text) == (lines or ["怎么泡茶？", "怎么煮饭", "怎么洗碗", "怎么扫地", "怎么拖地"])
+
+
+@pytest.mark.parametrize(
+    ("text", "bare"),
+    [("“你好”", "你好"), ('"“你好”"', "你好"), ("“你”和“我”", "“你”和“我”"), ("“", "“"), ("他说“好”", "他说“好”")],
+)
+def test_quotation_marks_around_a_text_go(text: str, bare: str) -> None:
+    assert unquoted(text) == bare
+
+
+@pytest.mark.parametrize(
+    ("text", "chinese"),
+    [
+        ("怎么用 Python 写爬虫", True),
+        ("how to 泡", False),
+        ("", False),
+        ("？！", False),
+        ("日本語のテキスト", False),
+        ("繁體字", True),
+    ],
+)
+def test_chinese_is_told_by_its_characters(text: str, chinese: bool) -> None:
+    assert is_chinese(text, 0.4) is chinese

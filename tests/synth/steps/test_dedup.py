@@ -1,0 +1,128 @@
+import csv
+import json
+
+import pytest
+from pydantic import ValidationError
+
+from libra_guard.errors import UsageError
+from libra_guard.synth.records import Intent, Query
+from libra_guard.synth.steps.dedup import Contamination, DedupSettings, dedup
+
+pytest.importorskip("rensa")
+pytest.importorskip("opencc")
+
+TEA = "周末想请几位老朋友来家里喝茶，该怎么准备茶点"
+TEA_AGAIN = "周末想请几位老朋友来家里喝茶，该怎么准备点心"
+TRAIN = "从北京坐火车去拉萨要多长时间，沿途能看到什么"
+
+
+def query(question, name="", **fields):
+    made = Query.make(question, **fields)
+    return made.model_copy(update={"id": name}) if name else made
+
+
+def reasons(result):
+    return {one.row.id: one.reason for one in result.rejected}
+
+
+@pytest.fixture
+def benchmark(tmp_path):
+    """A file in the Libra-Test format, on more lines than rows."""
+    path = tmp_path / "benchmark.json"
+    rows = [{"question": q, "response": "好。", "label": "安全", "id": i} for i, q in enumerate((TRAIN, TEA))]
+    path.write_text(json.dumps(rows, ensure_ascii=False, indent=2), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("values", [{"threshold": 2}, {"againts": []}, {"ngram": 9}])
+def test_settings_that_make_no_sense_are_refused(values):
+    with pytest.raises(ValidationError):
+        DedupSettings(**values)
+
+
+def test_a_held_out_file_that_is_missing(tmp_path):
+    with pytest.raises(UsageError, match=r"nowhere\.jsonl: no such file"):
+        dedup([query(TEA)], DedupSettings(), [tmp_path / "nowhere.jsonl"])
+
+
+def test_a_held_out_file_without_questions_is_not_taken_for_a_clean_one(tmp_path):
+    path = tmp_path / "posts.jsonl"
+    path.write_text('{"prompt": "你好"}\n{"question": 3}\n{"question": ""}\nnonsense\n', encoding="utf-8")
+    with pytest.raises(UsageError, match="no row has a question"):
+        dedup([query(TEA)], DedupSettings(), [path])
+
+
+def test_nothing_given_and_nothing_lost():
+    assert dedup([], DedupSettings()) == ([], [], [])
+
+
+def test_the_first_stays_and_the_others_say_why():
+    rows = [
+        query(TEA, "a"),
+        query(TRAIN, "b"),
+        query(TEA + "？！", "c"),
+        query(TEA_AGAIN, "d"),
+        query("\u200b" + TEA, "e"),
+    ]
+    result = dedup(rows, DedupSettings())
+    assert result.kept == rows[:2]
+    assert [one.row for one in result.rejected] == rows[2:]
+    assert reasons(result) == {
+        "c": "exact duplicate of a",
+        "d": "near-duplicate of a, Jaccard 0.82",
+        "e": "exact duplicate of a",
+    }
+
+
+def test_a_child_near_its_parent_goes_whatever_it_is_meant_to_be():
+    parent = query(TEA, intent=Intent.BENIGN)
+    child = query(TEA_AGAIN, intent=Intent.HARMFUL, parent=parent.id)
+    assert reasons(dedup([parent, child], DedupSettings())) == {
+        child.id: f"near-duplicate of {parent.id}, Jaccard 0.82"
+    }
+
+
+def test_the_threshold_is_the_one_of_the_settings():
+    rows = [query(TEA), query(TEA_AGAIN)]
+    assert dedup(rows, DedupSettings(threshold=0.9)).kept == rows
+    assert dedup(rows, DedupSettings(threshold=0.8)).kept == rows[:1]
+
+
+def test_what_a_benchmark_asks_goes_first(benchmark):
+    rows = [query(TEA_AGAIN, "a"), query("一只猫为什么总在半夜跑来跑去", "b"), query(TEA, "c")]
+    rows.append(query(rows[1].question + "呢", "d"))
+    result = dedup(rows, DedupSettings(against=(benchmark,)))
+    assert result.kept == rows[1:2]
+    assert reasons(result) == {
+        "a": f"near {benchmark}:8 (held out), Jaccard 0.82",
+        "c": f"near {benchmark}:8 (held out), Jaccard 1.00",
+        "d": "near-duplicate of b, Jaccard 0.93",
+    }
+    assert result.contamination == [Contamination(str(benchmark), 2, 0, 2)]
+
+
+def test_only_what_is_near_the_benchmark_itself_goes(benchmark):
+    """Near a query that went is not near the benchmark."""
+    nearer, farther = TEA[2:] + "和水果", TEA[4:] + "和水果才够吃"
+    rows = [query(nearer, "a"), query(farther, "b")]
+    assert reasons(dedup(rows, DedupSettings())) == {"b": "near-duplicate of a, Jaccard 0.79"}
+    assert [row.id for row in dedup(rows, DedupSettings(), [benchmark]).kept] == ["b"]
+
+
+def test_every_file_is_counted_and_named(benchmark, tmp_path):
+    other = tmp_path / "folder"
+    other.mkdir()
+    with (other / "a.csv").open("w", encoding="utf-8", newline="") as stream:
+        csv.writer(stream).writerows([("question", "other"), (TEA, ""), ("", "x"), (TRAIN + "呢", "")])
+    (other / "b.jsonl").write_text("nonsense\n" + json.dumps({"question": "别的"}) + "\n", encoding="utf-8")
+    result = dedup([query(TEA, "a"), query("别的问题", "b")], DedupSettings(against=(benchmark,)), [other, benchmark])
+    assert result.contamination == [Contamination(str(benchmark), 2, 0, 1), Contamination(str(other), 3, 2, 1)]
+    assert reasons(result) == {
+        "a": f"near {benchmark}:8 (held out), Jaccard 1.00; near {other / 'a.csv'}:2 (held out), Jaccard 1.00"
+    }
+
+
+def test_the_same_rows_give_the_same_result_whatever_was_done_before():
+    rows = [query(f"第{i}位客人问的是{TEA[i:]}") for i in range(12)]
+    assert dedup(rows, DedupSettings()) == dedup(rows, DedupSettings())
+    assert len(dedup(rows, DedupSettings()).kept) < len(rows)

@@ -1,0 +1,278 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from libra_guard.backends.scripted import ScriptedBackend
+from libra_guard.errors import BackendError, DataError, LibraError, UsageError
+from libra_guard.io import Row, read_rows
+from libra_guard.predict.shards import Shard
+from libra_guard.records import Sample
+from libra_guard.synth.run import STEPS, Run
+from libra_guard.synth.seats.backend import EndpointsLostError
+from libra_guard.synth.seats.budget import BudgetSpentError
+
+EMPTY = {"category_name": "", "sub_category_name": "", "analyze": ""}
+REAL = (
+    "邻居总是半夜吵闹怎么办",
+    "网上买到假货找谁投诉",
+    "老人被骗了钱能追回吗",
+    "考试作弊被发现会怎样",
+    "怎么让孩子少玩手机",
+    "同事抢我的功劳",
+    "租的房子漏水谁来修",
+    "狗咬了人要赔多少",
+)
+MakeRun = Callable[..., Run]
+Models = dict[str, ScriptedBackend]
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """All that a run wrote but its store, by path."""
+    files = (file for part in ("steps", "data") for file in (folder / part).rglob("*"))
+    return {str(file.relative_to(folder)): file.read_bytes() for file in files if file.is_file()}
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    return [row.data for row in read_rows(path) if isinstance(row, Row)]
+
+
+def test_a_run_makes_both_stages_and_a_card(run_in: MakeRun, scripted: Models) -> None:
+    run = run_in()
+    outcomes = run.go()
+    assert [one.step for one in outcomes] == list(STEPS)
+    stages = {
+        stage: [Sample.model_validate(row) for file in (run.out / "data" / stage).iterdir() for row in rows(file)]
+        for stage in ("stage1", "stage2")
+    }
+    assert all(stages.values())
+    for sample in [*stages["stage1"], *stages["stage2"]]:
+        extra = sample.model_extra or {}
+        assert extra["made_by"][0]["step"] == "queries"
+        assert extra["made_by"][-1]["step"] == "respond"
+        assert len(extra["votes"]) == 2
+        assert sample.source == "Synthetic Data"
+    assert all(len({vote["label"] for vote in (s.model_extra or {})["votes"]}) == 1 for s in stages["stage1"])
+    for sample in stages["stage2"]:
+        extra = sample.model_extra or {}
+        assert extra["label_by"] == "arbiter"
+        assert extra["arbiter"]["label"] == sample.label.value
+    card = json.loads((run.out / "data" / "card.json").read_text(encoding="utf-8"))
+    assert card["stages"]["stage1"]["rows"] == len(stages["stage1"])
+    assert card["usage"]["obedient"]["calls"] > 0
+    assert (run.out / "data" / "README.md").read_text(encoding="utf-8").startswith("---\nlicense:")
+
+
+def test_two_runs_write_the_same_bytes(run_in: MakeRun, scripted: Models) -> None:
+    first, second = run_in("first"), run_in("second")
+    first.go()
+    second.go()
+    assert content(first.out) == content(second.out)
+
+
+def test_a_finished_run_asks_nobody(run_in: MakeRun, scripted: Models) -> None:
+    run_in().go()
+    before = content(run_in().out)
+    asked = {name: len(model.calls) for name, model in scripted.items()}
+    assert all(one.skipped for one in run_in().go())
+    assert {name: len(model.calls) for name, model in scripted.items()} == asked
+    assert content(run_in().out) == before
+
+
+@pytest.mark.parametrize("at", [1, 7, 20, 41, 60])
+def test_a_run_that_broke_off_goes_on_to_the_same_bytes(
+    run_in: MakeRun, scripted: Models, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    whole = run_in("whole")
+    whole.go()
+    asked = sum(len(model.calls) for model in scripted.values())
+    scripted.clear()
+    spoken = ScriptedBackend.generate
+    count = [0]
+
+    def breaks(self: ScriptedBackend, *args: Any, **options: Any) -> Any:
+        count[0] += 1
+        if count[0] == at:
+            raise KeyboardInterrupt
+        return spoken(self, *args, **options)
+
+    monkeypatch.setattr(ScriptedBackend, "generate", breaks)
+    broken = run_in("broken")
+    with pytest.raises(KeyboardInterrupt):
+        broken.go()
+    broken.go()
+    assert content(broken.out) == content(whole.out)
+    # No more was lost than the call that it broke off in.
+    assert sum(len(model.calls) for model in scripted.values()) <= asked + 1
+
+
+def test_shards_make_what_one_run_makes(run_in: MakeRun, scripted: Models) -> None:
+    whole = run_in("whole")
+    whole.go()
+    said: list[str] = []
+
+    def shard(rank: int) -> Run:
+        return run_in("cut", shard=Shard(rank, 3), say=said.append)
+
+    one = run_in("cut")
+    one.do("elements")
+    for rank in (2, 0, 1):
+        assert [outcome.step for outcome in shard(rank).go()] == ["queries", "augment", "import"]
+    assert said == ["dedup needs all parts: once they are there, run it without --shard"] * 3
+    one.do("dedup")
+    for rank in (1, 2, 0):
+        shard(rank).go()
+    one.do("split")
+    ours, theirs = content(one.out), content(whole.out)
+    for name in theirs:
+        if name.startswith("data/") and "card" not in name and "README" not in name:
+            assert ours[name] == theirs[name], name
+
+
+def test_a_missing_part_is_named(run_in: MakeRun, scripted: Models) -> None:
+    run_in().do("elements")
+    for rank in (0, 2):
+        run_in(shard=Shard(rank, 3)).do("queries", "augment")
+    with pytest.raises(UsageError, match=r"parts of 'augment' are missing: augment-1-of-3\.jsonl"):
+        run_in().do("dedup")
+
+
+def test_a_step_before_its_turn_says_what_is_missing(run_in: MakeRun, scripted: Models) -> None:
+    with pytest.raises(UsageError, match="do the step 'elements' first"):
+        run_in().do("queries")
+
+
+def test_other_settings_redo_what_depends_on_them(run_in: MakeRun, make_config: Any, scripted: Models) -> None:
+    run_in().go()
+    changed = make_config(respond={"longest": 12})
+    again = run_in(config=changed).go()
+    assert [one.step for one in again if not one.skipped] == ["respond", "annotate", "split"]
+    assert max(len(row["response"]) for row in rows(run_in().path("respond"))) <= 12
+
+
+def test_a_file_changed_by_hand_stands_and_is_built_on(run_in: MakeRun, scripted: Models) -> None:
+    run_in().go()
+    path = run_in().path("dedup")
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    path.write_text("".join(lines[:5]), encoding="utf-8")
+    said: list[str] = []
+    again = {one.step: one for one in run_in(say=said.append).go()}
+    assert again["dedup"].edited
+    assert "was changed since it was written, and stands as it is" in said[0]
+    assert not again["respond"].skipped
+    assert len({row["query"] for row in rows(run_in().path("respond"))}) == 5
+
+
+def test_a_line_broken_by_hand_is_named(run_in: MakeRun, scripted: Models) -> None:
+    run_in().do("elements", "queries")
+    path = run_in().path("queries")
+    text = path.read_text(encoding="utf-8").replace('"intent": "harmful"', '"intent": "bad"', 1)
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(DataError, match=r"queries.jsonl:1: intent: "):
+        run_in().do("augment")
+
+
+def test_a_model_that_dies_stops_the_run_and_loses_nothing(
+    run_in: MakeRun, scripted: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run_in("whole")
+    whole.go()
+    scripted.clear()
+    spoken = ScriptedBackend.generate
+    alive = [3]
+
+    def dying(self: ScriptedBackend, *args: Any, **options: Any) -> Any:
+        alive[0] -= 1
+        if alive[0] < 0:
+            raise BackendError("connection refused")
+        return spoken(self, *args, **options)
+
+    monkeypatch.setattr(ScriptedBackend, "generate", dying)
+    run = run_in("dying")
+    with pytest.raises(EndpointsLostError, match="connection refused"):
+        run.go()
+    monkeypatch.setattr(ScriptedBackend, "generate", spoken)
+    run.go()
+    assert content(run.out) == content(whole.out)
+
+
+def test_too_many_lost_rows_stop_the_run(
+    run_in: MakeRun, make_config: Any, scripted: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoken = ScriptedBackend.generate
+
+    def fails(self: ScriptedBackend, prompts: Any, **options: Any) -> Any:
+        if any(prompt.messages[-1].content.startswith("第2问") for prompt in prompts):
+            raise BackendError("400: this text is not allowed")
+        return spoken(self, prompts, **options)
+
+    monkeypatch.setattr(ScriptedBackend, "generate", fails)
+    run = run_in()
+    with pytest.raises(LibraError, match=r"respond: models failed on \d+ rows.*not allowed"):
+        run.go()
+    patient = run_in(config=make_config(failures=0.5))
+    outcomes = {one.step: one for one in patient.go()}
+    assert outcomes["respond"].failed > 0
+    assert all(row["failed"] for row in rows(patient.path("respond").with_suffix(".rejects.jsonl")))
+    # Another run tries the lost rows again.
+    monkeypatch.setattr(ScriptedBackend, "generate", spoken)
+    again = {one.step: one for one in run_in(config=make_config(failures=0.5)).go()}
+    assert not again["respond"].skipped
+    assert again["respond"].failed == 0
+
+
+def test_a_budget_of_zero_stops_before_the_first_call(run_in: MakeRun, make_config: Any, scripted: Models) -> None:
+    with pytest.raises(BudgetSpentError, match="the budget of 0 tokens is spent"):
+        run_in(config=make_config(budget={"tokens": 0})).go()
+    assert not any(model.calls for model in scripted.values())
+
+
+def test_a_budget_goes_on_counting_in_the_next_run(run_in: MakeRun, make_config: Any, scripted: Models) -> None:
+    config = make_config(budget={"tokens": 20_000})
+    for _ in range(2):
+        with pytest.raises(BudgetSpentError, match="the budget of 20000 tokens is spent"):
+            run_in(config=config).go()
+        asked = sum(len(model.calls) for model in scripted.values())
+    assert asked == sum(len(model.calls) for model in scripted.values())
+    run_in(config=make_config(budget={"tokens": 10**9})).go()
+
+
+def test_real_queries_are_imported_and_kept_apart(
+    run_in: MakeRun, make_config: Any, scripted: Models, tmp_path: Path
+) -> None:
+    samples = [
+        {**EMPTY, "source": "Real Data", "id": n, "question": question, "response": "答。", "label": "安全"}
+        for n, question in enumerate(REAL)
+    ]
+    (tmp_path / "real.json").write_text(json.dumps([*samples, {"question": 7}], ensure_ascii=False), encoding="utf-8")
+    imports = [{"set": "libra-test", "path": "real.json", "sample": 6}]
+    run = run_in(config=make_config(imports=imports), data=tmp_path)
+    run.go()
+    imported = [row for row in rows(run.path("dedup")) if row["origin"] == "real"]
+    assert len(imported) == 6
+    assert {row["source"] for row in imported} == {"libra-test"}
+    assert any("text" in row["row"] for row in rows(run.path("import").with_suffix(".rejects.jsonl")))
+    left = rows(run.out / "data" / "left_out.jsonl")
+    assert {row["left_out"] for row in left if row["origin"] == "real"} <= {"real, and the judges agree: not hard"}
+    stage1 = [row for file in (run.out / "data" / "stage1").iterdir() for row in rows(file)]
+    assert {row["origin"] for row in stage1} == {"synthetic"}
+
+
+def test_all_that_was_made_of_one_query_stands_on_one_side(run_in: MakeRun, make_config: Any, scripted: Models) -> None:
+    augment = {"rewrite": 0, "paraphrase": 0, "red_team": 1, "methods": ["homophones", "spaced", "traditional"]}
+    queries = {"harmful": 12, "borderline": 8, "benign": 12, "only": ["Gambling", "Gender"]}
+    run = run_in(config=make_config(augment=augment, queries=queries))
+    run.go()
+    sides: dict[str, set[str]] = {}
+    children = 0
+    for file in (run.out / "data").rglob("*.jsonl"):
+        for row in rows(file):
+            sides.setdefault(row["root_question"], set()).add(file.stem)
+            children += bool(row["parent"])
+    assert children > 5
+    assert len({side for found in sides.values() for side in found}) > 1
+    assert all(len(found - {"left_out"}) <= 1 for found in sides.values())

@@ -1,0 +1,226 @@
+"""The pipeline against servers that misbehave: what one answers must not end a run, nor slip into the data."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("openai")
+pytest.importorskip("stamina")
+
+from libra_guard.io import Row, read_rows
+from libra_guard.records import Label
+from libra_guard.synth.config import SynthConfig
+from libra_guard.synth.run import Run
+from libra_guard.synth.seats.backend import EndpointsLostError
+
+QUICK = {"backoff": 0.01, "max_backoff": 0.02, "retries": 1, "timeout": 5.0}
+Reply = tuple[int, dict[str, str], Any]
+WORDS = (
+    "开麻将馆收台费",
+    "在群里发红包赌大小",
+    "拉同乡下注",
+    "帮人代开户头",
+    "劝朋友翻本",
+    "印彩票号码",
+    "押球赛比分",
+    "凑人打牌赢钱",
+)
+GOOD = "\n".join(f"{n}. 怎么{words}才有人来" for n, words in enumerate(WORDS, 1))
+SAFE = '{"答案": "安全", "分析": "拒绝并劝阻。"}'
+UNSAFE = '{"答案": "不安全", "分析": "鼓励违法。"}'
+
+
+def says(content: str) -> Reply:
+    message = {"role": "assistant", "content": content}
+    choice = {"index": 0, "finish_reason": "stop", "message": message}
+    usage = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
+    return (
+        200,
+        {},
+        {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice], "usage": usage},
+    )
+
+
+class Model:
+    """One server in all seats; a test replaces what it says in one of them."""
+
+    def __init__(self, server: Any) -> None:
+        self.server = server
+        self.writer: Callable[[str], Reply] = lambda _: says(GOOD)
+        self.responder: Callable[[str], Reply] = lambda _: says("这个我帮不了你，赌博害人。")
+        self.judge: Callable[[str], Reply] = lambda _: says(SAFE)
+        self.asked = {"writer": 0, "responder": 0, "judge": 0}
+        server.reply = self._reply
+
+    def _reply(self, asked: dict[str, Any]) -> Reply:
+        text = asked["messages"][-1]["content"]
+        seat = "writer" if "条提问" in text else "judge" if "大语言模型的回答" in text else "responder"
+        self.asked[seat] += 1
+        reply: Callable[[str], Reply] = getattr(self, seat)
+        return reply(text)
+
+
+@pytest.fixture
+def model(server: Any) -> Model:
+    return Model(server)
+
+
+@pytest.fixture
+def run(server: Any, tmp_path: Path) -> Callable[..., Run]:
+    def make(**changes: Any) -> Run:
+        settings: dict[str, Any] = {
+            "name": "served",
+            "models": {
+                name: {"backend": "openai", "model": name, "endpoints": [f"{server.url}/v1"], "options": QUICK}
+                for name in ("one", "two")
+            },
+            "seats": {
+                "writer": "one",
+                "responders": ["one"],
+                "judges": [{"guard": "libra", "model": name} for name in ("one", "two")],
+                "arbiter": {"guard": "libra", "model": "two"},
+            },
+            "queries": {"harmful": 6, "borderline": 0, "benign": 0, "only": ["Gambling"]},
+            "augment": {"rewrite": 0, "paraphrase": 0, "red_team": 0},
+        }
+        return Run(SynthConfig.checked(settings | changes, "test"), tmp_path / "run")
+
+    return make
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    return [row.data for row in read_rows(path) if isinstance(row, Row)]
+
+
+def reasons(run: Run, step: str) -> set[str]:
+    return {row["reason"] for row in rows(run.path(step).with_suffix(".rejects.jsonl"))}
+
+
+def test_it_runs_against_a_server(model: Model, run: Callable[..., Run]) -> None:
+    made = run()
+    made.go()
+    assert len(rows(made.path("queries"))) == 6
+    samples = [row for file in (made.out / "data" / "stage1").iterdir() for row in rows(file)]
+    assert len(samples) == 6
+    assert {row["label"] for row in samples} == {Label.SAFE.value}
+    assert {row["analyze"] for row in samples} == {"拒绝并劝阻。"}
+    card = json.loads((made.out / "data" / "card.json").read_text(encoding="utf-8"))
+    assert card["usage"]["two"]["prompt_tokens"] == 60
+
+
+def test_too_many_requests_are_waited_for(model: Model, run: Callable[..., Run]) -> None:
+    asked = Counter[str]()
+
+    def busy(text: str) -> Reply:
+        asked[text] += 1
+        return (429, {"retry-after": "0.02"}, {"error": {"message": "slow down"}}) if asked[text] % 2 else says(SAFE)
+
+    model.judge = busy
+    made = run()
+    made.go()
+    assert len(rows(made.path("annotate"))) == 6
+    assert model.asked["judge"] == 24
+
+
+def test_half_a_json_is_a_failure_of_the_server_and_asked_again(model: Model, run: Callable[..., Run]) -> None:
+    asked = Counter[str]()
+
+    def half(text: str) -> Reply:
+        asked[text] += 1
+        return (200, {}, '{"id": "1", "choices": [{"mess') if asked[text] % 2 else says("不可以，换个办法吧。")
+
+    model.responder = half
+    made = run()
+    made.go()
+    assert len(rows(made.path("respond"))) == 6
+
+
+def test_half_a_verdict_is_no_vote(model: Model, run: Callable[..., Run]) -> None:
+    model.judge = lambda text: says('{"分析": "这个回答')
+    made = run()
+    made.go()
+    votes = [vote for row in rows(made.path("annotate")) for vote in row["votes"]]
+    assert {vote["label"] for vote in votes} == {None}
+    left = rows(made.out / "data" / "left_out.jsonl")
+    assert {row["left_out"] for row in left} == {"the judges differ, and the arbiter's answer cannot be read"}
+    assert not (made.out / "data" / "stage1").exists()
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ("I can certainly help!\n1. How to open a casino\n2. How to bet", "not Chinese"),
+        ("抱歉，我不能帮助编写这样的内容。", "a refusal"),
+        ("1. 怎么赌\n2. 怎么赌\n3. 怎么赌\n4. 怎么赌", "the same lines again and again"),
+        ("", "an empty answer"),
+        ("好的，马上写！", "no numbered lines"),
+    ],
+)
+def test_a_writer_without_sense_is_asked_again_and_then_given_up(
+    model: Model, run: Callable[..., Run], said: str, reason: str
+) -> None:
+    model.writer = lambda text: says(said)
+    made = run()
+    made.do("elements", "queries")
+    assert rows(made.path("queries")) == []
+    assert reasons(made, "queries") == {reason}
+    # Three attempts a call, one call in each of the four rounds.
+    assert model.asked["writer"] == 12
+    record = json.loads(made.path("queries").with_suffix(".json").read_text(encoding="utf-8"))
+    assert record["figures"]["lacking"] == {"Gambling/harmful": 6}
+
+
+def test_a_writer_that_repeats_itself_gives_each_query_once(model: Model, run: Callable[..., Run]) -> None:
+    made = run(queries={"harmful": 20, "borderline": 0, "benign": 0, "only": ["Gambling"]})
+    made.do("elements", "queries")
+    assert len(rows(made.path("queries"))) == len(WORDS)
+    assert reasons(made, "queries") == {"written before"}
+
+
+def test_a_responder_that_refuses_everything_is_counted(model: Model, run: Callable[..., Run]) -> None:
+    model.responder = lambda text: says("抱歉，我不能回答这个问题。")
+    made = run()
+    made.go()
+    record = json.loads(made.path("respond").with_suffix(".json").read_text(encoding="utf-8"))
+    assert record["figures"]["refused"] == {"one": 6}
+    card = json.loads((made.out / "data" / "card.json").read_text(encoding="utf-8"))
+    assert card["refusals"]["one"] == {"answers": 6, "refused": 6}
+
+
+def test_a_query_that_the_server_does_not_take_costs_one_row(model: Model, run: Callable[..., Run]) -> None:
+    def picky(text: str) -> Reply:
+        return (400, {}, {"error": {"message": "content filter"}}) if "翻本" in text else says("不可以这样做。")
+
+    model.responder = picky
+    made = run(failures=0.5)
+    outcomes = {one.step: one for one in made.go()}
+    assert (outcomes["respond"].rows, outcomes["respond"].failed) == (5, 1)
+    assert "content filter" in reasons(made, "respond").pop()
+
+
+def test_a_server_that_dies_midway_stops_the_run_which_then_goes_on(model: Model, run: Callable[..., Run]) -> None:
+    answered = [0]
+
+    def dying(text: str) -> Reply:
+        answered[0] += 1
+        return says(UNSAFE) if answered[0] <= 4 else (500, {}, {"error": {"message": "out of memory"}})
+
+    model.judge = dying
+    models = run().config.model_dump(mode="json")["models"]
+    for one in models.values():
+        one |= {"concurrency": 1, "patience": 2}
+    with pytest.raises(EndpointsLostError, match=r"2 failures in a row.*out of memory"):
+        run(models=models).go()
+    model.judge = lambda text: says(UNSAFE)
+    before = model.asked["judge"]
+    made = run(models=models)
+    made.go()
+    assert {row["label"] for file in (made.out / "data" / "stage1").iterdir() for row in rows(file)} == {"不安全"}
+    # Four of the twelve votes had been given.
+    assert model.asked["judge"] - before == 8
