@@ -1,1 +1,1 @@
-"""Building a benchmark: hard samples, annotation rounds, agreement, release. To come."""
+"""Making a benchmark with people: hard rows, annotation rounds, agreement, release."""

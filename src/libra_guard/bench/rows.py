@@ -1,0 +1,124 @@
+"""The rows that a benchmark is made of: question and answer in a known scenario, each with an id of its own."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+
+from libra_guard.data.base import normalise_question
+from libra_guard.errors import UsageError
+from libra_guard.io import BadRow, Row, dumps, read_rows
+from libra_guard.records import Origin, check_text, content_id, row_id
+from libra_guard.taxonomy import scenario, sub_category
+
+_FORMULA = tuple("=+-@\t\r")
+
+
+class BenchRow(BaseModel):
+    """What an annotator is shown of a row, and nothing of what any judge thought of it."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    id: str
+    source: str = ""
+    category_name: str
+    """English name of the scenario; any of its names is read."""
+    sub_category_name: str = ""
+    question: str
+    response: str
+
+    @field_validator("question", "response")
+    @classmethod
+    def _text(cls, value: str) -> str:
+        return check_text(value, "text")
+
+    @field_validator("category_name")
+    @classmethod
+    def _scenario(cls, value: str) -> str:
+        return _named(scenario, value)
+
+    @field_validator("sub_category_name")
+    @classmethod
+    def _sub(cls, value: str) -> str:
+        return _named(sub_category, value) if value else ""
+
+    def shown(self) -> dict[str, str]:
+        """The row for people: its id under ``row``, its categories in Chinese."""
+        sub = sub_category(self.sub_category_name).name_zh if self.sub_category_name else ""
+        names = {"row": self.id, "scenario": scenario(self.category_name).name_zh, "sub_category": sub}
+        return names | {"question": self.question, "response": self.response}
+
+
+def read_bench_rows(path: str) -> Iterator[tuple[BenchRow, dict[str, Any]] | BadRow]:
+    """Streams the rows that can be labelled, each with its record as it stands in the file.
+
+    A row without an id is given one by its texts. A second row with an id, or with the question (normalised) and
+    the answer of another, is a ``BadRow``.
+
+    Raises:
+        UsageError: There is no such file.
+    """
+    names, pairs = dict[str, int](), dict[tuple[str, str], str]()
+    for number, row in enumerate(read_rows(path), 1):
+        if isinstance(row, BadRow):
+            yield row
+            continue
+        found = _row(row)
+        if isinstance(found, BadRow):
+            yield found
+            continue
+        first = names.setdefault(found.id, number)
+        twin = pairs.setdefault((normalise_question(found.question), found.response.strip()), found.id)
+        if first != number:
+            yield _bad(row, f"id: '{found.id}' is also that of row {first}")
+        elif twin != found.id:
+            yield _bad(row, f"the question and answer of row '{twin}'")
+        else:
+            yield found, row.data
+
+
+def as_lines(records: Iterable[Any]) -> str:
+    """JSON lines of records, pydantic's or plain."""
+    plain = (record.model_dump(mode="json") if isinstance(record, BaseModel) else record for record in records)
+    return "".join(dumps(record) + "\n" for record in plain)
+
+
+def as_csv(records: Sequence[dict[str, str]]) -> str:
+    """A table that spreadsheet programs open: with a byte-order mark, and no text that they would run as a formula.
+
+    Such a text gets an apostrophe before it. What comes back is read by the row's id, so nothing is lost by it.
+    """
+    if not records:
+        return "\ufeff"
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, list(records[0]))
+    writer.writeheader()
+    writer.writerows({k: f"'{v}" if v.startswith(_FORMULA) else v for k, v in record.items()} for record in records)
+    return "\ufeff" + stream.getvalue()
+
+
+def _row(row: Row) -> BenchRow | BadRow:
+    name = row_id(row.data) or content_id({key: row.data.get(key) for key in ("question", "response")})
+    data = {k: v for k, v in row.data.items() if v is not None} | {"id": name}
+    if not data.get("source") and data.get("origin") in list(Origin):
+        data["source"] = Origin(data["origin"]).source
+    try:
+        return BenchRow.model_validate(data)
+    except ValidationError as error:
+        found = error.errors()[0]
+        return _bad(row, f"{'.'.join(map(str, found['loc']))}: {found['msg'].removeprefix('Value error, ')}")
+
+
+def _bad(row: Row, reason: str) -> BadRow:
+    return BadRow(row.file, row.line, reason, dumps(row.data))
+
+
+def _named(find: Any, value: str) -> str:
+    try:
+        return str(find(value).name)
+    except UsageError as error:
+        raise ValueError(str(error)) from None
