@@ -55,7 +55,7 @@ def main() -> None:
             process = start(killed, options.set)
             try:
                 # A start alone takes a second or two: a kill is to hit the work behind it.
-                process.wait(timeout=draw.uniform(1.0, 3.0 + 2 * seconds[0] / options.kills))
+                process.wait(timeout=draw.uniform(0.5, 2.5 + seconds[0] / options.kills))
                 break
             except subprocess.TimeoutExpired:
                 process.kill()

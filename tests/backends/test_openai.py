@@ -342,6 +342,14 @@ def test_choose_for_raw_prompts(server: Any, make: Make) -> None:
     assert server.asked[0]["logprobs"] == 5
 
 
+def test_choose_for_raw_prompts_where_the_server_answers_in_the_form_of_chat(server: Any, make: Make) -> None:
+    content = [{"id": 7, **entry("安全", {"安全": 0.75, "不安全": 0.25})}]
+    choice = {"index": 0, "finish_reason": "length", "text": "安全", "logprobs": {"content": content}}
+    server.reply = lambda _: ok({"choices": [choice]})
+    found = make(logprobs=True).choose([Prompt.from_user("问", prefix=PREFIX, raw=True)], LABELS)
+    np.testing.assert_allclose(found, [[0.75, 0.25]])
+
+
 def test_logprobs_of_the_wrong_form(server: Any, make: Make) -> None:
     server.reply = lambda _: ok(chat("安全", {"content": [{"token": None, "logprob": "x"}]}))
     with pytest.raises(BackendError, match="has no log probabilities"):

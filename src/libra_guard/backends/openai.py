@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 import openai
 from numpy.typing import NDArray
+from openai.types.chat.chat_completion import ChoiceLogprobs
 
 from libra_guard.backends._options import at_least, more_than
 from libra_guard.backends._remote import Remote, reading
@@ -189,6 +190,9 @@ def _bytes(entry: Any) -> bytes:
 
 
 def _completion_steps(found: Any) -> list[Step]:
+    if content := (getattr(found, "model_extra", None) or {}).get("content"):
+        # llama.cpp's servers send the form of chat completions here too.
+        return _chat_steps(ChoiceLogprobs.model_validate({"content": content}))
     if not found or not found.tokens or not found.token_logprobs:
         return []
     tops = found.top_logprobs or [{}] * len(found.tokens)

@@ -12,7 +12,20 @@ from typing import Annotated
 
 import typer
 
-from libra_guard.cli import bench, browse, calibrate, cascade, check, data, evaluate, guards, infer, synth, train
+from libra_guard.cli import (
+    bench,
+    browse,
+    calibrate,
+    cascade,
+    check,
+    data,
+    evaluate,
+    guards,
+    infer,
+    synth,
+    train,
+    translate,
+)
 from libra_guard.errors import LibraError
 
 CLOSED_PIPE = 128 + signal.SIGPIPE
@@ -33,6 +46,7 @@ app.command()(cascade.cascade)
 app.command(name="guards")(guards.guards)
 app.add_typer(train.app, name="train")
 data.app.command("browse")(browse.browse)
+synth.app.command()(translate.translate)
 app.add_typer(synth.app, name="synth")
 app.add_typer(data.app, name="data")
 app.add_typer(bench.app, name="bench")

@@ -98,9 +98,9 @@ def _do(
 
     if engine not in list(Engine):
         raise UsageError(f"--engine is one of {', '.join(Engine)}, not '{engine}'")
-    with _bars() as progress:
+    with bars_of_steps() as progress:
         made = Run(
-            _config(config, settings),
+            read_config(config, settings),
             out,
             data=data,
             beside=config.parent,
@@ -118,7 +118,12 @@ def _do(
         raise typer.Exit(1)
 
 
-def _config(path: Path, settings: list[str] | None) -> SynthConfig:
+def read_config(path: Path, settings: list[str] | None) -> SynthConfig:
+    """The settings of a file, with those of ``--set`` in their places.
+
+    Raises:
+        UsageError: The file or a setting is wrong.
+    """
     from libra_guard.configuration import read_yaml
     from libra_guard.synth.config import SynthConfig
 
@@ -144,7 +149,7 @@ def _told(outcome: Outcome) -> str:
 
 
 @contextmanager
-def _bars() -> Iterator[Any]:
+def bars_of_steps() -> Iterator[Any]:
     """A bar for each step, with rate and remaining time; silent where stderr is no terminal."""
     from libra_guard.predict.show import bars
 

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from itertools import takewhile
 
 from libra_guard.synth.seats.failure import UnreadableError
 
 _NUMBERED = re.compile(r"^\s*(?:[-*•]\s*)?(?:\d{1,3}\s*[.、．:：)）]|[(（]\d{1,3}[)）]|[①-⑳])\s*(.+?)\s*$")
 _QUOTES = {"“": "”", '"': '"', "「": "」", "『": "』", "‘": "’"}
+# Where a model that was to write a list goes on with something else.
+_ELSE = re.compile(r"^\s*(?:#|话题[:：]|用户说[:：])")
 LEAST_CHINESE = 0.3
 """Share of Han characters among letters and digits from which on a text counts as Chinese."""
 
 
 def numbered_lines(text: str) -> list[str]:
-    """The texts behind the numbers, each once, in order.
+    """The texts behind the numbers, each once, in order, up to where something else begins.
 
     Raises:
         UnreadableError: There are none, or what stands there is not Chinese.
     """
-    found = [unquoted(match[1]) for line in text.splitlines() if (match := _NUMBERED.match(line))]
+    listed = takewhile(lambda line: not _ELSE.match(line), text.splitlines())
+    found = [unquoted(match[1]) for line in listed if (match := _NUMBERED.match(line))]
     lines = list(dict.fromkeys(line for line in found if line))
     if not lines:
         raise UnreadableError("no numbered lines" if text.strip() else "an empty answer")

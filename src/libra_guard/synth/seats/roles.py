@@ -39,6 +39,11 @@ class Writer:
         self.name, self.backend = name, backend
         self._settings, self._seed, self._attempts = settings, seed, attempts
 
+    @property
+    def raw(self) -> bool:
+        """Whether the model goes on with a text instead of following instructions."""
+        return self._settings.raw
+
     def write(
         self,
         prompts: Sequence[str],
@@ -62,16 +67,15 @@ class Writer:
         found: list[Parsed | Failure] = [Failure("not asked")] * len(prompts)
         waiting = list(range(len(prompts)))
         readers = [parse] * len(prompts) if callable(parse) else parse
-        raw = self._settings.raw
         for attempt in range(self._attempts):
-            asked = [Prompt.from_user(prompts[i], prefix=begins, raw=raw) for i in waiting]
+            asked = [Prompt.from_user(prompts[i], prefix=begins, raw=self.raw) for i in waiting]
             temperature = self._settings.temperature
             answers = self.backend.attempt(
                 asked, max_tokens=max_tokens, temperature=temperature, seed=self._seed + attempt
             )
             again = []
             for place, answer in zip(waiting, answers, strict=True):
-                found[place] = self._read(answer, begins if raw or self.backend.continues else "", readers[place])
+                found[place] = self._read(answer, begins if self.raw or self.backend.continues else "", readers[place])
                 if isinstance(found[place], Failure) and not isinstance(answer, BackendError):
                     again.append(place)
             # A model without chance says the same again.

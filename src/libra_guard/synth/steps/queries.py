@@ -26,9 +26,12 @@ from libra_guard.synth.steps.elements import TITLES, Elements
 from libra_guard.synth.work import Done, Reject, Work
 from libra_guard.taxonomy import scenario, sub_category
 
-TEMPLATE = "queries.j2"
+TEMPLATE, RAW = "queries.j2", "queries_raw.j2"
+"""For a model that follows instructions, and for one that only goes on with a text."""
 STEP = "queries"
 _LENGTHS = range(4, 601)
+_TOKENS = 60
+"""Of an answer, for each query that is asked for: some are long, most are short."""
 _GRAMMAR_DRAWS = 20
 """Draws for each query that is wanted, after which a cell of the grammar is given up."""
 
@@ -128,20 +131,25 @@ def _by_model(cells: Sequence[_Cell], elements: Elements, grammar: Grammar, writ
             draw = random.Random(f"{seed}:{STEP}:{cell.name}:{cell.calls}")
             cell.calls += 1
             drawn = combination(cell, elements, draw)
-            others = (combination(cell, elements, draw) for _ in range(3))
-            examples = [grammar.query(cell.intent, elements.phrased(other), draw) for other in others]
+            others = [elements.phrased(combination(cell, elements, draw)) for _ in range(3)]
             asked.append((cell, drawn))
-            prompts.append(_prompt(cell, drawn, examples, elements, settings.per_call))
+            if writer.raw:
+                prompts.append(_raw_prompt(cell, drawn, others, grammar, draw))
+            else:
+                examples = [grammar.query(cell.intent, other, draw) for other in others]
+                prompts.append(_prompt(cell, drawn, examples, elements, settings.per_call))
     rejects = []
-    made = writer.made(STEP, TEMPLATE)
-    found = writer.write(prompts, parse=read_queries, begins="1. ", max_tokens=100 * settings.per_call)
-    for (cell, drawn), texts in zip(asked, found, strict=True):
+    made = writer.made(STEP, RAW if writer.raw else TEMPLATE)
+    found = writer.write(prompts, parse=read_queries, begins="1. ", max_tokens=_TOKENS * settings.per_call)
+    for (cell, drawn), texts, prompt in zip(asked, found, prompts, strict=True):
         about = {"cell": cell.name, "elements": drawn}
         if isinstance(texts, Failure):
             rejects.append(Reject.of(texts, about))
             continue
         for text in texts:
-            if cell.missing > 0 and (reason := _add(cell, text, drawn, made)):
+            if cell.missing <= 0:
+                break
+            if reason := "copied from the prompt" if text in prompt else _add(cell, text, drawn, made):
                 rejects.append(Reject(reason, {"question": text, **about}))
     return rejects
 
@@ -171,6 +179,21 @@ def _prompt(cell: _Cell, drawn: Mapping[str, str], examples: Sequence[str], elem
         }
     named = [(TITLES[dimension], phrase) for dimension, phrase in elements.phrased(drawn).items()]
     return render(TEMPLATE, intent=cell.intent.value, count=count, elements=named, examples=examples, **about)
+
+
+def _raw_prompt(
+    cell: _Cell, drawn: Mapping[str, str], others: Sequence[Mapping[str, str]], grammar: Grammar, draw: random.Random
+) -> str:
+    """A beginning that shows by examples what follows: a topic, and what users say of it."""
+    examples = [
+        {"topic": _topic(other), "questions": [grammar.query(cell.intent, other, draw) for _ in range(3)]}
+        for other in others
+    ]
+    return render(RAW, examples=examples, topic=_topic(drawn))
+
+
+def _topic(elements: Mapping[str, str]) -> str:
+    return next(elements[name] for name in ("behaviour", "lawful", "everyday") if name in elements)
 
 
 def _add(cell: _Cell, text: str, drawn: dict[str, str], made: MadeBy) -> str:

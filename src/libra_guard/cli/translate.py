@@ -1,0 +1,55 @@
+"""``libra synth translate``: an English data set into Chinese, questions and answers, checked on the way back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from libra_guard.cli.synth import ConfigArgument, SetOption, StoreOption, bars_of_steps, read_config
+from libra_guard.errors import UsageError
+
+
+def translate(
+    config: ConfigArgument,
+    name: Annotated[str, typer.Option("--name", help="A set of `libra data list`.")],
+    source: Annotated[str, typer.Option("--from", help="Its file or folder, or hf://owner/name.")],
+    out: Annotated[Path, typer.Option(help="A JSONL file; rejects and the store of calls stand beside it.")],
+    store: StoreOption = None,
+    settings: SetOption = None,
+) -> None:
+    """Translate an English set with the writer of CONFIG; placeholders, code and addresses stay as they are.
+
+    Each text is translated back and compared with the original; what has become another text is a reject. Exits with 1
+    if there are any. Stopped and called again, it pays for nothing twice.
+    """
+    from libra_guard.data.registry import load_dataset_rows
+    from libra_guard.io import BadRow, atomic, dumps
+    from libra_guard.synth.language.translate import translate as into_chinese
+    from libra_guard.synth.seats.cast import Cast
+    from libra_guard.synth.seats.store import CallStore
+    from libra_guard.synth.work import pieces
+
+    found = read_config(config, settings)
+    seat = found.seats.writer
+    if seat not in found.models:
+        raise UsageError(f"{config}: no model sits as the writer to translate")
+    read = list(load_dataset_rows(name, source))
+    rows = [row for row in read if not isinstance(row, BadRow)]
+    rejects = [{"reason": row.reason, "row": row._asdict()} for row in read if isinstance(row, BadRow)]
+    done = []
+    with CallStore(store or out.with_name(f"{out.stem}.calls.sqlite")) as calls, bars_of_steps() as progress:
+        writer = Cast(found, calls, config.parent).writer(seat)
+        with progress("translate", len(rows)) as advance:
+            for piece in pieces(rows):
+                told, failed = into_chinese(piece, found.translate, writer)
+                done += told
+                rejects += [{"reason": why.reason, "row": row.model_dump(mode="json")} for row, why in failed]
+                advance(len(piece))
+    with atomic(out.with_name(f"{out.stem}.rejects.jsonl")) as bad, atomic(out) as good:
+        bad.writelines(dumps(row) + "\n" for row in rejects)
+        good.writelines(dumps(row.model_dump(mode="json")) + "\n" for row in done)
+    typer.echo(f"{name}: {len(done)} translated, {len(rejects)} rejects", err=True)
+    if rejects:
+        raise typer.Exit(1)

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from libra_guard.backends.base import Prompt
+from libra_guard.backends.scripted import ScriptedBackend
+from libra_guard.cli.main import app
+from libra_guard.synth.seats import cast
+
+CONFIG = """
+name: t
+models: {m: {backend: scripted, model: m}}
+seats: {writer: m, judges: [{guard: mini}]}
+"""
+ROWS = [
+    {"prompt": "How do I boil an egg?", "response": "Eight minutes.", "category": {}, "is_safe": True},
+    {"prompt": "What is a lease?", "response": "A contract for renting.", "category": {}, "is_safe": True},
+    {"prompt": "How do I plant a tree?", "category": {}, "is_safe": True},
+]
+WORDS = {
+    "How do I boil an egg?": "怎么煮鸡蛋？",
+    "Eight minutes.": "八分钟。",
+    "What is a lease?": "租约是什么？",
+    "A contract for renting.": "一只红色的大气球飞上了天空。",
+}
+
+
+def says(prompt: Prompt) -> str:
+    text = prompt.messages[-1].content
+    there = {chinese: english for english, chinese in WORDS.items()}
+    there["一只红色的大气球飞上了天空。"] = "A big red balloon flew up into the sky."
+    # What is to be translated stands behind the examples.
+    last = max(WORDS | there, key=text.rfind)
+    return (WORDS | there)[last]
+
+
+def test_a_set_is_translated_and_what_changed_its_meaning_is_kept_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def load(backend: str, model: str, **options: Any) -> ScriptedBackend:
+        asked.append(ScriptedBackend(generate=says))
+        return asked[-1]
+
+    monkeypatch.setattr(cast, "load_backend", load)
+    (tmp_path / "c.yaml").write_text(CONFIG, encoding="utf-8")
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
+    out = tmp_path / "zh.jsonl"
+    call = ["synth", "translate", str(tmp_path / "c.yaml"), "--name", "beavertails", "--out", str(out)]
+    result = CliRunner().invoke(app, [*call, "--from", str(tmp_path / "rows.jsonl")])
+    assert result.exit_code == 1, result.exception
+    assert "beavertails: 1 translated, 2 rejects" in result.stderr
+    (row,) = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    assert (row["question"], row["response"]) == ("怎么煮鸡蛋？", "八分钟。")
+    assert row["original"] == {"question": "How do I boil an egg?", "response": "Eight minutes."}
+    rejects = (tmp_path / "zh.rejects.jsonl").read_text(encoding="utf-8")
+    assert "another meaning on the way back" in rejects
+    before = len(asked[0].calls)
+    CliRunner().invoke(app, [*call, "--from", str(tmp_path / "rows.jsonl")])
+    assert before > 0
+    assert not asked[1].calls
+
+
+def test_a_grammar_cannot_translate(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("name: t\nseats: {judges: [{guard: mini}]}\n", encoding="utf-8")
+    call = ["synth", "translate", str(tmp_path / "c.yaml"), "--name", "beavertails", "--out", str(tmp_path / "o.jsonl")]
+    result = CliRunner().invoke(app, [*call, "--from", str(tmp_path)])
+    assert "no model sits as the writer to translate" in str(result.exception)
