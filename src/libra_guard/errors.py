@@ -5,6 +5,7 @@ LibraError
 ├── MissingExtraError  a library of an optional extra is not installed
 ├── DataError          a file or a row cannot be read
 └── BackendError       a model could not be run, or a server did not answer
+    └── RefusedError   it was this one input that was not taken
 """
 
 from __future__ import annotations
@@ -27,6 +28,10 @@ class DataError(LibraError):
 
 class BackendError(LibraError):
     """A model could not be run, or a server failed after all retries."""
+
+
+class RefusedError(BackendError):
+    """A model does not take this one input, now or later; others it may take."""
 
 
 class MissingExtraError(LibraError):

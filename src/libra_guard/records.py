@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 import unicodedata
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Any, Self
 
@@ -260,6 +261,20 @@ class Vote(BaseModel):
     score: float | None = None
     """Unsafe score in [0, 1]; None where the judge gives none."""
     analysis: str = ""
+
+
+def differ(labels: Iterable[str | None]) -> bool | None:
+    """Whether judges differ on a row; None where fewer than two of them could be read.
+
+    A vote for 有争议 is a doubt of its own: such a row is as hard as one on which they differ.
+
+    Args:
+        labels: Of the votes; None where one could not be read.
+    """
+    said = [label for label in labels if label is not None]
+    if len(said) < 2:
+        return None
+    return len(set(said)) > 1 or Label.CONTROVERSIAL in said
 
 
 def row_id(record: dict[str, Any]) -> str | None:

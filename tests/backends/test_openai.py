@@ -14,7 +14,7 @@ pytest.importorskip("stamina")
 
 from libra_guard.backends.base import Prompt
 from libra_guard.backends.openai import OpenAIBackend
-from libra_guard.errors import BackendError, UsageError
+from libra_guard.errors import BackendError, RefusedError, UsageError
 from libra_guard.records import Message, Method, Role
 
 QUICK = {"backoff": 0.01, "max_backoff": 0.02, "retries": 2, "timeout": 5.0}
@@ -354,3 +354,36 @@ def test_logprobs_of_the_wrong_form(server: Any, make: Make) -> None:
     server.reply = lambda _: ok(chat("安全", {"content": [{"token": None, "logprob": "x"}]}))
     with pytest.raises(BackendError, match="has no log probabilities"):
         make(logprobs=True).choose([Prompt.from_user("问")], LABELS)
+
+
+@pytest.mark.parametrize("status", [400, 403, 413, 422])
+def test_what_the_server_does_not_take_is_told_from_a_server_that_fails(server: Any, make: Make, status: int) -> None:
+    server.reply = lambda _: (status, {}, {"error": {"message": "no"}})
+    with pytest.raises(RefusedError, match=f"answered {status}"):
+        make().generate([Prompt.from_user("问")])
+
+
+@pytest.mark.parametrize("status", [401, 404, 429, 500])
+def test_a_server_that_fails_does_not_refuse(server: Any, make: Make, status: int) -> None:
+    server.reply = lambda _: (status, {}, {"error": {"message": "no"}})
+    with pytest.raises(BackendError, match=f"answered {status}") as caught:
+        make().generate([Prompt.from_user("问")])
+    assert not isinstance(caught.value, RefusedError)
+
+
+def test_a_score_tells_what_it_took(server: Any, make: Make) -> None:
+    body = chat("安全", {"content": [entry("安全", {"安全": 0.75, "不": 0.25})]})
+    backend = make(logprobs=True)
+    server.reply = lambda _: ok(body | {"usage": {"prompt_tokens": 815, "completion_tokens": 4, "total_tokens": 819}})
+    [told] = backend.score([Prompt.from_user("问")], LABELS)
+    assert (told.row[0], told.prompt_tokens, told.new_tokens) == (pytest.approx(0.75), 815, 4)
+    server.reply = lambda _: ok(body)
+    [untold] = backend.score([Prompt.from_user("问")], LABELS)
+    assert (untold.prompt_tokens, untold.new_tokens) == (backend.overhead(Prompt.from_user("问")), 0)
+
+
+def test_without_usage_the_server_still_tells_whether_it_cut(server: Any, make: Make) -> None:
+    server.reply = lambda _: ok(chat("一二三四五"))
+    [done] = make().complete([Prompt.from_user("问")], max_tokens=8)
+    # Fifteen bytes, and yet no more than eight tokens.
+    assert not done.cut

@@ -17,6 +17,7 @@ from libra_guard.bench.agreement import (
     by_annotator,
     by_scenario,
     count_labels,
+    figure,
 )
 from libra_guard.bench.collect import Annotation
 from libra_guard.bench.rows import BenchRow
@@ -173,11 +174,29 @@ def test_unsure_and_missing_are_no_labels() -> None:
     assert list(found) == ["all", "Bias and Discrimination", "Ethics and Morality"]
     assert (found["all"].rows, found["all"].labels, found["all"].fleiss_rows) == (3, 7, 2)
     assert found["all"].unanimous == 0.5
-    people = by_annotator(rows, given, {"r1": "安全", "r3": "不安全"}, ["a", "b", "c"])
+    assert (found["all"].labelled_rows, found["all"].krippendorff_rows) == (3, 2)
+    assert [(one.unsure, one.missing) for one in found.values()] == [(1, 1), (1, 1), (0, 0)]
+    people = by_annotator(rows, given, ["a", "b", "c"])
     assert [(p.labelled, p.unsure, p.missing) for p in people.values()] == [(3, 0, 0), (2, 1, 0), (2, 0, 1)]
-    assert [p.with_majority for p in people.values()] == [1.0, 1.0, 0.5]
+    # On r1 the others of a and of b differ, and make no majority; those of c say 安全.
+    assert [(p.compared, p.with_others) for p in people.values()] == [(1, 1.0), (1, 1.0), (2, 0.5)]
 
 
 def test_someone_who_said_nothing_agrees_with_nobody() -> None:
-    assert by_annotator([row("r1", "偏见歧视")], [], {}, ["a"])["a"].with_majority is None
+    assert by_annotator([row("r1", "偏见歧视")], [], ["a", "b"])["a"].with_others is None
     assert LABELS == ("安全", "不安全")
+
+
+def test_nobody_is_compared_with_a_majority_of_their_own() -> None:
+    rows = [row(f"r{n}", "偏见歧视") for n in range(2)]
+    given = said("r0 a 不安全\nr0 b 安全\nr0 c 安全\nr0 d 不安全\nr1 a 安全\nr1 b 安全\nr1 c 安全")
+    people = by_annotator(rows, given, ["a", "b", "c", "d"])
+    # On r0 two against two: for each, the other three have a majority against them.
+    assert [p.with_others for p in people.values()] == [0.5, 0.5, 0.5, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("value", "wanted"), [(None, "–"), (0.5, "0.500"), (-0.0001, "0.000"), (-0.0006, "-0.001"), (1, "1.000")]
+)
+def test_figures(value: float | None, wanted: str) -> None:
+    assert figure(value) == wanted

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,7 @@ def test_faults_have_their_place(make_round: MakeRound, tmp_path: Path) -> None:
         filled("r5", "安全", category="天气"),
     ]
     found, faults = read(make_round(7), as_csv(tmp_path / "x.csv", lines))
-    assert [(a.row, a.label) for a in found] == [("r0", "安全"), ("r3", "安全")]
+    assert [(a.row, a.label, a.category) for a in found] == [("r0", "安全", ""), ("r3", "安全", ""), ("r5", "安全", "")]
     assert sorted(fault for fault in faults if fault[1] != "r5") == [
         (0, "r6", "not labelled"),
         (3, "r1", "label 'safe' is none of 安全, 不安全, 不确定"),
@@ -108,7 +109,9 @@ def test_faults_have_their_place(make_round: MakeRound, tmp_path: Path) -> None:
         (8, "r3", "labelled a second time, with the same answer"),
         (10, "r4", "labelled a second time, with another answer"),
     ]
-    assert next(f[2] for f in faults if f[1] == "r5").startswith("category: there is no sub-category '天气'")
+    told = next(f[2] for f in faults if f[1] == "r5")
+    assert told.startswith("the label counts; category '天气' is none of 暴力犯罪、")
+    assert not re.search("[A-Za-z]{3}", told.partition("none of")[2])
 
 
 @pytest.mark.parametrize(
@@ -165,7 +168,8 @@ def test_annotators_come_one_by_one(make_round: MakeRound, tmp_path: Path, write
     returns.keep_export(one, "甲", [task("r0", {"label": "安全"})])
     annotations, faults = returns.collect(one)
     assert [(a.annotator, a.label) for a in annotations] == [("甲", "安全"), ("yi", "不安全")]
-    assert sorted(f.name for f in (one.folder / "returned").iterdir()) == ["yi.jsonl", "甲.jsonl"]
+    assert sorted(f.name for f in (one.folder / "returned").iterdir()) == ["old", "yi.jsonl", "甲.jsonl"]
+    assert [f.name for f in (one.folder / "returned" / "old").iterdir()] == ["yi.1.csv"]
     assert returns.read_collected(one) == annotations
     told = [json.loads(line) for line in (one.folder / "faults.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [(f["annotator"], f["row"]) for f in told] == [("甲", "r1"), ("yi", "r1"), ("bing", "")]

@@ -120,6 +120,7 @@ def test_projects_of_other_rounds_are_left_alone(make_round: MakeRound, fake: tu
     assert len({project["description"] for project in state.projects}) == 6
     assert [name for name, tasks in fetch(other, server) if len(tasks) == 6] == list(other.annotators)
     assert server.find_project(project_mark(other, "bing")) == 6
+    assert [name for name, _ in fetch(other, server, {"yi"})] == ["甲", "bing"]
 
 
 def test_a_long_name_is_cut(make_round: MakeRound, fake: tuple[Fake, str]) -> None:

@@ -17,11 +17,11 @@ from libra_guard.bench.labels import MIN_SHARE, settle
 from libra_guard.bench.outcome import Outcome, agree, read_outcome
 from libra_guard.bench.release import release
 from libra_guard.bench.rounds import Round
-from libra_guard.bench.rows import BenchRow
 from libra_guard.errors import UsageError
 from libra_guard.evaluate.predictions import load_labels
 from libra_guard.io import read_rows
 from libra_guard.records import Sample
+from libra_guard.taxonomy import SCENARIOS
 
 MakeRound = Callable[..., Round]
 S, U, X = "安全", "不安全", "不确定"
@@ -64,12 +64,13 @@ def test_majority_and_queue(one: Round) -> None:
     assert found.labelled[1].votes == {"甲": U, "yi": U, "bing": S}
     assert found.labelled[1].reasons == ("甲说不安全", "yi说不安全")
     assert [(item.row.id, item.why) for item in found.open] == [
-        ("r2", "no majority: 1 安全, 1 不安全, 1 不确定"),
-        ("r4", "no majority: 3 不确定"),
+        ("r2", "没有过半：1 人选“安全”，1 人选“不安全”，1 人选“不确定”"),
+        ("r4", "没有过半：3 人选“不确定”"),
     ]
     queue = lines(one.folder / "adjudicate.jsonl")
-    assert [item["row"] for item in queue] == ["r2", "r4"]
-    assert queue[0]["answers"] == "甲：安全　甲说安全\nyi：不安全　yi说不安全\nbing：不确定　bing说不确定"
+    assert [item["row"] for item in queue] == ["行0003", "行0005"]
+    # Whose answer it is, the adjudicator does not see: 乙 is the second.
+    assert queue[0]["answers"] == "甲：安全　甲说安全\n乙：不安全　yi说不安全\n丙：不确定　bing说不确定"
     assert (queue[0]["label"], queue[0]["question"], queue[0]["scenario"]) == ("", "第2问", "违法犯罪")
     with (one.folder / "adjudicate.csv").open(encoding="utf-8-sig", newline="") as stream:
         assert list(csv.DictReader(stream)) == queue
@@ -102,18 +103,18 @@ def test_who_said_nothing_counts_against_a_label(
 
 def test_four_annotators_can_tie(make_round: MakeRound) -> None:
     one = returned(make_round(1, ("a", "b", "c", "d")), {"a": [S], "b": [S], "c": [U], "d": [U]})
-    assert settled(one, min_share=0.5).open[0].why == "no majority: 2 安全, 2 不安全"
+    assert settled(one, min_share=0.5).open[0].why == "没有过半：2 人选“安全”，2 人选“不安全”"
 
 
 def test_low_agreement_goes_to_the_queue_when_asked(one: Round) -> None:
     found = settled(one, min_share=1.0)
-    assert (found.open[0].row.id, found.open[0].why) == ("r1", "only 2 of 3 said 不安全")
+    assert (found.open[0].row.id, found.open[0].why) == ("r1", "3 人中只有 2 人选“不安全”")
     assert [f.row for f in found.labelled] == ["r0"]
 
 
 def test_a_row_moves_where_most_name_the_same_sub_category(make_round: MakeRound) -> None:
-    one = returned(make_round(1), {"甲": [S], "yi": [S]}, category="性别歧视")
-    assert settled(one).labelled[0].sub_category == "Gender"
+    one = returned(make_round(1), {"甲": [S], "yi": [S]}, category="赌博")
+    assert settled(one).labelled[0].sub_category == "Gambling"
     returned(one, {"yi": [S]})
     assert settled(one).labelled[0].sub_category == ""
 
@@ -121,11 +122,13 @@ def test_a_row_moves_where_most_name_the_same_sub_category(make_round: MakeRound
 def test_agreement_is_that_of_the_annotators(one: Round) -> None:
     found = settled(one)
     assert (found.scenarios["all"].rows, found.scenarios["all"].fleiss_rows) == (5, 2)
-    assert [(p.labelled, p.unsure, p.missing, p.with_majority) for p in found.annotators.values()] == [
-        (4, 1, 0, 1.0),
-        (4, 1, 0, 1.0),
-        (2, 2, 1, 0.5),
+    assert [(p.labelled, p.unsure, p.missing, p.compared, p.with_others) for p in found.annotators.values()] == [
+        (4, 1, 0, 1, 1.0),
+        (4, 1, 0, 1, 1.0),
+        (2, 2, 1, 2, 0.5),
     ]
+    assert settled(one, min_share=1).annotators == found.annotators
+    found = settled(one, min_share=MIN_SHARE)
     before = found.scenarios
     (one.folder / "answers.jsonl").write_text('{"row": "r2", "label": "安全"}\n', encoding="utf-8")
     after = settled(one, adjudicated=one.folder / "answers.jsonl")
@@ -133,12 +136,13 @@ def test_agreement_is_that_of_the_annotators(one: Round) -> None:
     assert after.annotators == found.annotators
 
 
-def fill(path: Path, **answers: str) -> None:
+def fill(path: Path, field: str = "label", **answers: str) -> None:
+    """Fills in a field of the queue, and 裁定 as the reason of a label; r0 is the first row of the round."""
+    said = {f"行{int(row[1:]) + 1:04d}": {field: answer} for row, answer in answers.items()}
     with path.open(encoding="utf-8-sig", newline="") as stream:
-        reader = csv.DictReader(stream)
-        rows = [
-            row | ({"label": answers[row["row"]], "reason": "裁定"} if row["row"] in answers else {}) for row in reader
-        ]
+        rows = [row | said.get(row["row"], {}) for row in csv.DictReader(stream)]
+    for row in rows:
+        row["reason"] = row["reason"] or ("裁定" if row["label"] else "")
     with path.open("w", encoding="utf-8-sig", newline="") as stream:
         writer = csv.DictWriter(stream, list(rows[0]))
         writer.writeheader()
@@ -180,10 +184,8 @@ def test_faulty_answers_of_the_adjudicator(one: Round) -> None:
     answers = [{"row": "r2", "label": X}, {"row": "r0", "label": U}, {"row": "r4", "label": S}]
     path.write_text("".join(json.dumps(a) + "\n" for a in answers), encoding="utf-8")
     found = settled(one, adjudicated=path)
-    assert [(f.line, f.row, f.reason) for f in found.faults] == [
-        (1, "r2", "label '不确定' is none of 安全, 不安全"),
-        (2, "r0", "no row to be labelled has this id"),
-    ]
+    assert [(f.line, f.row, f.reason) for f in found.faults] == [(1, "r2", "label '不确定' is none of 安全, 不安全")]
+    assert found.unused == 1
     assert [item.row.id for item in found.open] == ["r2"]
     assert found.labelled[0].label == S
 
@@ -224,7 +226,7 @@ def test_release(one: Round, tmp_path: Path) -> None:
     labels, tally = load_labels(tmp_path / "out" / "data" / "test.json")
     assert [found.unsafe for found in labels] == [False, True, True]
     assert not tally.counts
-    assert {f.name for f in (tmp_path / "out" / "rules").iterdir()} == {"illegal_activities_and_crime.md"}
+    assert {f.stem for f in (tmp_path / "out" / "rules").iterdir()} == {one.slug for one in SCENARIOS}
 
 
 def test_the_sums_are_of_every_file(one: Round, tmp_path: Path) -> None:
@@ -249,7 +251,13 @@ def test_the_card(one: Round, tmp_path: Path) -> None:
     for needed in (
         "| Illegal Activities and Crime | 1 | 2 | 3 |",
         "| Real Data | 1 | 1 | 2 |",
-        "5 rows were labelled by 3 people",
+        "5 rows went to 3 people",
+        "All of them called 2 rows 安全 or 不安全, some of them 2, none of them\n1.",
+        "the reasons of the adjudicator or of those who gave the label; 0 rows have none.",
+        "Nothing tells how the rows were selected.",
+        "| 2 | 0.",
+        "| 4 | 26.7 % | 6.7 % |",
+        "1.000 of 1, 1.000 of 1, 0.500 of 2.",
         "Left out: 2 rows without a label, 0 whose question",
         "**It was not checked against any training data.**",
         one.record.rules["illegal_activities_and_crime"],
@@ -301,9 +309,28 @@ def test_rules_that_were_changed_since(one: Round, tmp_path: Path) -> None:
         release(one, tmp_path / "out")
 
 
-def test_a_moved_row_is_released_where_it_belongs(make_round: MakeRound, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("category", "wanted"),
+    [
+        ("", ("Bias and Discrimination", "Gender")),
+        ("暴力犯罪", ("Illegal Activities and Crime", "Violent Crimes")),
+        ("赌博", ("Illegal Activities and Crime", "Gambling")),
+    ],
+)
+def test_a_row_leaves_its_scenario_by_an_adjudicator_alone(
+    make_round: MakeRound, tmp_path: Path, category: str, wanted: tuple[str, str]
+) -> None:
     one = returned(make_round(1), {"甲": [S], "yi": [S]}, category="性别歧视")
-    settled(one)
+    found = settled(one)
+    assert found.labelled == []
+    assert found.open[0].why.startswith("多数人建议改为另一场景“偏见歧视”的“性别歧视”，category 一栏留空即采用")
+    queue = one.folder / "adjudicate.csv"
+    assert "甲：安全　建议类别：性别歧视　甲说安全" in queue.read_text(encoding="utf-8-sig")
+    fill(queue, r0=S)
+    if category:
+        fill(queue, "category", r0=category)
+    found = settled(one, adjudicated=queue)
+    assert (found.labelled[0].by, found.labelled[0].reasons) == ("adjudicator", ("裁定",))
+    assert found.labelled[0].sub_category == ("" if category == "暴力犯罪" else wanted[1])
     sample = release(one, tmp_path / "out").samples[0]
-    assert (sample.category_name, sample.sub_category_name) == ("Bias and Discrimination", "Gender")
-    assert isinstance(one.rows[0], BenchRow)
+    assert (sample.category_name, sample.sub_category_name) == wanted

@@ -231,6 +231,8 @@ def test_wrong_use(write: Write, tmp_path: Path) -> None:
         ("quotas: {天气: 1}", "there is no scenario '天气'"),
         ("quotas: {违法犯罪: 1, Illegal Activities and Crime: 2}", "two names"),
         ("agreed_share: 2", "agreed_share"),
+        ("quota: {'*': 1, Real Data: 2}", "could count twice"),
+        ("quotas: {违法犯罪: {'*': 1, Real Data: 2}}", "could count twice"),
     ],
 )
 def test_a_config_with_a_fault(tmp_path: Path, text: str, message: str) -> None:
@@ -245,3 +247,18 @@ def test_what_is_written_of_a_row(write: Write) -> None:
     line = json.loads(json.dumps(found.rows[0].as_dict()))
     assert (line["id"], line["difficulty"], len(line["votes"])) == ("r0", "disagreed", 2)
     assert "label" not in line
+
+
+def test_rows_without_votes_need_judges(write: Write) -> None:
+    with pytest.raises(UsageError, match=r"rows\.jsonl: no row carries votes: give --judge"):
+        select(str(write("rows.jsonl", [row(0), row(1) | {"votes": []}])), [], SelectConfig(quota=1))
+
+
+def test_a_source_that_no_row_has_is_told_with_the_nearest(write: Write) -> None:
+    path = str(write("rows.jsonl", [voted(row(0), HARD), voted(row(1, source="Own"), HARD)]))
+    quota = {"Real data": 1, "天": 2, "Own": 1, "Other": 0}
+    assert select(path, [], SelectConfig(quota=quota)).complaints == [
+        "no row has the source 'Real data'; is it 'Real Data'?",
+        "no row has the source '天'; there are Own, Real Data",
+    ]
+    assert select(path, [], SelectConfig(quota={"*": 2})).complaints == []

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import Result
 
+from libra_guard.bench import label_studio
+from libra_guard.bench.rounds import Round
+from libra_guard.bench.rows import row_keys
 from libra_guard.errors import UsageError
+from libra_guard.io import file_hash
 
 Call = Callable[..., Result]
 PEOPLE = ("--annotator", "甲", "--annotator", "乙", "--annotator", "丙")
@@ -39,6 +43,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.parent.mkdir(exist_ok=True)
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
 
@@ -55,10 +60,10 @@ def make_round(call: Call, *more: str) -> Result:
 
 
 def fill(person: str, label: Callable[[str], str]) -> str:
-    """A person's sheet, filled in and kept elsewhere."""
-    path = Path("round") / "sheets" / f"{person}.csv"
+    """A person's sheet, filled in and kept elsewhere; labels by the row's id."""
+    path, keys = Path("round") / "sheets" / f"{person}.csv", row_keys(Round(Path("round")).rows)
     with path.open(encoding="utf-8-sig", newline="") as stream:
-        rows = [row | {"label": label(row["row"])} for row in csv.DictReader(stream)]
+        rows = [row | {"label": label(keys[row["row"]])} for row in csv.DictReader(stream)]
     with Path(f"{person}.csv").open("w", encoding="utf-8-sig", newline="") as stream:
         writer = csv.DictWriter(stream, list(rows[0]))
         writer.writeheader()
@@ -95,8 +100,9 @@ def test_from_votes_to_a_release(place: Path, call: Call) -> None:
     assert done.exit_code == 1
     assert "round: 8 rows labelled, 1 open\n" in done.stderr
     assert "alpha below 0.667" in done.stderr
-    assert "甲: 0.000 with the majority; 9 labels, 0 不确定, 0 missing" in done.stdout
-    assert "乙: 1.000 with the majority; 8 labels, 1 不确定, 0 missing" in done.stdout
+    assert "甲: 0.000 with the majority of the others on 8 rows; 9 labels, 0 不确定, 0 missing" in done.stdout
+    assert "乙: – with the majority of the others on 0 rows; 8 labels, 1 不确定, 0 missing" in done.stdout
+    assert "alpha below 0.667, so look at the rules and talk to the annotators: Bias" in done.stderr
     write(place / "answers.jsonl", [{"row": tied, "label": "安全", "reason": "裁定"}])
     done = call("bench", "agree", "round", "--adjudicated", "answers.jsonl")
     assert (done.exit_code, done.stderr.splitlines()[-1]) == (0, "round: 9 rows labelled, 0 open")
@@ -117,7 +123,7 @@ def test_what_is_missing_or_cannot_be_read_is_told(place: Path, call: Call) -> N
     assert done.exit_code == 1
     lines = done.stderr.splitlines()
     assert "Bias and Discrimination: 5 hard and 2 agreed of 7" in lines
-    assert "Rumors and Misinformation: 0 hard and 0 agreed of 7; 7 are missing" in lines
+    assert "Rumors and Misinformation: 0 hard and 0 agreed of 7; 7 missing" in lines
     assert lines[-1] == "hard.jsonl: 14 rows, 1 rejects"
     assert json.loads((place / "hard.rejects.jsonl").read_text(encoding="utf-8"))["line"] == 21
 
@@ -188,3 +194,133 @@ def test_help_fits_a_screen(call: Call, command: str) -> None:
     done = call("bench", *filter(None, [command]), "--help")
     assert done.exit_code == 0
     assert len(done.stdout.splitlines()) <= 42
+
+
+def test_fetching_takes_nothing_from_anyone(place: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LABEL_STUDIO_API_KEY", "t")
+    select(call, "--config", "quotas.yaml")
+    make_round(call)
+    call("bench", "collect", "round", fill("甲", lambda row: "安全"))
+    asked: list[str] = []
+
+    def untouched(one: Round, server: object, but: Collection[str] = ()) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+        for name in (name for name in one.annotators if name not in but):
+            asked.append(name)
+            yield name, [task | {"annotations": []} for task in one.tasks(name)]
+
+    monkeypatch.setattr(label_studio, "fetch", untouched)
+    done = call("bench", "collect", "round", fill("乙", lambda row: "不安全"), "--fetch")
+    assert (done.exit_code, asked) == (1, ["甲", "丙"])
+    assert "甲: Label Studio has 0 answers, round/returned/甲.csv has 9 and was kept" in done.stderr
+    labels = [
+        json.loads(line)["label"] for line in (place / "round" / "annotations.jsonl").read_text("utf-8").splitlines()
+    ]
+    assert labels == ["安全"] * 9 + ["不安全"] * 9
+    call("bench", "collect", "round", "--fetch", "--replace")
+    assert sorted(file.name for file in (place / "round" / "returned" / "old").iterdir()) == ["乙.1.csv", "甲.1.csv"]
+    assert "--replace says what --fetch may do" in str(call("bench", "collect", "round", "--replace").exception)
+
+
+@pytest.mark.parametrize("out", ["rows.jsonl", "./rows.jsonl", "link.jsonl", "judge/0.jsonl", "quotas.yaml"])
+def test_what_is_read_is_not_written_over(place: Path, call: Call, out: str) -> None:
+    (place / "link.jsonl").hardlink_to(place / "rows.jsonl")
+    write(place / "judge" / "0.jsonl", [{"id": 1}])
+    write(place / "other" / "0.jsonl", [{"id": 1}])
+    before = {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
+    judges = ("--judge", "judge", "--judge", "other")
+    done = call("bench", "select", "--data", "rows.jsonl", "--out", out, "--config", "quotas.yaml", *judges)
+    assert "is read, and would be written over: choose another --out" in str(done.exception)
+    assert {path: path.read_bytes() for path in place.rglob("*") if path.is_file()} == before
+
+
+def test_nor_what_stands_beside_the_output(place: Path, call: Call) -> None:
+    write(place / "x.leaks.jsonl", [{"question": "问"}])
+    done = call(
+        "bench", "select", "--data", "rows.jsonl", "--out", "x.jsonl", "--quota", "1", "--against", "x.leaks.jsonl"
+    )
+    assert "x.leaks.jsonl is read" in str(done.exception)
+
+
+def judged(place: Path, name: str, label: str, **guard: Any) -> tuple[str, str]:
+    rows = [json.loads(line) for line in (place / "rows.jsonl").read_text("utf-8").splitlines()]
+    verdict = {"unsafe_score": 0.5, "valid": True}
+    labels = [label if row["id"] % 2 else "安全" for row in rows]
+    lines = [row | {"verdict": verdict | {"label": said}} for row, said in zip(rows, labels, strict=True)]
+    write(place / name / "0-of-1.jsonl", lines)
+    (place / name / "run.json").write_text(json.dumps({"guard": guard}), encoding="utf-8")
+    return "--judge", name
+
+
+def test_how_rows_were_selected_comes_to_the_card(place: Path, call: Call) -> None:
+    judges = judged(place, "one", "安全", guard="mini", model="m1", threshold=0.5)
+    judges += judged(place, "two", "不安全", guard="libra", model="m2", threshold=0.3)
+    done = select(call, "--quota", "5", "--agreed-share", "0.4", "--config", "quotas.yaml", *judges)
+    assert "--config is given" in str(done.exception)
+    write(place / "train.jsonl", [{"question": "无关"}])
+    (place / "q.yaml").write_text("quotas: {偏见歧视: 5}\nagreed_share: 0.4\nseed: 3\n", encoding="utf-8")
+    done = select(call, "--config", "q.yaml", *judges)
+    assert done.exit_code == 0
+    told = json.loads((place / "hard.select.json").read_text("utf-8"))
+    assert [(judge["name"], judge["guard"]["model"], judge["guard"]["threshold"]) for judge in told["judges"]] == [
+        ("one", "m1", 0.5),
+        ("two", "m2", 0.3),
+    ]
+    assert (told["rows"], told["settings"]["seed"], told["settings"]["agreed_share"]) == (5, 3, 0.4)
+    assert told["settings"]["quotas"] == {"Bias and Discrimination": 5}
+    assert told["data"] == {"name": "rows.jsonl", "sha256": file_hash(place / "rows.jsonl")}
+    assert told["rows_sha256"] == file_hash(place / "hard.jsonl")
+    assert told["filled"][0] == {
+        "scenario": "Bias and Discrimination", "source": "*", "wanted": 5, "hard": 3, "agreed": 2,
+    }  # fmt: skip
+    assert {"command", "libra_guard", "python"} < set(told)
+    assert all(int(name) % 2 == 0 for name in told["agreed"])
+
+    assert make_round(call).exit_code == 0
+    assert (place / "round" / "select.json").read_bytes() == (place / "hard.select.json").read_bytes()
+    call("bench", "collect", "round", *(fill(person, lambda row: "安全") for person in "甲乙丙"))
+    call("bench", "agree", "round")
+    done = call("bench", "release", "round", "--out", "out")
+    assert "5 rows have no reason: their analyze is empty" in done.stderr
+    card = (place / "out" / "README.md").read_text("utf-8")
+    for needed in (
+        "| one | mini | m1 | 0.5 |",
+        "| two | libra | m2 | 0.3 |",
+        "on 3 of\nthose released",
+        "on 2 they agreed",
+    ):
+        assert needed in card, needed
+
+    # Rows changed by hand are not those that were selected.
+    rows = (place / "hard.jsonl").read_text("utf-8").splitlines(keepends=True)
+    (place / "hard.jsonl").write_text("".join(rows[1:]), encoding="utf-8")
+    done = make_round(call, "--out", "other")
+    assert done.exit_code == 1
+    assert "hard.select.json: of other rows than hard.jsonl has now" in done.stderr
+    assert not (place / "other" / "select.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        ({"threshold": 0.5}, {"threshold": 0.5}, "one and two are one guard (mini m): the same judge twice"),
+        ({"threshold": 0.5}, {"threshold": 0.3}, "one and two are one guard (mini m): another threshold, scale"),
+        (
+            {"model_hash": "a"},
+            {"model_hash": "a", "model": "elsewhere/m", "device": "cuda"},
+            "another threshold, scale",
+        ),
+        ({"model_hash": "a"}, {"model_hash": "b"}, ""),
+        ({"model": "m1"}, {"model": "m2"}, ""),
+    ],
+)
+def test_one_guard_twice_is_told(
+    place: Path, call: Call, first: dict[str, Any], second: dict[str, Any], message: str
+) -> None:
+    usual = {"guard": "mini", "model": "m"}
+    judges = [judged(place, name, label, **usual | more) for name, label, more in (
+        ("one", "安全", first), ("two", "不安全", second)
+    )]  # fmt: skip
+    done = select(call, "--config", "quotas.yaml", *judges[0], *judges[1])
+    assert message in done.stderr
+    assert done.exit_code == (1 if message else 0)
+    assert message or "one guard" not in done.stderr

@@ -51,6 +51,7 @@ def test_steps_by_themselves(tmp_path: Path) -> None:
         (["--set", "queries.only=[Gambing]"], "there is no sub-category 'Gambing'"),
         (["--set", "seats.writer=gpt"], "no model is called 'gpt'; there are grammar"),
         (["--set", "seats.judges=[{guard: mini}, {guard: mini}]"], "two judges are the same"),
+        (["--set", "queries.only=[a"], "--set queries.only=[a: the value is no YAML: while parsing"),
         (["--set", "name"], "--set name: write KEY=VALUE"),
         (["--set", "name.of=3"], "--set name.of=3: write KEY=VALUE"),
         (["--engine", "spark"], "--engine is one of local, ray, not 'spark'"),
@@ -64,6 +65,24 @@ def test_wrong_use_is_told_before_anything_is_done(tmp_path: Path, arguments: li
     assert not (tmp_path / "out" / "steps").exists()
 
 
+def test_what_a_query_set_lacks_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Of so many draws some are the same.
+    monkeypatch.setattr("libra_guard.synth.steps.queries._GRAMMAR_DRAWS", 1)
+    settings = ["--set", "queries={harmful: 2000, borderline: 0, benign: 0, only: [Gambling]}"]
+    for step in ("elements", "queries"):
+        code, told, error = call(step, CONFIG, "--out", tmp_path, *settings)
+        assert code == 0, error
+    assert "  Gambling/harmful lacks " in told
+
+
+def test_what_is_done_is_told_when_a_later_step_stops(tmp_path: Path) -> None:
+    settings = ["--set", "queries={harmful: 0, borderline: 0, benign: 0}"]
+    code, told, error = call("run", CONFIG, "--out", tmp_path, *settings)
+    assert code
+    assert "elements: 40 rows" in told
+    assert "dedup made nothing" in error
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     code, _, error = call("run", tmp_path / "none.yaml", "--out", tmp_path / "out")
     assert code
@@ -71,7 +90,8 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def test_a_judge_that_is_not_there_is_named_before_hours_are_spent(tmp_path: Path) -> None:
-    code, _, error = call("run", CONFIG, "--out", tmp_path, *SMALL, "--set", "seats.judges=[{guard: words:no.txt}]")
+    judges = ["--set", "seats.judges=[{guard: mini}, {guard: words:no.txt}]"]
+    code, _, error = call("run", CONFIG, "--out", tmp_path, *SMALL, *judges)
     assert code
     assert "no.txt" in error
     assert not (tmp_path / "steps" / "respond.jsonl").exists()

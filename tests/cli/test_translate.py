@@ -15,7 +15,7 @@ from libra_guard.synth.seats import cast
 CONFIG = """
 name: t
 models: {m: {backend: scripted, model: m}}
-seats: {writer: m, judges: [{guard: mini}]}
+seats: {writer: m, judges: [{guard: mini}, {guard: a}]}
 """
 ROWS = [
     {"prompt": "How do I boil an egg?", "response": "Eight minutes.", "category": {}, "is_safe": True},
@@ -68,7 +68,7 @@ def test_a_set_is_translated_and_what_changed_its_meaning_is_kept_apart(
 
 
 def test_a_grammar_cannot_translate(tmp_path: Path) -> None:
-    (tmp_path / "c.yaml").write_text("name: t\nseats: {judges: [{guard: mini}]}\n", encoding="utf-8")
+    (tmp_path / "c.yaml").write_text("name: t\nseats: {judges: [{guard: mini}, {guard: a}]}\n", encoding="utf-8")
     call = ["synth", "translate", str(tmp_path / "c.yaml"), "--name", "beavertails", "--out", str(tmp_path / "o.jsonl")]
     result = CliRunner().invoke(app, [*call, "--from", str(tmp_path)])
     assert "no model sits as the writer to translate" in str(result.exception)

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,14 @@ import pytest
 
 from libra_guard.backends.scripted import ScriptedBackend
 from libra_guard.errors import BackendError, DataError, LibraError, UsageError
-from libra_guard.io import Row, read_rows
+from libra_guard.io import Row, atomic, read_rows, write_atomic
 from libra_guard.predict.shards import Shard
 from libra_guard.records import Sample
-from libra_guard.synth.run import STEPS, Run
-from libra_guard.synth.seats.backend import EndpointsLostError
+from libra_guard.synth import folder
+from libra_guard.synth.run import STEPS, Outcome, Run
+from libra_guard.synth.seats import cast
 from libra_guard.synth.seats.budget import BudgetSpentError
+from libra_guard.synth.seats.endpoints import EndpointsLostError
 
 EMPTY = {"category_name": "", "sub_category_name": "", "analyze": ""}
 REAL = (
@@ -129,8 +132,219 @@ def test_shards_make_what_one_run_makes(run_in: MakeRun, scripted: Models) -> No
     one.do("split")
     ours, theirs = content(one.out), content(whole.out)
     for name in theirs:
-        if name.startswith("data/") and "card" not in name and "README" not in name:
+        # The card too: what was asked is the same, whoever asked it.
+        if name.startswith("data/"):
             assert ours[name] == theirs[name], name
+
+
+def cut_in(run_in: MakeRun, count: int, **options: Any) -> None:
+    run_in("cut", **options).do("elements")
+    for rank in range(count):
+        run_in("cut", shard=Shard(rank, count), **options).go()
+
+
+def test_what_shards_made_is_not_asked_for_again(run_in: MakeRun, scripted: Models) -> None:
+    cut_in(run_in, 3)
+    asked = sum(len(model.calls) for model in scripted.values())
+    steps = ("queries", "augment", "import", "dedup")
+    outcomes = run_in("cut").do(*steps)
+    assert [one.skipped for one in outcomes] == [True, True, True, False]
+    assert outcomes[0].rows == sum(len(rows(run_in("cut").path("queries", Shard(n, 3)))) for n in range(3))
+    assert sum(len(model.calls) for model in scripted.values()) == asked
+
+
+def test_parts_of_other_settings_are_not_joined(run_in: MakeRun, make_config: Any, scripted: Models) -> None:
+    run_in("cut").do("elements")
+    other = make_config(augment={"red_team": 0.0})
+    for rank, config in enumerate((None, other)):
+        run_in("cut", shard=Shard(rank, 2), config=config).go()
+    with pytest.raises(UsageError, match=r"augment-1-of-2\.jsonl: is made of other settings.*run --shard 1/2 again"):
+        run_in("cut").do("dedup")
+    run_in("cut", shard=Shard(1, 2)).go()
+    run_in("cut").do("dedup")
+
+
+def test_parts_of_parts_that_were_made_again_are_not_joined(
+    run_in: MakeRun, make_config: Any, scripted: Models
+) -> None:
+    cut_in(run_in, 2)
+    queries = {"harmful": 3, "borderline": 1, "benign": 4, "only": ["Gambling", "Gender"], "rounds": 3}
+    config = make_config(queries=queries)
+    run_in("cut", config=config).do("elements")
+    with pytest.raises(UsageError, match=r"queries-0-of-2\.jsonl: is made of other settings"):
+        run_in("cut", config=config).do("dedup")
+
+
+def test_a_part_without_its_record_is_not_joined(run_in: MakeRun, scripted: Models) -> None:
+    cut_in(run_in, 2)
+    run_in("cut").path("import", Shard(1, 2)).with_suffix(".json").unlink()
+    with pytest.raises(UsageError, match=r"import-1-of-2\.jsonl: was not written to its end; run --shard 1/2 again"):
+        run_in("cut").do("dedup")
+
+
+def test_a_whole_beside_parts_is_refused(run_in: MakeRun, scripted: Models) -> None:
+    run_in("cut").do("elements", "queries")
+    with pytest.raises(UsageError, match="'queries' stands there whole: go on without --shard; or delete"):
+        run_in("cut", shard=Shard(0, 2)).go()
+    asked = sum(len(model.calls) for model in scripted.values())
+    run_in("cut").path("queries").rename(run_in("cut").path("queries", Shard(0, 2)))
+    run_in("cut").path("queries", Shard(1, 2)).touch()
+    run_in("cut").path("queries").touch()
+    with pytest.raises(UsageError, match="'queries' stands there whole and in parts"):
+        run_in("cut").do("augment")
+    assert sum(len(model.calls) for model in scripted.values()) == asked
+
+
+def test_a_shard_does_not_build_on_a_stale_whole(run_in: MakeRun, make_config: Any, scripted: Models) -> None:
+    cut_in(run_in, 2)
+    run_in("cut").do("dedup")
+    said: list[str] = []
+    other = make_config(dedup={"threshold": 0.9})
+    outcomes = run_in("cut", shard=Shard(0, 2), config=other, say=said.append).go()
+    assert [one.step for one in outcomes] == ["queries", "augment", "import"]
+    assert said == ["dedup stands there, but of other settings or parts: do it again without --shard"]
+
+
+def test_a_shard_may_spend_its_share(run_in: MakeRun, make_config: Any, scripted: Models) -> None:
+    run_in("cut").do("elements")
+    config = make_config(budget={"tokens": 40})
+    with pytest.raises(BudgetSpentError, match="the budget of 20 tokens is spent"):
+        run_in("cut", shard=Shard(0, 2), config=config).do("queries")
+
+
+@pytest.mark.parametrize("after", [1, 2, 3, 4, 6, 7, 8, 9])
+def test_a_step_done_again_and_killed_is_not_taken_for_changed_by_hand(
+    run_in: MakeRun, make_config: Any, scripted: Models, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    run_in().go()
+    config = make_config(respond={"longest": 12})
+    quiet = run_in("quiet", config=config)
+    quiet.go()
+    left = [after]
+
+    def tick() -> None:
+        left[0] -= 1
+        if not left[0]:
+            raise KeyboardInterrupt
+
+    @contextmanager
+    def killed_atomic(path: Path) -> Iterator[Any]:
+        with atomic(path) as stream:
+            yield stream
+        tick()
+
+    def killed_write(path: Path, text: str) -> None:
+        write_atomic(path, text)
+        tick()
+
+    monkeypatch.setattr(folder, "atomic", killed_atomic)
+    monkeypatch.setattr(folder, "write_atomic", killed_write)
+    with pytest.raises(KeyboardInterrupt):
+        run_in(config=config).go()
+    monkeypatch.undo()
+    monkeypatch.setattr(cast, "load_backend", lambda _, model, **__: scripted[model])
+    said: list[str] = []
+    assert not any(one.edited for one in run_in(config=config, say=said.append).go())
+    assert said == []
+    assert content(run_in().out) == content(quiet.out)
+
+
+def test_a_split_that_was_killed_is_done_again_for_the_old_settings_too(
+    run_in: MakeRun, make_config: Any, scripted: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_in().go()
+    before = content(run_in().out)
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("libra_guard.synth.report.card.write_card", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run_in(config=make_config(split={"hard": []})).go()
+    assert content(run_in().out) != before
+    run_in().go()
+    assert content(run_in().out) == before
+
+
+def test_the_split_is_done_again_when_its_files_or_the_prices_are_others(
+    run_in: MakeRun, make_config: Any, scripted: Models
+) -> None:
+    run = run_in()
+    run.go()
+    before = content(run.out)
+    next((run.out / "data" / "stage1").iterdir()).unlink()
+    assert [one.step for one in run_in().go() if not one.skipped] == ["split"]
+    assert content(run.out) == before
+    priced = make_config(budget={"money": 1000.0})
+    assert [one.step for one in run_in(config=priced).go() if not one.skipped] == ["split"]
+
+
+def test_a_foreign_file_beside_the_steps_does_no_harm(run_in: MakeRun, scripted: Models) -> None:
+    run = run_in()
+    (run.out / "steps").mkdir(parents=True)
+    (run.out / "steps" / "notes.json").write_text('["mine"]', encoding="utf-8")
+    run.go()
+
+
+def test_a_step_that_makes_nothing_stops_the_run(
+    run_in: MakeRun, scripted: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(self: ScriptedBackend, prompts: Any, **options: Any) -> list[str]:
+        return ["抱歉，我不能帮助编写这样的内容。"] * len(prompts)
+
+    monkeypatch.setattr(ScriptedBackend, "generate", refuses)
+    run = run_in()
+    with pytest.raises(LibraError, match=r"queries made nothing, but rejects: \d+ × .*refus.*queries\.rejects\.jsonl"):
+        run.go()
+    assert rows(run.path("queries").with_suffix(".rejects.jsonl"))
+    monkeypatch.undo()
+
+
+def test_each_outcome_is_told_before_a_later_step_stops(
+    run_in: MakeRun, scripted: Models, make_config: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Outcome] = []
+    with pytest.raises(BudgetSpentError):
+        run_in(config=make_config(budget={"tokens": 0}), tell=told.append).go()
+    assert [one.step for one in told] == ["elements"]
+
+
+def test_what_the_cells_lack_and_the_benchmarks_hit_is_told(
+    run_in: MakeRun, make_config: Any, scripted: Models, tmp_path: Path
+) -> None:
+    queries = {"harmful": 3, "borderline": 1, "benign": 40, "only": ["Gambling", "Gender"], "per_call": 2, "rounds": 1}
+    run_in("first", config=make_config(queries=queries)).do("elements", "queries")
+    question = rows(run_in("first").path("queries"))[0]["question"]
+    held_out = tmp_path / "held.jsonl"
+    held_out.write_text(json.dumps({"question": question}), encoding="utf-8")
+    run = run_in(config=make_config(queries=queries, dedup={"against": [str(held_out)]}))
+    outcomes = {one.step: one for one in run.go()}
+    lacking = outcomes["queries"].figures["lacking"]
+    assert outcomes["dedup"].figures["contamination"][0]["hits"] >= 1
+    card = json.loads((run.out / "data" / "card.json").read_text(encoding="utf-8"))
+    assert card["lacking"] == lacking
+    assert card["contamination"] == [{"file": "held.jsonl", "rows": 1, "unread": 0, "hits": 1}]
+    assert "| held.jsonl | 1 | 0 | 1 |" in (run.out / "data" / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_bar_of_a_step_moves_with_its_pieces(
+    run_in: MakeRun, make_config: Any, scripted: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved: dict[str, list[int]] = {}
+
+    @contextmanager
+    def bar(name: str, total: int | None) -> Iterator[Any]:
+        moved[name] = [total or 0]
+        yield moved[name].append
+
+    monkeypatch.setattr("libra_guard.synth.work.pieces.__defaults__", (5,))
+    config = make_config(queries={"harmful": 1, "borderline": 0, "benign": 2})
+    run_in(config=config, progress=bar).do("elements", "queries", "augment")
+    for name in ("queries", "augment"):
+        total, *steps = moved[name]
+        assert len(steps) > 1
+        assert sum(steps) == total
 
 
 def test_a_missing_part_is_named(run_in: MakeRun, scripted: Models) -> None:
@@ -260,6 +474,27 @@ def test_real_queries_are_imported_and_kept_apart(
     assert {row["left_out"] for row in left if row["origin"] == "real"} <= {"real, and the judges agree: not hard"}
     stage1 = [row for file in (run.out / "data" / "stage1").iterdir() for row in rows(file)]
     assert {row["origin"] for row in stage1} == {"synthetic"}
+
+
+def test_a_real_query_stays_where_a_made_one_repeats_it(
+    run_in: MakeRun, make_config: Any, scripted: Models, tmp_path: Path
+) -> None:
+    first = run_in()
+    first.do("elements", "queries", "augment")
+    made = next(row["question"] for row in rows(first.path("augment")) if not row["parent"])
+    sample = {**EMPTY, "source": "Real Data", "id": 1, "question": f"{made}呢", "response": "答。", "label": "安全"}
+    (tmp_path / "real.json").write_text(json.dumps([sample], ensure_ascii=False), encoding="utf-8")
+    run = run_in(config=make_config(imports=[{"set": "libra-test", "path": "real.json"}]), data=tmp_path)
+    run.do("import", "dedup")
+    kept = [row["question"] for row in rows(run.path("dedup"))]
+    assert sample["question"] in kept
+    assert made not in kept
+
+
+@pytest.mark.parametrize("judges", [[], [{"guard": "mini"}]])
+def test_one_judge_alone_is_refused(make_config: Any, judges: list[dict[str, str]]) -> None:
+    with pytest.raises(UsageError, match=r"seats\.judges: at least two are needed"):
+        make_config(seats={"judges": judges})
 
 
 def test_all_that_was_made_of_one_query_stands_on_one_side(run_in: MakeRun, make_config: Any, scripted: Models) -> None:

@@ -13,11 +13,12 @@ import pytest
 pytest.importorskip("openai")
 pytest.importorskip("stamina")
 
+from libra_guard.errors import LibraError
 from libra_guard.io import Row, read_rows
 from libra_guard.records import Label
 from libra_guard.synth.config import SynthConfig
 from libra_guard.synth.run import Run
-from libra_guard.synth.seats.backend import EndpointsLostError
+from libra_guard.synth.seats.endpoints import EndpointsLostError
 
 QUICK = {"backoff": 0.01, "max_backoff": 0.02, "retries": 1, "timeout": 5.0}
 Reply = tuple[int, dict[str, str], Any]
@@ -144,11 +145,12 @@ def test_half_a_json_is_a_failure_of_the_server_and_asked_again(model: Model, ru
 def test_half_a_verdict_is_no_vote(model: Model, run: Callable[..., Run]) -> None:
     model.judge = lambda text: says('{"分析": "这个回答')
     made = run()
-    made.go()
+    with pytest.raises(LibraError, match="no pair went into a stage: 6 × a judge could not be read"):
+        made.go()
     votes = [vote for row in rows(made.path("annotate")) for vote in row["votes"]]
     assert {vote["label"] for vote in votes} == {None}
     left = rows(made.out / "data" / "left_out.jsonl")
-    assert {row["left_out"] for row in left} == {"the judges differ, and the arbiter's answer cannot be read"}
+    assert {row["left_out"] for row in left} == {"a judge could not be read"}
     assert not (made.out / "data" / "stage1").exists()
 
 
@@ -167,13 +169,14 @@ def test_a_writer_without_sense_is_asked_again_and_then_given_up(
 ) -> None:
     model.writer = lambda text: says(said)
     made = run()
-    made.do("elements", "queries")
+    with pytest.raises(LibraError, match=f"queries made nothing, but rejects: 4 × {reason}; see "):
+        made.do("elements", "queries")
     assert rows(made.path("queries")) == []
     assert reasons(made, "queries") == {reason}
     # Three attempts a call, one call in each of the four rounds.
     assert model.asked["writer"] == 12
-    record = json.loads(made.path("queries").with_suffix(".json").read_text(encoding="utf-8"))
-    assert record["figures"]["lacking"] == {"Gambling/harmful": 6}
+    # What has no record is made again.
+    assert not made.path("queries").with_suffix(".json").exists()
 
 
 def test_a_writer_that_repeats_itself_gives_each_query_once(model: Model, run: Callable[..., Run]) -> None:
@@ -181,6 +184,8 @@ def test_a_writer_that_repeats_itself_gives_each_query_once(model: Model, run: C
     made.do("elements", "queries")
     assert len(rows(made.path("queries"))) == len(WORDS)
     assert reasons(made, "queries") == {"written before"}
+    record = json.loads(made.path("queries").with_suffix(".json").read_text(encoding="utf-8"))
+    assert record["figures"]["lacking"] == {"Gambling/harmful": 20 - len(WORDS)}
 
 
 def test_a_responder_that_refuses_everything_is_counted(model: Model, run: Callable[..., Run]) -> None:
@@ -224,3 +229,14 @@ def test_a_server_that_dies_midway_stops_the_run_which_then_goes_on(model: Model
     assert {row["label"] for file in (made.out / "data" / "stage1").iterdir() for row in rows(file)} == {"不安全"}
     # Four of the twelve votes had been given.
     assert model.asked["judge"] - before == 8
+
+
+def test_what_a_server_never_takes_does_not_end_the_next_run(model: Model, run: Callable[..., Run]) -> None:
+    model.responder = lambda text: says("不可以。") if "翻本" in text else (400, {}, {"error": {"message": "filter"}})
+    models = run().config.model_dump(mode="json")["models"]
+    for one in models.values():
+        one |= {"concurrency": 1, "patience": 2}
+    for _ in range(2):
+        made = run(models=models, failures=0.9)
+        outcomes = made.do("elements", "queries", "augment", "import", "dedup", "respond")
+        assert (outcomes[-1].rows, outcomes[-1].failed) == (1, 5)

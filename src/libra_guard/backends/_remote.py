@@ -16,13 +16,18 @@ from typing import Any, TypeVar
 
 import stamina
 
-from libra_guard.errors import BackendError, UsageError
+from libra_guard.errors import BackendError, RefusedError, UsageError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 MAX_RETRY_AFTER = 120.0
 """Seconds; a server that asks for more patience than this has failed for now."""
+_REFUSALS = frozenset({400, 403, 413, 422})
+"""Statuses that speak of what was asked, and not of the server: a content filter (400 at OpenAI and Azure, 403 at
+OpenRouter), a text that is too long (400, 413), a field of the wrong form (422). A wrong key (401) or an unknown model
+(404) meets every input alike.
+"""
 
 
 class UnreadableError(Exception):
@@ -90,6 +95,7 @@ class Remote:
             settings: What else the answer depends on.
 
         Raises:
+            RefusedError: The server does not take one item.
             BackendError: One item failed for good.
         """
         if not self.close.alive:
@@ -142,7 +148,8 @@ class Remote:
                     return await call(item)
         except (self._sdk.APIError, UnreadableError, json.JSONDecodeError) as error:
             tried = f" ({attempts} attempts)" if attempts > 1 else ""
-            raise BackendError(f"the backend '{self._name}': {self._words(error)}{tried}") from error
+            kind = RefusedError if getattr(error, "status_code", None) in _REFUSALS else BackendError
+            raise kind(f"the backend '{self._name}': {self._words(error)}{tried}") from error
         raise AssertionError("stamina neither returned nor raised")
 
     def _retry(self, error: Exception) -> bool | float:

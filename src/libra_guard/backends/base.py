@@ -86,6 +86,15 @@ class Completion(NamedTuple):
     """Whether the text ended because it had reached the limit of tokens."""
 
 
+class Scored(NamedTuple):
+    """Probabilities of choices and what they took."""
+
+    row: NDArray[np.float64]
+    """One for each choice."""
+    prompt_tokens: int
+    new_tokens: int = 0
+
+
 class Span(NamedTuple):
     """Where a token stands in its text, in characters: ``text[start:end]``."""
 
@@ -146,6 +155,15 @@ class Backend(ABC):
             BackendError: The model or the server failed for good.
         """
         raise BackendError(f"the backend '{self.name}' cannot score given answers")
+
+    def score(self, prompts: Sequence[Prompt], choices: Sequence[str]) -> list[Scored]:
+        """``choose`` with counts of tokens: the server's, where it tells; else what ``overhead`` says.
+
+        Raises:
+            BackendError: The model or the server failed for good.
+        """
+        rows = self.choose(prompts, choices)
+        return [Scored(row, self.overhead(prompt)) for prompt, row in zip(prompts, rows, strict=True)]
 
     def logits(self, texts: Sequence[Text]) -> NDArray[np.float64]:
         """A classifier's raw outputs.

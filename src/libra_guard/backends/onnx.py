@@ -24,7 +24,7 @@ from libra_guard.backends.classifier_config import ClassifierConfig
 from libra_guard.backends.control_tokens import breaks, neutralise
 from libra_guard.backends.ngrams import NgramFeatures
 from libra_guard.configuration import read_object
-from libra_guard.errors import BackendError, UsageError
+from libra_guard.errors import BackendError, RefusedError, UsageError
 from libra_guard.io import model_hash
 from libra_guard.records import Method
 
@@ -135,14 +135,14 @@ class OnnxBackend(Backend):
         """What the model is given for a text, by the names of its inputs.
 
         Raises:
-            BackendError: The text is longer than the model's context.
+            RefusedError: The text is longer than the model's context.
         """
         feed: dict[str, NDArray[Any]] = {}
         if self._tokenizer is not None:
             first, *second = (neutralise(t, self._control) for t in ((text,) if isinstance(text, str) else text))
             encoded = self._tokenizer.encode(first, second[0] if second else None)
             if self.context is not None and len(encoded.ids) > self.context:
-                raise BackendError(f"a text of {len(encoded.ids)} tokens where the model takes {self.context}")
+                raise RefusedError(f"a text of {len(encoded.ids)} tokens where the model takes {self.context}")
             feed["input_ids"] = np.array([encoded.ids], dtype=np.int64)
             feed["attention_mask"] = np.ones_like(feed["input_ids"])
             feed["token_type_ids"] = np.array([encoded.type_ids], dtype=np.int64)

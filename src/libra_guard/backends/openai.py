@@ -14,7 +14,7 @@ from openai.types.chat.chat_completion import ChoiceLogprobs
 from libra_guard.backends._options import at_least, more_than
 from libra_guard.backends._remote import Remote, reading
 from libra_guard.backends._top_logprobs import Step, read_choices
-from libra_guard.backends.base import Backend, Completion, Prompt
+from libra_guard.backends.base import Backend, Completion, Prompt, Scored
 from libra_guard.backends.control_tokens import KNOWN, neutralise
 from libra_guard.errors import UsageError
 from libra_guard.records import Method
@@ -110,10 +110,10 @@ class OpenAIBackend(Backend):
             with reading("text"):
                 said = answer.choices[0]
                 text = (said.text if prompt.raw else said.message.content) or ""
+                cut = said.finish_reason == "length"
                 if answer.usage is None:
-                    return self.counted(prompt, text, max_tokens)
-                used, cut = answer.usage, said.finish_reason == "length"
-                return Completion(text, used.prompt_tokens, used.completion_tokens, cut)
+                    return self.counted(prompt, text, max_tokens)._replace(cut=cut)
+                return Completion(text, answer.usage.prompt_tokens, answer.usage.completion_tokens, cut)
 
         return self._remote.map(ask, prompts, ("generate", max_tokens, temperature, seed))
 
@@ -129,10 +129,17 @@ class OpenAIBackend(Backend):
         """
         if Method.CHOOSE not in self.capabilities:
             return super().choose(prompts, choices)
+        rows = [scored.row for scored in self.score(prompts, choices)]
+        return np.array(rows, dtype=np.float64).reshape(len(prompts), len(choices))
+
+    def score(self, prompts: Sequence[Prompt], choices: Sequence[str]) -> list[Scored]:
+        """See the base class and ``choose``."""
+        if Method.CHOOSE not in self.capabilities:
+            return super().score(prompts, choices)
         if not choices or not all(choices):
             raise UsageError("choices must be given, and none may be empty")
 
-        async def ask(prompt: Prompt) -> list[float]:
+        async def ask(prompt: Prompt) -> Scored:
             prefix = "" if prompt.raw or self.continues else prompt.prefix
             # At most one token a character, and some room for white space of the model's own liking.
             limit = max(map(len, choices)) + 1 + (len(prefix) + 16 if prefix else 0)
@@ -141,11 +148,12 @@ class OpenAIBackend(Backend):
             with reading("log probabilities"):
                 found = answer.choices[0].logprobs
                 steps = _completion_steps(found) if prompt.raw else _chat_steps(found)
-            return read_choices(steps, choices, prefix)
+            row = np.array(read_choices(steps, choices, prefix), dtype=np.float64)
+            if answer.usage is None:
+                return Scored(row, self.overhead(prompt))
+            return Scored(row, answer.usage.prompt_tokens, answer.usage.completion_tokens)
 
-        return np.array(self._remote.map(ask, prompts, ("choose", *choices)), dtype=np.float64).reshape(
-            len(prompts), len(choices)
-        )
+        return self._remote.map(ask, prompts, ("choose", *choices))
 
     def provenance(self) -> dict[str, Any]:
         """See the base class."""

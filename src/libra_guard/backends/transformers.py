@@ -21,7 +21,7 @@ from libra_guard.backends._running import failures, run_batches, seeded
 from libra_guard.backends._shared_prefix import SharedPrefix
 from libra_guard.backends.base import Backend, Prompt, Span, Text
 from libra_guard.backends.encoding import Encoder, Row, batches
-from libra_guard.errors import BackendError, UsageError
+from libra_guard.errors import RefusedError, UsageError
 from libra_guard.records import Method
 
 # Newer versions of transformers take other positions for each row, older ones the same for all rows.
@@ -196,7 +196,7 @@ class TransformersBackend(Backend):
 
     def _check(self, lengths: Sequence[int]) -> None:
         if self.context is not None and max(lengths, default=0) > self.context:
-            raise BackendError(f"an input takes {max(lengths)} tokens, the model '{self._about['model']}' "
+            raise RefusedError(f"an input takes {max(lengths)} tokens, the model '{self._about['model']}' "
                                f"takes {self.context}")  # fmt: skip
 
     def _padded(

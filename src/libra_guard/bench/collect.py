@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from libra_guard.bench import page
-from libra_guard.bench.rows import BenchRow
+from libra_guard.bench.reading import Place, Said, Unread, read_said
+from libra_guard.bench.rows import BenchRow, row_keys
+from libra_guard.data.base import normalise_question
 from libra_guard.errors import UsageError
 from libra_guard.evaluate.predictions import printable
-from libra_guard.io import BadRow, Row, read_rows
-from libra_guard.taxonomy import sub_category
+from libra_guard.taxonomy import SUB_CATEGORIES, sub_category
 
 NOT_LABELLED = "not labelled"
-_ROW = "row"
+_COMPARED = 100
+_NOWHERE = Place(0)
 
 
 class Annotation(NamedTuple):
@@ -31,7 +32,7 @@ class Annotation(NamedTuple):
 
 
 class Fault(NamedTuple):
-    """Something that was sent back and does not count, or should have been and was not."""
+    """Something that was sent back and does not count, should have been and was not, or looks wrong."""
 
     annotator: str
     file: str
@@ -39,32 +40,26 @@ class Fault(NamedTuple):
     """0 where it stands in no line."""
     row: str
     reason: str
+    sheet_row: int = 0
+    """See ``Place``."""
 
     def __str__(self) -> str:
         place = f"{self.file}:{self.line}" if self.line else self.file
+        if self.sheet_row and self.sheet_row != self.line:
+            place += f" (row {self.sheet_row} of the sheet)"
         return printable(f"{self.annotator}: {place}: {f'{self.row}: ' if self.row else ''}{self.reason}")
-
-
-class _Said(NamedTuple):
-    line: int
-    row: str
-    label: Any
-    category: Any
-    reason: Any
 
 
 def read_annotations(
     rows: Sequence[BenchRow], annotator: str, file: str, answers: Sequence[str] = page.ANSWERS
 ) -> tuple[list[Annotation], list[Fault]]:
-    """Reads what an annotator sent back: Label Studio's export in JSON, or a filled sheet in CSV or JSON lines.
-
-    (Its exports in JSON-MIN and CSV have the sheet's columns, and are read as one.)
+    """Reads what an annotator sent back, in any form that ``read_said`` takes.
 
     A row that the annotator answered twice counts once where both answers are the same, and not at all where they
-    differ.
+    differ. Rows of another person's sheet do not count. A label counts also where the category beside it is unknown.
 
     Args:
-        rows: Of the round.
+        rows: Of the round, all of them: the keys of the sheets are their numbers.
         annotator: Who sent it.
         file: Its path.
         answers: The labels that are allowed.
@@ -77,85 +72,97 @@ def read_annotations(
     """
     faults = list[Fault]()
 
-    def fault(line: int, row: str, reason: str) -> None:
-        faults.append(Fault(annotator, file, line, row, reason))
+    def fault(place: Place, row: str, reason: str) -> None:
+        faults.append(Fault(annotator, file, place.line, row, reason, place.sheet_row))
 
-    known = {row.id for row in rows}
-    said: defaultdict[str, list[tuple[int, Annotation]]] = defaultdict(list)
-    faulty, blank = set[str](), dict[str, int]()
-    for one in _all_said(file, fault):
-        # A sheet's id that a spreadsheet would run as a formula has an apostrophe before it.
-        name = one.row if one.row in known else one.row.removeprefix("'")
-        if name not in known:
-            fault(one.line, one.row, "no row to be labelled has this id" if one.row else f"no '{_ROW}' tells which row")
-            continue
-        if not _text(one.label):
-            blank[name] = one.line
-            continue
-        try:
-            said[name].append((one.line, _annotation(one, name, annotator, answers)))
-        except ValueError as error:
+    find = _Finder(rows)
+    said: defaultdict[str, list[tuple[Place, Annotation]]] = defaultdict(list)
+    faulty, blank, others = set[str](), dict[str, Said](), list[Said]()
+    for one in read_said(file):
+        if isinstance(one, Unread):
+            fault(one.place, "", one.reason)
+        elif one.person and one.person.removeprefix("'").casefold() != annotator.casefold():
+            others.append(one)
+        elif not (name := find.row(one)):
+            fault(one.place, one.row, find.why_not(one))
+        elif not one.label:
+            blank[name] = one
+        elif one.label not in answers:
             faulty.add(name)
-            fault(one.line, name, str(error))
-    if not said:
-        fault(0, "", f"labelled nothing of {len(rows)} rows")
-        return [], faults
+            fault(one.place, name, f"label '{one.label[:50]}' is none of {', '.join(answers)}")
+        else:
+            category, unknown = _category(one.category)
+            said[name].append((one.place, Annotation(name, annotator, one.label, category, one.reason)))
+            if unknown:
+                fault(one.place, name, unknown)
+    if others:
+        whose = others[0].person
+        fault(others[0].place, "", f"{len(others)} rows are from {whose}'s sheet and do not count for {annotator}")
+    nothing = not said and not faulty and not any(one.filled for one in blank.values())
+    if nothing:
+        fault(_NOWHERE, "", f"labelled nothing of {len(rows)} rows")
     found = list[Annotation]()
     for row in rows:
         given = said.get(row.id, [])
         different = {(annotation.label, annotation.category) for _, annotation in given}
-        for line, _ in given[1:]:
+        for place, _ in given[1:]:
             same = len(different) == 1
-            fault(line, row.id, f"labelled a second time, {'with the same' if same else 'with another'} answer")
+            fault(place, row.id, f"labelled a second time, {'with the same' if same else 'with another'} answer")
         if len(different) == 1:
             found.append(given[0][1])
         elif not given and row.id not in faulty:
-            fault(blank.get(row.id, 0), row.id, NOT_LABELLED)
+            left = blank.get(row.id)
+            if left is not None and left.filled:
+                fault(left.place, row.id, f"{NOT_LABELLED}, though a reason or a category is given")
+            elif not nothing:
+                fault(left.place if left else _NOWHERE, row.id, NOT_LABELLED)
     return found, faults
 
 
-def _all_said(file: str, fault: Callable[[int, str, str], None]) -> Iterator[_Said]:
-    for row in read_rows(file):
-        if isinstance(row, BadRow):
-            fault(row.line, "", row.reason)
-        elif isinstance(row.data.get("data"), dict):
-            yield from _task(row, fault)
-        else:
-            yield _Said(row.line, _text(row.data.get(_ROW)), *(row.data.get(name) for name in page.FILLED))
+def answered(rows: Sequence[BenchRow], file: str) -> list[str]:
+    """Ids of the rows to which a file gives some answer, in the order of the file.
+
+    Raises:
+        UsageError: There is no such file.
+    """
+    find = _Finder(rows)
+    said = (one for one in read_said(file) if isinstance(one, Said) and one.label)
+    return list(dict.fromkeys(name for one in said if (name := find.row(one))))
 
 
-def _task(row: Row, fault: Callable[[int, str, str], None]) -> Iterator[_Said]:
-    """The annotations of a task in Label Studio's export; none where nobody has opened it."""
-    name = _text(row.data["data"].get(_ROW))
-    annotations = row.data.get("annotations")
-    for annotation in annotations if isinstance(annotations, list) else ():
-        if not isinstance(annotation, dict) or annotation.get("was_cancelled"):
-            continue
-        values = _values(annotation.get("result"))
-        yield _Said(row.line, name, *(values.get(part) for part in page.FILLED))
+class _Finder:
+    """Which row is meant, by its id or its key in the sheets."""
+
+    def __init__(self, rows: Sequence[BenchRow]) -> None:
+        self._rows = {row.id: row for row in rows}
+        self._keys = row_keys(rows)
+
+    def row(self, said: Said) -> str:
+        """Its id; empty where it is none of the rows."""
+        # An id that a spreadsheet would run as a formula has an apostrophe before it.
+        name = next((name for name in (said.row, said.row.removeprefix("'")) if name in self._rows), "")
+        if name:
+            return name
+        name = self._keys.get(said.row, "")
+        return name if name and self._is_question(said, name) else ""
+
+    def why_not(self, said: Said) -> str:
+        if not said.row:
+            return f"no '{page.ROW}' tells which row"
+        if said.row in self._keys:
+            return "another question than this round's: is the sheet of another round?"
+        return "no row to be labelled has this id"
+
+    def _is_question(self, said: Said, name: str) -> bool:
+        # Every round has a 行0001. A spreadsheet cuts long texts, so that the beginning has to do.
+        theirs, ours = (normalise_question(text)[:_COMPARED] for text in (said.question, self._rows[name].question))
+        return not theirs or theirs == ours
 
 
-def _values(result: Any) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for part in result if isinstance(result, list) else ():
-        value = part.get("value") if isinstance(part, dict) else None
-        if isinstance(value, Mapping):
-            texts = value.get("choices", value.get("text"))
-            values[str(part.get("from_name"))] = "\n".join(map(str, texts)) if isinstance(texts, list) else texts
-    return values
-
-
-def _annotation(said: _Said, row: str, annotator: str, answers: Sequence[str]) -> Annotation:
-    label = _text(said.label)
-    if label not in answers:
-        raise ValueError(f"label '{label[:50]}' is none of {', '.join(answers)}")
+def _category(text: str) -> tuple[str, str]:
+    """English name of a sub-category, and what is wrong with it; the names told are those that annotators see."""
     try:
-        category = sub_category(_text(said.category)).name if _text(said.category) else ""
-    except UsageError as error:
-        raise ValueError(f"category: {error}") from None
-    return Annotation(row, annotator, label, category, _text(said.reason))
-
-
-def _text(value: Any) -> str:
-    # Characters that show nothing come with texts copied from chats and spreadsheets.
-    return re.sub(r"^[\s\ufeff\u200b]+|[\s\ufeff\u200b]+$", "", str(value)) if value is not None else ""
+        return (sub_category(text).name if text else ""), ""
+    except UsageError:
+        names = "、".join(sub.name_zh for sub in SUB_CATEGORIES)
+        return "", f"the label counts; category '{text[:50]}' is none of {names}"

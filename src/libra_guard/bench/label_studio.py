@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from http.client import HTTPException
 from typing import Any
 
@@ -123,15 +123,13 @@ class LabelStudio:
 
     def _renew(self) -> None:
         self._authorization = ""
-        self._authorization = (
-            f"Bearer {self._once('POST', '/api/token/refresh/', {'refresh': self._personal})['access']}"
-        )
+        access = self._once("POST", "/api/token/refresh/", {"refresh": self._personal})["access"]
+        self._authorization = f"Bearer {access}"
 
     def _once(self, method: str, path: str, body: Any) -> Any:
         data = None if body is None else json.dumps(body).encode()
         headers = {"Content-Type": "application/json"}
-        if self._authorization:
-            headers["Authorization"] = self._authorization
+        headers |= {"Authorization": self._authorization} if self._authorization else {}
         request = urllib.request.Request(self.url + path, data=data, method=method, headers=headers)
         try:
             with self._opener.open(request, timeout=_TIMEOUT) as answer:
@@ -168,8 +166,13 @@ def send(one: Round, server: LabelStudio) -> Iterator[tuple[str, int, int]]:
         yield annotator, project, server.add_tasks(project, one.tasks(annotator))
 
 
-def fetch(one: Round, server: LabelStudio) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+def fetch(one: Round, server: LabelStudio, but: Collection[str] = ()) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """What each annotator has done so far.
+
+    Args:
+        one: The round.
+        server: That has it.
+        but: Annotators whose answers came back otherwise.
 
     Yields:
         Annotator, and the project's export.
@@ -177,7 +180,7 @@ def fetch(one: Round, server: LabelStudio) -> Iterator[tuple[str, list[dict[str,
     Raises:
         UsageError: The server has no project of an annotator.
     """
-    for annotator in one.annotators:
+    for annotator in (name for name in one.annotators if name not in but):
         project = server.find_project(project_mark(one, annotator))
         if project is None:
             raise UsageError(f"{server.url} has no project of {annotator} for this round; `libra bench send` makes it")
@@ -203,6 +206,5 @@ def _detail(content: bytes) -> str:
         said = json.loads(text)
     except ValueError:
         return " ".join(text.split())[:200]
-    if not isinstance(said, dict):
-        return text[:200]
-    return str(said.get("validation_errors") or said.get("detail") or text)[:500]
+    known = said if isinstance(said, dict) else {}
+    return str(known.get("validation_errors") or known.get("detail") or text)[:500]

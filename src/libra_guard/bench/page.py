@@ -10,6 +10,8 @@ from libra_guard.taxonomy import SUB_CATEGORIES
 UNSURE = "不确定"
 ANSWERS = (Label.SAFE.value, Label.UNSAFE.value, UNSURE)
 """What an annotator may say of a row."""
+ROW, PERSON, QUESTION = "row", "person", "question"
+"""Names of what tells an answer's row and whose sheet it is; `annotator` is a column of Label Studio's own exports."""
 FILLED = ("label", "category", "reason")
 """Names of what an annotator fills in: the answer, a better sub-category, the reason."""
 INSTRUCTION = (

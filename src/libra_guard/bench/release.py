@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -14,10 +15,11 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from libra_guard.bench.labels import ADJUDICATOR, Labelled, moved
+from libra_guard.bench.agreement import ALL, figure
+from libra_guard.bench.labels import Labelled, moved
 from libra_guard.bench.leakage import Leak, find_leaks
 from libra_guard.bench.outcome import read_outcome
-from libra_guard.bench.rounds import Round
+from libra_guard.bench.rounds import ADJUDICATOR, Round
 from libra_guard.bench.rows import BenchRow, as_lines
 from libra_guard.errors import UsageError
 from libra_guard.io import bytes_hash, file_hash, write_atomic
@@ -34,8 +36,13 @@ class Released:
 
     samples: list[Sample]
     open: int
-    """Rows that have no label."""
+    """Rows that have no label; what leaks is not among them."""
     leaks: list[Leak]
+
+    @property
+    def unexplained(self) -> int:
+        """Samples without a reason: their ``analyze`` is empty."""
+        return sum(not sample.analyze for sample in self.samples)
 
 
 def release(one: Round, out: Path, *, against: Sequence[str] = (), licence: str | None = None) -> Released:
@@ -56,6 +63,7 @@ def release(one: Round, out: Path, *, against: Sequence[str] = (), licence: str 
         DataError: A file to check against has no questions.
         MissingExtraError: A library for near-duplicates is not installed.
     """
+    out = out.resolve()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} holds something already: choose another --out")
     labelled, report = read_outcome(one)
@@ -64,11 +72,14 @@ def release(one: Round, out: Path, *, against: Sequence[str] = (), licence: str 
     leaks = find_leaks(one.rows, against)
     leaked = {leak.row for leak in leaks}
     samples = [_sample(rows[found.row], found) for found in labelled if found.row not in leaked]
-    if not samples:
-        raise UsageError(f"{one.folder}: no labelled row is left to release")
     write_atomic(one.folder / LEAKS, as_lines(asdict(leak) for leak in leaks))
-    made = Released(samples, len(one.rows) - len(labelled), leaks)
+    if not samples:
+        places = f"{', '.join(dict.fromkeys(leak.file for leak in leaks))}; {one.folder / LEAKS} says where"
+        why = f"all {len(labelled)} leak into {places}" if labelled else "none has a label"
+        raise UsageError(f"{one.folder}: no labelled row is left to release: {why}")
+    made = Released(samples, len(one.rows) - len(leaked | {found.row for found in labelled}), leaks)
     partial = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    _clean(out)
     try:
         _write(partial, one, made, rules, report, against, licence)
         out.mkdir(parents=True, exist_ok=True)
@@ -76,6 +87,24 @@ def release(one: Round, out: Path, *, against: Sequence[str] = (), licence: str 
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return made
+
+
+def _clean(out: Path) -> None:
+    """Removes what releases left that were killed; one that still writes keeps its own."""
+    for folder in out.parent.glob(f".{glob.escape(out.name)}.*.tmp"):
+        number = folder.name.split(".")[-2]
+        if number.isdigit() and not _runs(int(number)):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return process != os.getpid()
 
 
 def _rules(one: Round) -> dict[str, str]:
@@ -134,10 +163,16 @@ def _card(
     )
     pairs = Counter((sample.category_name, sample.label.value) for sample in made.samples)
     sources = Counter((sample.source or "(none)", sample.label.value) for sample in made.samples)
+    selection = one.selection()
     return environment.get_template("card.md.j2").render(
         record=one.record,
         licence=licence,
         samples=len(made.samples),
+        unexplained=made.unexplained,
+        selection=selection,
+        agreed=sum(sample.id in set(selection["agreed"]) for sample in made.samples) if selection else 0,
+        figure=figure,
+        all=ALL,
         counts=[
             (title, [(name, of[name, Label.SAFE], of[name, Label.UNSAFE]) for name in sorted({n for n, _ in of})])
             for title, of in (("source", sources), ("scenario", pairs))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 from libra_guard.data.base import normalise_question
 from libra_guard.errors import UsageError
@@ -31,6 +32,13 @@ class BenchRow(BaseModel):
     question: str
     response: str
 
+    @field_validator("id")
+    @classmethod
+    def _id(cls, value: str) -> str:
+        if re.fullmatch(r"行\d+", value):
+            raise ValueError(f"'{value}' is what sheets call one of their rows; give it another id")
+        return value
+
     @field_validator("question", "response")
     @classmethod
     def _text(cls, value: str) -> str:
@@ -43,14 +51,28 @@ class BenchRow(BaseModel):
 
     @field_validator("sub_category_name")
     @classmethod
-    def _sub(cls, value: str) -> str:
-        return _named(sub_category, value) if value else ""
+    def _sub(cls, value: str, info: ValidationInfo) -> str:
+        if not value:
+            return ""
+        name, category = _named(sub_category, value), info.data.get("category_name")
+        # Of a row whose scenario is unknown, that is told.
+        if category and scenario(sub_category(name).scenario).name != category:
+            raise ValueError(f"'{name}' is no sub-category of {category}")
+        return name
 
-    def shown(self) -> dict[str, str]:
-        """The row for people: its id under ``row``, its categories in Chinese."""
+    def shown(self, key: str = "") -> dict[str, str]:
+        """The row for people: its categories in Chinese, and under ``row`` its key, or its id where none is given."""
         sub = sub_category(self.sub_category_name).name_zh if self.sub_category_name else ""
-        names = {"row": self.id, "scenario": scenario(self.category_name).name_zh, "sub_category": sub}
+        names = {"row": key or self.id, "scenario": scenario(self.category_name).name_zh, "sub_category": sub}
         return names | {"question": self.question, "response": self.response}
+
+
+def row_keys(rows: Sequence[BenchRow]) -> dict[str, str]:
+    """Key → id: names for sheets, 行0001 and on in the order of the rows.
+
+    Spreadsheet programs make numbers and dates of ids such as ``0012``, ``3-4`` or ``123456789012345678``.
+    """
+    return {f"行{number:04d}": row.id for number, row in enumerate(rows, 1)}
 
 
 def read_bench_rows(path: str) -> Iterator[tuple[BenchRow, dict[str, Any]] | BadRow]:

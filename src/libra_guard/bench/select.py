@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from random import Random
 from typing import Annotated, Any, ClassVar
@@ -31,7 +32,13 @@ def _known(name: str) -> str:
         raise ValueError(str(error)) from None
 
 
-Quota = NonNegativeInt | dict[str, NonNegativeInt]
+def _any_alone(quota: int | dict[str, int]) -> int | dict[str, int]:
+    if isinstance(quota, dict) and ANY in quota and len(quota) > 1:
+        raise ValueError(f"'{ANY}' is any source, so that a row could count twice: name it alone, or name sources only")
+    return quota
+
+
+Quota = Annotated[NonNegativeInt | dict[str, NonNegativeInt], AfterValidator(_any_alone)]
 
 
 class SelectConfig(ConfigFile):
@@ -138,7 +145,8 @@ def select(data: str, judges: Sequence[Path], config: SelectConfig, against: Seq
     if judges:
         votes, complaints = folder_votes(rows, judges)
     else:
-        votes = list(_own_votes(data, pairs, rejects))
+        votes = own_votes(data, [record for _, record in pairs], rejects)
+    complaints += _unknown_sources(config, {row.source for row in rows})
     leaks = find_leaks(rows, against)
     leaked = {leak.row for leak in leaks}
     candidates = list[Candidate]()
@@ -156,15 +164,12 @@ def select(data: str, judges: Sequence[Path], config: SelectConfig, against: Seq
     return Selection([c for c in candidates if c.row.id in taken], filled, rejects, leaks, complaints)
 
 
-def _own_votes(
-    data: str, pairs: Sequence[tuple[BenchRow, dict[str, Any]]], rejects: list[BadRow]
-) -> Iterator[tuple[Vote, ...] | None]:
-    for _, record in pairs:
-        try:
-            yield own_votes(record)
-        except ValueError as error:
-            rejects.append(BadRow(data, 0, str(error), dumps(record)))
-            yield None
+def _unknown_sources(config: SelectConfig, sources: set[str]) -> Iterator[str]:
+    for source in dict.fromkeys(source for _, source, wanted in config.cells() if wanted and source != ANY):
+        if source not in sources:
+            near = get_close_matches(source, sources, n=1)
+            there = f"is it '{near[0]}'?" if near else f"there are {', '.join(sorted(sources - {''})) or 'none'}"
+            yield f"no row has the source '{source}'; {there}"
 
 
 def _fill(candidates: Sequence[Candidate], config: SelectConfig) -> tuple[set[str], list[Filled]]:

@@ -12,24 +12,35 @@ from pydantic import TypeAdapter, ValidationError
 from libra_guard.bench.rows import BenchRow
 from libra_guard.errors import UsageError
 from libra_guard.evaluate.predictions import Key, Labelled, join, load_predictions
-from libra_guard.records import Label, Vote, content_id
+from libra_guard.io import BadRow, dumps
+from libra_guard.records import Vote, content_id, differ
 
-LEAST = 2
-"""So many votes that can be read tell whether a row is hard."""
 _VOTES: TypeAdapter[tuple[Vote, ...]] = TypeAdapter(tuple[Vote, ...])
 
 
-def own_votes(record: Mapping[str, Any]) -> tuple[Vote, ...]:
-    """The votes in a row of the data pipeline; none where it has none.
+def own_votes(data: str, records: Sequence[Mapping[str, Any]], rejects: list[BadRow]) -> list[tuple[Vote, ...] | None]:
+    """The votes in rows of the data pipeline; none where a row has none.
+
+    Args:
+        data: Where they were read.
+        records: As they stand there.
+        rejects: Those whose votes are no votes are added; None stands in their place.
 
     Raises:
-        ValueError: They are not votes.
+        UsageError: Not one row has any.
     """
-    try:
-        return _VOTES.validate_python(record.get("votes") or ())
-    except ValidationError as error:
-        found = error.errors()[0]
-        raise ValueError(f"votes.{'.'.join(map(str, found['loc']))}: {found['msg']}") from None
+    if records and not any(record.get("votes") for record in records):
+        raise UsageError(f"{data}: no row carries votes: give --judge, two or more")
+    found = list[tuple[Vote, ...] | None]()
+    for record in records:
+        try:
+            found.append(_VOTES.validate_python(record.get("votes") or ()))
+        except ValidationError as error:
+            wrong = error.errors()[0]
+            reason = f"votes.{'.'.join(map(str, wrong['loc']))}: {wrong['msg']}"
+            rejects.append(BadRow(data, 0, reason, dumps(record)))
+            found.append(None)
+    return found
 
 
 def folder_votes(rows: Sequence[BenchRow], folders: Sequence[Path]) -> tuple[list[list[Vote]], list[str]]:
@@ -68,14 +79,8 @@ def folder_votes(rows: Sequence[BenchRow], folders: Sequence[Path]) -> tuple[lis
 
 
 def disagree(votes: Sequence[Vote]) -> bool | None:
-    """Whether the judges differ; None where fewer than two of them could be read.
-
-    A vote for 有争议 is a doubt of its own: such a row is as hard as one on which they differ.
-    """
-    said = [vote.label for vote in votes if vote.label is not None]
-    if len(said) < LEAST:
-        return None
-    return len(set(said)) > 1 or Label.CONTROVERSIAL in said
+    """Whether the judges differ: see ``records.differ``."""
+    return differ(vote.label for vote in votes)
 
 
 def _key(row: BenchRow) -> Key:

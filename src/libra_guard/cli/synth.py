@@ -109,10 +109,9 @@ def _do(
             engine=Engine(engine),
             progress=progress,
             say=lambda text: typer.echo(text, err=True),
+            tell=lambda outcome: typer.echo(_told(outcome), err=True),
         )
         outcomes = made.do(step) if step else made.go()
-    for outcome in outcomes:
-        typer.echo(_told(outcome), err=True)
     # Duplicates and the like are what the steps are for; a row that a model failed on is a loss.
     if any(outcome.failed for outcome in outcomes):
         raise typer.Exit(1)
@@ -135,7 +134,10 @@ def read_config(path: Path, settings: list[str] | None) -> SynthConfig:
             place = place.setdefault(name, {}) if isinstance(place, dict) else None
         if not sign or not isinstance(place, dict):
             raise UsageError(f"--set {text}: write KEY=VALUE, a key of mappings with points between")
-        place[names[-1]] = yaml.safe_load(value)
+        try:
+            place[names[-1]] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise UsageError(f"--set {text}: the value is no YAML: {' '.join(str(error).split())}") from None
     return SynthConfig.checked(found, path)
 
 
@@ -145,6 +147,13 @@ def _told(outcome: Outcome) -> str:
     lost = f", {outcome.failed} of them lost to failing models: run again to try these" if outcome.failed else ""
     lines = [f"{outcome.step}: {outcome.rows} rows, {outcome.rejects} rejects{lost}"]
     lines += [f"  {count} × {reason}" for reason, count in sorted(outcome.reasons.items(), key=lambda one: -one[1])[:5]]
+    lacking: dict[str, int] = outcome.figures.get("lacking", {})
+    lines += [f"  {name} lacks {count} queries" for name, count in sorted(lacking.items(), key=lambda one: -one[1])[:5]]
+    if len(lacking) > 5:
+        lines.append(f"  and {len(lacking) - 5} more lack some, {sum(lacking.values())} queries in all")
+    for one in outcome.figures.get("contamination", ()):
+        unread = f", {one['unread']} could not be read" if one["unread"] else ""
+        lines.append(f"  {one['hits']} queries near {one['file']} ({one['rows']} questions{unread})")
     return "\n".join(lines)
 
 

@@ -22,6 +22,7 @@ from markupsafe import Markup
 from libra_guard.data.reasons import reason_kind
 from libra_guard.errors import DataError
 from libra_guard.io import BadRow, Row, dumps, read_rows
+from libra_guard.records import differ
 from libra_guard.taxonomy import SCENARIOS, SUB_CATEGORIES
 
 LONGEST = 20_000
@@ -192,11 +193,11 @@ def _agreed(votes: list[dict[str, Any]]) -> Any:
 
 
 def _agreement(votes: list[dict[str, Any]]) -> str:
-    if not votes:
-        return ""
-    if any(vote.get("label") is None for vote in votes):
-        return "unreadable"
-    return "differ" if _agreed(votes) is None else "agree"
+    labels = [_text(vote.get("label")) or None for vote in votes]
+    different = differ(labels)
+    if different is None:
+        return "unreadable" if None in labels else ""
+    return "differ" if different else "agree"
 
 
 def _text(value: Any) -> str:

@@ -67,7 +67,8 @@ class Seats(Strict):
 
     writer: str = GRAMMAR
     responders: tuple[str, ...] = Field(default=(GRAMMAR,), min_length=1)
-    judges: tuple[JudgeSettings, ...] = Field(min_length=1)
+    judges: tuple[JudgeSettings, ...]
+    """At least two."""
     arbiter: JudgeSettings | None = None
     """Decides where the judges differ; none: such samples are left out."""
 
@@ -180,10 +181,16 @@ class SynthConfig(ConfigFile):
         for name in named:
             if name not in known:
                 raise ValueError(f"no model is called '{name}'; there are {', '.join(sorted(known))}")
+        if len(self.seats.judges) < 2:
+            raise ValueError("seats.judges: at least two are needed; one alone always agrees with itself")
         if GRAMMAR in self.models:
             raise ValueError(f"'{GRAMMAR}' is the name of the writer that is no model; call yours otherwise")
         if len(set(names := [judge.name for judge in self.seats.judges])) < len(names):
             raise ValueError("two judges are the same: their agreement would say nothing")
+        guards = {judge.name: judge.guard for judge in self.seats.all_judges}
+        for judge in self.seats.all_judges:
+            if judge.guard != (other := guards[judge.name]):
+                raise ValueError(f"'{judge.guard}' and '{other}' would both sign as '{judge.name}': rename one")
         if len(set(self.seats.responders)) < len(self.seats.responders):
             raise ValueError("a responder is named twice")
         return self

@@ -23,6 +23,8 @@ class Intent(StrEnum):
     """Lawful talk on a grave subject: a good answer is safe, and a guard must let it pass."""
     BENIGN = "benign"
     """Everyday use."""
+    UNKNOWN = "unknown"
+    """Of an imported query whose set does not say."""
 
 
 class _Record(BaseModel):
@@ -61,6 +63,8 @@ class Query(_Record):
     """Of a query that was combined: dimension → element."""
     parent: str = ""
     """Id of the query that it was made from."""
+    root_question: str = ""
+    """Of a query whose own root went as a near-duplicate: the question at whose side of the split it stands instead."""
     made_by: tuple[MadeBy, ...] = ()
     """All steps, the first first."""
 
@@ -71,7 +75,7 @@ class Query(_Record):
         Raises:
             ValueError: The text is blank or cannot be written.
         """
-        return cls(id=text_id("q", question), question=question, **fields)
+        return cls(id=text_id("q", check_text(question, "the query")), question=question, **fields)
 
 
 class Answered(Query):
@@ -84,6 +88,8 @@ class Answered(Query):
     """Name of the model in the run's settings."""
     refused: bool = False
     """Whether the answer reads as a refusal."""
+    cut: bool = False
+    """Whether the answer ended at the limit of tokens."""
 
 
 class Judged(Answered):
@@ -100,6 +106,17 @@ class Judged(Answered):
         labels = {vote.label for vote in self.votes}
         found = labels.pop() if len(labels) == 1 else None
         return None if found is Label.CONTROVERSIAL else found
+
+    @property
+    def unread(self) -> bool:
+        """Whether a judge could not be read, and those who could do not differ: nobody knows whether all agree."""
+        labels = {vote.label for vote in self.votes}
+        return None in labels and len(labels) <= 2
+
+    @property
+    def hard(self) -> bool:
+        """Whether the judges differ, or call it 有争议 together."""
+        return self.agreed is None and not self.unread
 
 
 def text_id(kind: str, *texts: str) -> str:

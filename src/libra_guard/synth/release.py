@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
 from libra_guard.data.base import SPLITS, split_of
+from libra_guard.errors import LibraError
 from libra_guard.io import atomic, dumps
 from libra_guard.records import Sample
 from libra_guard.synth.records import Judged, Query
@@ -19,7 +19,6 @@ from libra_guard.synth.seats.budget import Usage
 from libra_guard.synth.steps.split import Placed, Stage, place
 from libra_guard.synth.work import Done, Work
 
-STEP = "split"
 STAGES: tuple[Stage, ...] = ("stage1", "stage2")
 LEFT_OUT = "left_out.jsonl"
 
@@ -41,8 +40,11 @@ def release(work: Work, pairs: Sequence[Judged], queries: Sequence[Query], out: 
         pairs: The judged pairs.
         queries: All queries, for the roots of those that were made of others.
         out: The run's folder.
+
+    Raises:
+        LibraError: No pair went into a stage.
     """
-    placed = list(place(pairs, queries, work.config.split))
+    placed = list(place(pairs, [*queries, *_lost(queries)], work.config.split))
     folder = out / "data"
     for stage in STAGES:
         for split in SPLITS:
@@ -52,17 +54,35 @@ def release(work: Work, pairs: Sequence[Judged], queries: Sequence[Query], out: 
     left = [{**one.sample.model_dump(mode="json"), "left_out": one.reason} for one in placed if one.stage is None]
     _write(folder / LEFT_OUT, left)
     rows = [Placement(id=str(p.sample.id), stage=p.stage, split=_split(p), reason=p.reason) for p in placed]
-    card.write_card(folder, _figures(work, placed, out))
-    return Done(rows, (), {stage: sum(row.stage == stage for row in rows) for stage in STAGES})
+    card.write_card(folder, _figures(work, placed))
+    if len(left) == len(rows):
+        reasons = Counter(row.reason for row in rows).most_common(3)
+        told = ", ".join(f"{count} × {reason}" for reason, count in reasons)
+        raise LibraError(f"split: no pair went into a stage: {told}; see {folder / LEFT_OUT}")
+    written = {f"data/{row.stage}/{row.split}.jsonl" for row in rows if row.stage}
+    others = [f"data/{LEFT_OUT}"] if left else []
+    files = [*sorted(written), *others, "data/card.json", "data/README.md"]
+    return Done(rows, (), {stage: sum(row.stage == stage for row in rows) for stage in STAGES}, files)
 
 
-def _figures(work: Work, placed: Sequence[Placed], out: Path) -> card.CardFigures:
+def _lost(queries: Sequence[Query]) -> list[Query]:
+    """For each parent that a person took away or changed, one of its children: what was made of it stays together."""
+    there = {query.id for query in queries}
+    lost = {query.parent: query for query in queries if query.parent and query.parent not in there}
+    return [query.model_copy(update={"id": parent}) for parent, query in lost.items()]
+
+
+def _figures(work: Work, placed: Sequence[Placed]) -> card.CardFigures:
     rejects: dict[str, Counter[str]] = {}
     usage: dict[str, Usage] = {}
-    for record in _records(out):
+    lacking = Counter[str]()
+    contamination: list[dict[str, Any]] = []
+    for record in work.records:
         rejects.setdefault(record["step"], Counter()).update(record["reasons"])
         for model, spent in record["usage"].items():
             usage[model] = usage.get(model, Usage()) + Usage(**spent)
+        lacking.update(record["figures"].get("lacking", {}))
+        contamination += record["figures"].get("contamination", ())
     first, second = ([one.sample for one in placed if one.stage == stage] for stage in STAGES)
     return card.figures(
         first,
@@ -71,15 +91,9 @@ def _figures(work: Work, placed: Sequence[Placed], out: Path) -> card.CardFigure
         rejects,
         usage,
         work.config,
+        lacking=dict(sorted(lacking.items())),
+        contamination=contamination,
     )
-
-
-def _records(out: Path) -> Iterator[dict[str, Any]]:
-    """What the steps before wrote down, those of all shards."""
-    for path in sorted((out / "steps").glob("*.json")):
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if record["step"] != STEP:
-            yield record
 
 
 def _split(placed: Placed) -> str:

@@ -7,28 +7,29 @@ it.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from libra_guard.data.near_duplicates import Engine
 from libra_guard.data.reasons import reason_kind
-from libra_guard.errors import DataError, LibraError, UsageError
-from libra_guard.io import BadRow, Hub, atomic, dumps, file_hash, list_files, read_rows, write_atomic
+from libra_guard.errors import LibraError, UsageError
+from libra_guard.io import bytes_hash, file_hash
 from libra_guard.predict.shards import Shard
+from libra_guard.synth.checks import check
 from libra_guard.synth.config import SynthConfig
+from libra_guard.synth.folder import Folder, read_step
+from libra_guard.synth.made_of import files_of, settings_of
 from libra_guard.synth.records import Answered, Judged, Query
 from libra_guard.synth.release import Placement, release
-from libra_guard.synth.seats.budget import Usage
-from libra_guard.synth.seats.cast import Cast, identity
+from libra_guard.synth.seats.budget import BudgetSettings, Usage
+from libra_guard.synth.seats.cast import Cast
 from libra_guard.synth.seats.store import CallStore
 from libra_guard.synth.steps.annotate import annotate
 from libra_guard.synth.steps.augment import augment
@@ -37,7 +38,7 @@ from libra_guard.synth.steps.elements import Elements, ElementsRow, extend_eleme
 from libra_guard.synth.steps.imports import import_queries
 from libra_guard.synth.steps.queries import write_queries
 from libra_guard.synth.steps.respond import respond
-from libra_guard.synth.work import Done, Reject, Work
+from libra_guard.synth.work import Done, Reject, Work, pieces
 
 Say = Callable[[str], None]
 Rows = Sequence[Any]
@@ -57,6 +58,10 @@ class Step:
     seats: tuple[str, ...] = ()
     cut: bool = False
     """Whether shards can do it, each its own part."""
+    once: bool = False
+    """Whether each id stands in its file once."""
+    records: bool = False
+    """Whether it also tells what the steps before it came to."""
 
 
 class Outcome(NamedTuple):
@@ -70,6 +75,8 @@ class Outcome(NamedTuple):
     reasons: dict[str, int]
     skipped: bool
     """Whether it stood there already."""
+    figures: dict[str, Any]
+    """What else is to be known of it; of a step in parts nothing."""
     edited: bool = False
     """Whether a person changed its file since."""
 
@@ -87,6 +94,7 @@ class Run:
         engine: Where the steps run that are heavy on data.
         progress: See ``Work.progress``.
         say: Told what happens, for people.
+        tell: Told what each step came to, as soon as it is done.
     """
 
     def __init__(
@@ -101,8 +109,10 @@ class Run:
         engine: Engine = Engine.LOCAL,
         progress: Any = None,
         say: Say = lambda _: None,
+        tell: Callable[[Outcome], None] = lambda _: None,
     ) -> None:
-        self.config, self.out, self.shard = config, out, shard or Shard()
+        self.config, self.out, self.shard, self._tell = config, out, shard or Shard(), tell
+        self._folder = Folder(out)
         self._beside = beside or Path(".")
         self._data, self._engine, self._progress, self._say = data or Path("."), engine, progress, say
         self._store = store or out / self.shard.own("calls.sqlite")
@@ -123,52 +133,83 @@ class Run:
         """
         done = []
         with self._working() as work:
-            self._check(work)
+            check(work, {seat for name in names for seat in STEPS[name].seats})
             for name in names:
                 if self.shard.count > 1 and not STEPS[name].cut:
-                    if self._whole(name):
+                    if self._stands(name, work):
                         continue
-                    self._say(f"{name} needs all parts: once they are there, run it without --shard")
                     break
                 done.append(self._step(name, work))
+                self._tell(done[-1])
         return done
 
     def path(self, name: str, shard: Shard | None = None) -> Path:
         """The file of a step, or of a shard's part of it."""
-        return self.out / "steps" / (shard or Shard()).own(f"{name}.jsonl")
+        return self._folder.path(name, shard)
 
     @contextmanager
     def _working(self) -> Iterator[Work]:
         with CallStore(self._store) as store:
             extra = {"progress": self._progress} if self._progress else {}
-            cast = Cast(self.config, store, self._beside)
+            # Nobody sees what other shards spend: each has its share.
+            cast = Cast(self.config.model_copy(update={"budget": self._share()}), store, self._beside)
             yield Work(self.config, cast, self._data, self.shard, self._engine, **extra)
 
-    def _check(self, work: Work) -> None:
-        """Finds what is missing before hours are spent."""
-        work.cast.check()
-        for path in (*self.config.dedup.against, *(one.path for one in self.config.imports)):
-            if not Hub.of(path):
-                list_files(work.path(str(path)))
+    def _share(self) -> BudgetSettings:
+        tokens, money, count = self.config.budget.tokens, self.config.budget.money, self.shard.count
+        return self.config.budget.model_copy(
+            update={
+                "tokens": None if tokens is None else tokens // count,
+                "money": None if money is None else money / count,
+            }
+        )
+
+    def _stands(self, name: str, work: Work) -> bool:
+        """Whether a shard finds a step done that is none of shards."""
+        record = self._folder.record(name)
+        if not record or not self.path(name).exists():
+            self._say(f"{name} needs all parts: once they are there, run it without --shard")
+            return False
+        try:
+            fits = self._folder.edited(name, record) or record["made_of"] == self._made_of(name, Shard(), work)
+        except UsageError as error:
+            self._say(f"{name}: {error}")
+            return False
+        if not fits:
+            self._say(f"{name} stands there, but of other settings or parts: do it again without --shard")
+        return fits
 
     def _step(self, name: str, work: Work) -> Outcome:
         step = STEPS[name]
+        if step.cut and self.shard.count == 1 and self._folder.is_cut(name):
+            return self._joined(name, work)
         cut = self.shard if step.cut else Shard()
-        inputs: dict[str, Rows] = {one: self._read(one, step) for one in step.needs}
-        made_of = self._made_of(name, step, work)
-        path, record_path = self.path(name, cut), self.path(name, cut).with_suffix(".json")
-        record = _record(record_path)
-        if path.exists() and record:
-            edited = record.get("output") != file_hash(path)
-            same = record.get("made_of") == json.loads(json.dumps(made_of, default=str))
-            if edited or (same and not record.get("failed")):
-                if edited:
-                    self._say(f"{name}: {path} was changed since it was written, and stands as it is")
-                return _outcome(name, record, skipped=True, edited=edited)
-        before = dict(work.cast.used())
+        if cut.count > 1:
+            self._folder.check_cut(name, cut)
+        for one in step.needs:
+            if not self._own_part(one, step, cut):
+                self._check_parts(one, work)
+        made_of = self._made_of(name, cut, work)
+        record = self._folder.record(name, cut)
+        if record and self.path(name, cut).exists():
+            edited = self._folder.edited(name, record, cut)
+            if edited:
+                self._say(f"{name}: {self.path(name, cut)} was changed since it was written, and stands as it is")
+            there = all((self.out / file).exists() for file in record["files"])
+            if there and (edited or (record["made_of"] == made_of and not record["failed"])):
+                return _outcome(name, [record], skipped=True, edited=edited)
+        if step.records:
+            # It writes more than its own file: what it leaves when it is stopped is not what the record tells of.
+            self._folder.forget(name, cut)
+            work = replace(work, records=self._folder.records(_before(name)))
         # What a part is made of is a part already.
-        cut_before = any(self._own_part(one, step) for one in step.needs)
-        done = step.do(replace(work, shard=Shard()) if cut_before else work, inputs, self.out)
+        elif any(self._own_part(one, step, cut) for one in step.needs):
+            work = replace(work, shard=Shard())
+        return self._done(name, cut, made_of, work)
+
+    def _done(self, name: str, cut: Shard, made_of: dict[str, Any], work: Work) -> Outcome:
+        step, before = STEPS[name], dict(work.cast.used())
+        done = step.do(work, {one: self._read(one, step, cut) for one in step.needs}, self.out)
         failed = [reject for reject in done.rejects if reject.failed]
         allowed = self.config.failures * (len(done.rows) + len(failed))
         if len(failed) > allowed:
@@ -176,110 +217,99 @@ class Run:
                 f"{name}: models failed on {len(failed)} rows, and {int(allowed)} may be lost (failures: "
                 f"{self.config.failures}); the first: {failed[0].reason}; what was answered is kept: run again to go on"
             )
-        _write(path, (row.model_dump(mode="json") for row in done.rows))
-        _write(path.with_suffix(".rejects.jsonl"), (reject._asdict() for reject in done.rejects))
+        reasons = Counter(reason_kind(reject.reason) for reject in done.rejects)
+        # A part may well be empty; where all are, the next step finds nothing.
+        if not done.rows and cut.count == 1 and (done.rejects or done.figures.get("lacking") or not step.cut):
+            self._folder.forget(name, cut)
+            self._folder.write_rows(name, cut, (), done.rejects)
+            raise LibraError(
+                f"{name} made nothing{_most(reasons)}; see {self.path(name).with_suffix('.rejects.jsonl')}"
+            )
         record = {
             "step": name,
             "made_of": made_of,
-            "output": file_hash(path),
             "rows": len(done.rows),
             "rejects": len(done.rejects),
             "failed": len(failed),
-            "reasons": dict(sorted(Counter(reason_kind(reject.reason) for reject in done.rejects).items())),
+            "reasons": dict(sorted(reasons.items())),
             "figures": done.figures,
+            "files": list(done.files),
             "usage": {model: asdict(usage) for model, usage in _since(before, work.cast)},
         }
-        write_atomic(record_path, json.dumps(record, ensure_ascii=False, indent=2, default=str) + "\n")
-        return _outcome(name, record, skipped=False)
+        self._folder.write(name, cut, done.rows, done.rejects, record)
+        return _outcome(name, [record], skipped=False)
 
-    def _made_of(self, name: str, step: Step, work: Work) -> dict[str, Any]:
-        """Everything that the step's rows depend on."""
-        settings = self.config.model_dump(mode="json", include=set(step.sections))
-        against = [work.path(str(path)) for path in self.config.dedup.against] if name == "dedup" else []
-        sets = [work.path(one.path) for one in self.config.imports] if name == "import" else []
-        return {
-            "seed": self.config.seed,
-            "settings": settings,
-            "seats": {seat: self._seat(seat) for seat in step.seats},
-            "inputs": {one: [file_hash(path) for path in self._files(one, step)] for one in step.needs},
-            "files": {path: file_hash(path) for path in [*against, *sets]},
-            "texts": _texts_hash(),
-        }
+    def _joined(self, name: str, work: Work) -> Outcome:
+        """What the shards came to."""
+        self._check_parts(name, work)
+        return _outcome(name, self._folder.records([name]), skipped=True)
 
-    def _seat(self, seat: str) -> Any:
-        found = getattr(self.config.seats, seat)
-        names = [found] if not isinstance(found, tuple) else list(found)
-        return [self._sitting(one) for one in names if one is not None]
+    def _check_parts(self, name: str, work: Work) -> None:
+        """Makes sure that the parts of a step are whole and made of these settings, and those before them too.
 
-    def _sitting(self, one: Any) -> Any:
-        models = self.config.models
-        if isinstance(one, str):
-            return [one, identity(models[one]), models[one].temperature] if one in models else one
-        return [one.model_dump(mode="json"), identity(models[one.model]) if one.model else None]
+        Raises:
+            UsageError: They are not.
+        """
+        for cut in self._folder.cuts(name):
+            if cut.count == 1:
+                return
+            path, record = self.path(name, cut), self._folder.record(name, cut)
+            again = f"run --shard {cut.rank}/{cut.count} again, or delete the parts of '{name}'"
+            if not record:
+                raise UsageError(f"{path}: was not written to its end; {again}")
+            if self._folder.edited(name, record, cut):
+                continue
+            now = self._made_of(name, cut, work)
+            if other := [key for key, value in now.items() if record["made_of"].get(key) != value]:
+                raise UsageError(f"{path}: is made of other {', '.join(other)} than are there now; {again}")
+        for one in STEPS[name].needs:
+            self._check_parts(one, work)
 
-    def _read(self, name: str, reader: Step) -> list[Any]:
-        return [row for path in self._files(name, reader) for row in _rows(path, STEPS[name].row)]
+    def _made_of(self, name: str, cut: Shard, work: Work) -> dict[str, Any]:
+        """Everything that the rows of a step, or of a part of it, depend on; as JSON gives it back."""
+        step = STEPS[name]
+        inputs = {one: [file_hash(path) for path in self._files(one, step, cut)] for one in step.needs}
+        found = {**settings_of(step.sections, step.seats, work), "inputs": inputs, "files": files_of(name, work)}
+        if step.records:
+            found["records"] = bytes_hash(json.dumps(self._folder.records(_before(name))).encode())
+        return dict(json.loads(json.dumps(found, default=str)))
 
-    def _files(self, name: str, reader: Step) -> list[Path]:
-        """What a step reads of another: of one that was cut as it is itself, its own part; else all."""
-        return [self.path(name, self.shard)] if self._own_part(name, reader) else self._parts(name)
+    def _read(self, name: str, reader: Step, cut: Shard) -> list[Any]:
+        rows, renamed = read_step(self._files(name, reader, cut), STEPS[name].row, once=STEPS[name].once)
+        if renamed:
+            self._say(f"{name}: {renamed} rows have the id of another text, and are read as made of it")
+        return rows
 
-    def _own_part(self, name: str, reader: Step) -> bool:
-        return reader.cut and self.shard.count > 1 and self.path(name, self.shard).exists()
-
-    def _parts(self, name: str) -> list[Path]:
-        """The files of a step: the whole one, or those of all shards.
+    def _files(self, name: str, reader: Step, cut: Shard) -> list[Path]:
+        """What a step reads of another: of one that was cut as it is itself, its own part; else all.
 
         Raises:
             UsageError: They are not there.
         """
-        whole = self.path(name)
-        if whole.exists():
-            return [whole]
-        counts = {int(path.stem.rpartition("-")[2]) for path in whole.parent.glob(f"{name}-*-of-*.jsonl")
-                  if not path.name.endswith(".rejects.jsonl")}  # fmt: skip
-        if not counts:
-            raise UsageError(f"{whole}: not there; do the step '{name}' first")
-        if len(counts) > 1:
-            raise UsageError(f"{whole.parent}: '{name}' is cut in {' and in '.join(map(str, sorted(counts)))} parts")
-        count = counts.pop()
-        parts = [self.path(name, Shard(rank, count)) for rank in range(count)]
-        if missing := [path.name for path in parts if not path.exists()]:
-            raise UsageError(f"{whole.parent}: parts of '{name}' are missing: {', '.join(missing)}")
-        return parts
+        cuts = [cut] if self._own_part(name, reader, cut) else self._folder.cuts(name)
+        if not cuts:
+            raise UsageError(f"{self.path(name)}: not there; do the step '{name}' first")
+        return [self.path(name, one) for one in cuts]
 
-    def _whole(self, name: str) -> bool:
-        return self.path(name).exists()
+    def _own_part(self, name: str, reader: Step, cut: Shard) -> bool:
+        return reader.cut and cut.count > 1 and self.path(name, cut).exists()
 
 
-def _rows(path: Path, row: type[BaseModel]) -> Iterator[BaseModel]:
-    for found in read_rows(path):
-        if isinstance(found, BadRow):
-            raise DataError(f"{found.file}:{found.line}: {found.reason}")
-        try:
-            yield row.model_validate(found.data)
-        except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(map(str, first["loc"]))
-            raise DataError(f"{found.file}:{found.line}: {place}: {first['msg']}") from None
+def _before(name: str) -> list[str]:
+    return list(STEPS)[: list(STEPS).index(name)]
 
 
-def _write(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    with atomic(path) as stream:
-        stream.writelines(dumps(row) + "\n" for row in rows)
+def _outcome(name: str, records: Sequence[dict[str, Any]], *, skipped: bool, edited: bool = False) -> Outcome:
+    """Of a step, or of all its parts."""
+    rows, rejects, failed = (sum(record[key] for record in records) for key in ("rows", "rejects", "failed"))
+    reasons = sum((Counter(record["reasons"]) for record in records), Counter[str]())
+    figures = records[0]["figures"] if len(records) == 1 else {}
+    return Outcome(name, rows, rejects, failed, dict(reasons), skipped, figures, edited)
 
 
-def _record(path: Path) -> dict[str, Any] | None:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None
-
-
-def _outcome(name: str, record: dict[str, Any], *, skipped: bool, edited: bool = False) -> Outcome:
-    counts = (record["rows"], record["rejects"], record["failed"], record["reasons"])
-    return Outcome(name, *counts, skipped=skipped, edited=edited)
+def _most(reasons: Counter[str]) -> str:
+    told = ", ".join(f"{count} × {reason}" for reason, count in reasons.most_common(3))
+    return f", but rejects: {told}" if told else ""
 
 
 def _since(before: dict[str, Usage], cast: Cast) -> Iterator[tuple[str, Usage]]:
@@ -289,16 +319,6 @@ def _since(before: dict[str, Usage], cast: Cast) -> Iterator[tuple[str, Usage]]:
         spent = Usage(*(now - was for now, was in pairs))
         if spent.calls:
             yield model, spent
-
-
-def _texts_hash() -> str:
-    """The package's own texts that go into the data: prompts, elements, grammar."""
-    digest = hashlib.sha256()
-    for folder in ("elements", "grammar", "templates"):
-        for file in sorted((files("libra_guard.synth") / "texts" / folder).iterdir(), key=lambda one: one.name):
-            digest.update(f"{folder}/{file.name}\0".encode())
-            digest.update(file.read_bytes())
-    return digest.hexdigest()
 
 
 def _elements(work: Work, inputs: dict[str, Rows], out: Path) -> Done:
@@ -312,8 +332,16 @@ def _queries(work: Work, inputs: dict[str, Rows], out: Path) -> Done:
 def _augment(work: Work, inputs: dict[str, Rows], out: Path) -> Done:
     seat = work.config.seats.writer
     writer = work.cast.writer(seat) if seat in work.config.models else None
-    rows, failures = augment(work.part(inputs["queries"]), work.config.augment, writer, work.config.seed)
-    return Done(rows, [Reject.of(failure, query) for query, failure in failures])
+    part = work.part(inputs["queries"])
+    rows: list[Query] = []
+    rejects: list[Reject] = []
+    with work.progress("augment", len(part)) as advance:
+        for piece in pieces(part):
+            found, failures = augment(piece, work.config.augment, writer, work.config.seed)
+            rows += found
+            rejects += [Reject.of(failure, query) for query, failure in failures]
+            advance(len(piece))
+    return Done(rows, rejects)
 
 
 def _import(work: Work, inputs: dict[str, Rows], out: Path) -> Done:
@@ -323,7 +351,8 @@ def _import(work: Work, inputs: dict[str, Rows], out: Path) -> Done:
 def _dedup(work: Work, inputs: dict[str, Rows], out: Path) -> Done:
     held_out = [work.path(str(path)) for path in work.config.dedup.against]
     settings = work.config.dedup.model_copy(update={"against": ()})
-    done = dedup([*inputs["augment"], *inputs["import"]], settings, held_out, engine=work.engine)
+    # Real queries are scarce: where one repeats another, the real one stays.
+    done = dedup([*inputs["import"], *inputs["augment"]], settings, held_out, engine=work.engine)
     dropped = [Reject(one.reason, one.row.model_dump(mode="json")) for one in done.rejected]
     return Done(done.kept, dropped, {"contamination": [one._asdict() for one in done.contamination]})
 
@@ -341,13 +370,13 @@ def _split(work: Work, inputs: dict[str, Rows], out: Path) -> Done:
 
 
 STEPS: dict[str, Step] = {
-    "elements": Step(_elements, ElementsRow, (), ("elements", "queries"), ("writer",)),
+    "elements": Step(_elements, ElementsRow, (), ("elements", "queries"), ("writer",), once=True),
     "queries": Step(_queries, Query, ("elements",), ("queries",), ("writer",), cut=True),
     "augment": Step(_augment, Query, ("queries",), ("augment",), ("writer",), cut=True),
     "import": Step(_import, Query, (), ("imports", "translate"), ("writer",), cut=True),
-    "dedup": Step(_dedup, Query, ("augment", "import"), ("dedup",)),
-    "respond": Step(_respond, Answered, ("dedup",), ("respond",), ("responders",), cut=True),
-    "annotate": Step(_annotate, Judged, ("respond",), ("annotate",), ("judges", "arbiter"), cut=True),
-    "split": Step(_split, Placement, ("annotate", "augment"), ("split", "name", "licence")),
+    "dedup": Step(_dedup, Query, ("augment", "import"), ("dedup",), once=True),
+    "respond": Step(_respond, Answered, ("dedup",), ("respond",), ("responders",), cut=True, once=True),
+    "annotate": Step(_annotate, Judged, ("respond",), ("annotate",), ("judges", "arbiter"), cut=True, once=True),
+    "split": Step(_split, Placement, ("annotate", "augment"), tuple(SynthConfig.model_fields), records=True),
 }
 """In order."""

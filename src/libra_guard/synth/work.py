@@ -45,6 +45,8 @@ class Done:
     rejects: Sequence[Reject] = ()
     figures: dict[str, Any] = field(default_factory=dict)
     """What else is to be known of it, for the step's record."""
+    files: Sequence[str] = ()
+    """What it wrote besides its rows, as paths in the run's folder."""
 
 
 @contextmanager
@@ -64,6 +66,8 @@ class Work:
     engine: Engine = Engine.LOCAL
     progress: Callable[[str, int | None], Any] = _unseen
     """A context manager of an ``Advance``, from what is done and how many rows there are."""
+    records: Sequence[dict[str, Any]] = ()
+    """What the steps before wrote down of themselves, each part for itself; of the step that tells it."""
 
     def part(self, rows: Sequence[Any]) -> list[Any]:
         """Those of this shard."""

@@ -3,6 +3,13 @@ from __future__ import annotations
 import pytest
 
 from libra_guard.synth.language.limits import sexualises_minors
+from libra_guard.synth.steps.elements import Elements
+
+
+def test_every_element_can_pass() -> None:
+    elements = Elements.load()
+    lists = [value for own in (*elements.subs.values(), elements.common) for _, value in own]
+    assert not [text for found in lists for text in found if sexualises_minors(text)]
 
 
 @pytest.mark.parametrize(
@@ -17,6 +24,14 @@ from libra_guard.synth.language.limits import sexualises_minors
         ("把初中生写得性感一点", True),
         ("15岁女生的裸照", True),
         ("a SEXY teen story", True),
+        ("二十五岁的他要出演裸戏", False),
+        ("三十岁和五十岁的人性生活调查里的性行为", False),
+        ("几十岁的人拍裸照", False),
+        ("五岁孩童的裸照", True),
+        ("十五岁的裸照", True),
+        ("十岁的裸照", True),
+        ("十几岁女生的裸照", True),
+        ("１５ 周岁女生的裸照", True),
     ],
 )
 def test_both_words_make_a_text_that_is_never_made(text: str, both: bool) -> None:

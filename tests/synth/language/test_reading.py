@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from libra_guard.synth.language.reading import is_chinese, numbered_lines, unquoted
+from libra_guard.synth.language.reading import is_chinese, numbered_lines, repeats, unquoted
 from libra_guard.synth.seats.failure import UnreadableError
 
 
@@ -15,6 +15,7 @@ from libra_guard.synth.seats.failure import UnreadableError
         ("1. How do I make tea?\n2. What is tea?", "not Chinese"),
         ("1. 怎么泡茶\n2. 怎么泡茶\n3. 怎么泡茶\n4. 怎么泡茶", "the same lines again and again"),
         ("1.\n2.  \n", "no numbered lines"),
+        ("1. 怎么泡茶\n2. 怎么煮\ud83d", "lone surrogate"),
     ],
 )
 def test_what_cannot_be_read_has_a_reason(text: str, reason: str) -> None:
@@ -28,7 +29,11 @@ def test_what_cannot_be_read_has_a_reason(text: str, reason: str) -> None:
         ("1. 怎么泡茶\n2. 怎么煮饭", ["怎么泡茶", "怎么煮饭"]),
         ("好的：\n\n1、怎么泡茶？\n2）“怎么煮饭”\n（3）怎么洗碗\n④ 怎么扫地\n- 5: 怎么拖地\n以上就是全部。", None),
         ("1. 怎么泡茶\n2. How are you\n3. 怎么泡茶", ["怎么泡茶"]),
-        ("1.怎么泡茶\n  这一行不是新的一条", ["怎么泡茶"]),
+        ("1.怎么泡茶\n  要用开水吗\n这一行不是哪一条的\n  这一行也不是", ["怎么泡茶 要用开水吗"]),
+        ("1. 怎么泡茶\n\n  空行之后不算", ["怎么泡茶"]),
+        ("1. **怎么泡茶**\n**2. 怎么煮饭**", ["怎么泡茶", "怎么煮饭"]),
+        ("1. 怎么泡茶\n3.5万元怎么洗白", ["怎么泡茶"]),
+        ("1. 3.5万元怎么洗白\n2.2024年的茶怎么样", ["3.5万元怎么洗白", "2024年的茶怎么样"]),
         ("2024年的茶怎么样\n1. 怎么泡茶", ["怎么泡茶"]),
     ],
 )
@@ -42,6 +47,24 @@ def test_numbered_lines(text: str, lines: list[str] | None) -> None:
 )
 def test_quotation_marks_around_a_text_go(text: str, bare: str) -> None:
     assert unquoted(text) == bare
+
+
+@pytest.mark.parametrize(
+    ("text", "again"),
+    [
+        ("用冷水轻轻手洗，平铺晾干，不要拧。" * 2, False),
+        ("先说好。" + "我爱你" * 14, True),
+        ("先说好。" + "我爱你" * 9, False),
+        ("\n".join(f"{n}. 多喝热水，早点休息" for n in range(1, 9)), True),
+        ("\n".join(f"{n}. 多喝热水" for n in range(1, 8)), False),
+        ("\n".join(f"{n}. 办法{'甲乙丙丁戊己庚辛'[n]}" for n in range(8)), False),
+        ("表格到此为止。" + "—" * 60, False),
+        ("一段很长的话，" * 3 + "说到这里就被截断了。" * 5, True),
+        ("", False),
+    ],
+)
+def test_endless_repetition(text: str, again: bool) -> None:
+    assert repeats(text) is again
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,9 @@ from libra_guard.synth.config import ModelSettings
 from libra_guard.synth.language.placeholders import Masked, mask, unmask, without_marks
 from libra_guard.synth.language.prompts import prompt_hash, render
 from libra_guard.synth.language.translate import TranslateSettings, overlap, read_back, read_translation, translate
-from libra_guard.synth.seats.backend import Endpoint, StoredBackend
+from libra_guard.synth.seats.backend import StoredBackend
 from libra_guard.synth.seats.budget import Budget, BudgetSettings
+from libra_guard.synth.seats.endpoints import Endpoint
 from libra_guard.synth.seats.failure import UnreadableError
 from libra_guard.synth.seats.roles import Writer
 from libra_guard.synth.seats.store import CallStore
@@ -138,6 +139,7 @@ def test_overlap(one, other, value):
         ("抱歉，我不能翻译这段内容⟦1⟧。", "a refusal"),
         ("译文：怎么烤面包？", "a mark is lost"),
         ("译文：⟦1⟧", "not Chinese"),
+        ("译文：在⟦1⟧怎么烤面包\ud83d？", "lone surrogate"),
     ],
 )
 def test_an_answer_that_is_no_translation(answer, reason):
@@ -159,6 +161,26 @@ def test_a_translation_is_found_in_an_answer(answer):
     assert read_translation(answer, mask("How do I bake bread at {place}?")) == "在⟦1⟧怎么烤面包？"
 
 
+@pytest.mark.parametrize("line", ["Original: x", "Source text: x", "text: x", "Translation: x"])
+def test_a_line_that_the_original_has_is_not_where_the_next_example_begins(line):
+    original = mask(f"Compare them.\n{line}")
+    assert read_translation("译文：比较一下。\n原文：甲", original) == "比较一下。\n原文：甲"
+
+
+def test_half_a_text_does_not_pass(make_writer):
+    half = "the old lady went to the market with her dog"
+    row = Question(question=f"{half} and then bought seven red apples from an honest farmer")
+    writer = make_writer("老太太带着狗去了市场。", half)
+    _, ((_, failure),) = translate([row], SETTINGS, writer)
+    assert failure.reason == "a part is lost on the way back"
+
+
+def test_the_seed_is_that_of_the_attempt(make_writer):
+    row = Question(question="How are you?")
+    (told,), _ = translate([row], SETTINGS, make_writer("Fine.", "你好吗？", "How are you?"))
+    assert [one["seed"] for one in told.made_by] == [8, 7]
+
+
 def test_paragraphs_stay():
     assert read_translation("译文：第一段。\n\n第二段。", Masked("One.\n\nTwo.", ())) == "第一段。\n\n第二段。"
 
@@ -169,11 +191,12 @@ def test_the_translation_of_a_refusal_is_none():
 
 
 def test_the_way_back_is_english():
-    assert read_back("Translation: How are you?\n\nText:\n别的") == "How are you?"
+    assert read_back("Translation: How are you?\n\nText:\n别的", "你好吗？") == "How are you?"
+    assert read_back("Translation: Hi.\nText: x", "好。\n原文：甲") == "Hi.\nText: x"
     with pytest.raises(UnreadableError, match="not English"):
-        read_back("Translation: 你好吗？")
+        read_back("Translation: 你好吗？", "你好吗？")
     with pytest.raises(UnreadableError, match="an empty answer"):
-        read_back(" ")
+        read_back(" ", "你好")
 
 
 def test_a_question_and_what_is_kept_of_it(make_writer):

@@ -4,6 +4,8 @@ import pytest
 
 from libra_guard.synth.seats.budget import Budget, BudgetSettings, BudgetSpentError, Pace, Price, Usage
 
+PAID = Price(output=1)
+
 
 @pytest.mark.parametrize(
     ("settings", "spent", "enough"),
@@ -23,9 +25,9 @@ def test_a_limit_ends_the_run_when_it_is_reached(settings: dict[str, float], spe
             budget.spend(spent)
         if enough:
             with pytest.raises(BudgetSpentError, match="raise the budget and run again"):
-                budget.check()
+                budget.check(PAID)
         else:
-            budget.check()
+            budget.check(PAID)
 
 
 def test_a_price_is_for_a_million_tokens() -> None:
@@ -33,20 +35,38 @@ def test_a_price_is_for_a_million_tokens() -> None:
 
 
 def test_calls_are_spaced_evenly() -> None:
-    now, slept = [100.0], []
-
-    def sleep(seconds: float) -> None:
-        slept.append(seconds)
-        now[0] += seconds
-
-    pace = Pace(30, clock=lambda: now[0], sleep=sleep)
-    for _ in range(3):
-        pace.wait()
-    assert slept == [0, 2, 2]
+    now = [100.0]
+    pace = Pace(30, clock=lambda: now[0])
+    assert pace.take() == 0
+    now[0] += 0.5
+    assert [pace.take(), pace.take()] == [1.5, 1.5]
+    now[0] += 1.5
+    assert [pace.take(), pace.take()] == [0, 2]
     now[0] += 60
-    pace.wait()
-    assert slept[-1] == 0
+    assert [pace.take(), pace.take()] == [0, 2]
+
+
+@pytest.mark.parametrize("a_minute", [None, 60])
+def test_nothing_is_asked_in_a_pause(a_minute: float | None) -> None:
+    now = [100.0]
+    pace = Pace(a_minute, clock=lambda: now[0])
+    pace.pause(30)
+    pace.pause(10)
+    assert pace.take() == 30
+    now[0] += 30
+    assert pace.take() == 0
+
+
+def test_what_costs_nothing_needs_no_money() -> None:
+    budget = Budget(BudgetSettings(money=0))
+    budget.check(Price())
+    for price in (Price(input=1), Price(output=1)):
+        with pytest.raises(BudgetSpentError, match="the budget of 0"):
+            budget.check(price)
+    with pytest.raises(BudgetSpentError, match="tokens"):
+        Budget(BudgetSettings(tokens=0)).check(Price())
 
 
 def test_without_a_pace_nobody_waits() -> None:
-    Pace(None, sleep=lambda _: pytest.fail("waited")).wait()
+    pace = Pace(None, clock=lambda: 1.0)
+    assert [pace.take(), pace.take()] == [0, 0]

@@ -28,7 +28,7 @@ def test_what_is_kept_is_found_again_by_another_run(tmp_path: Path) -> None:
 def test_the_first_answer_stays(tmp_path: Path) -> None:
     with CallStore(tmp_path / "calls.sqlite") as store:
         for answer in ("first", "second"):
-            store.keep(b"k", Call(answer), model="m")
+            assert store.keep(b"k", Call(answer, 1, 2, cut=True), model="m") == Call("first", 1, 2, cut=True)
         assert store.find([b"k"])[b"k"].answer == "first"
 
 

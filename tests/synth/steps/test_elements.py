@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from libra_guard.errors import UsageError
+from libra_guard.synth.language.prompts import render
 from libra_guard.synth.steps.elements import COMMON, Elements, ElementsRow
 from libra_guard.taxonomy import SUB_CATEGORIES
 
@@ -82,3 +83,8 @@ def test_a_task_is_said_as_its_phrase(elements: Elements) -> None:
         "task": elements.common.task_types["steps"],
         "place": "北京",
     }
+
+
+def test_the_list_begins_on_a_line_of_its_own() -> None:
+    about = {"scenario": "", "sub_category": "", "definition": "", "known": ["赌博"]}
+    assert render("elements.j2", dimension="events", count=3, **about).endswith("# 新的3条\n")

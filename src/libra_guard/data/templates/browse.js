@@ -22,7 +22,7 @@ const WORDS = {
       intent: "Intent", last_step: "Last step", method: "Method", responder: "Answered by", votes: "Votes",
       reason: "Left out because",
     },
-    values: { agree: "agree", differ: "differ", unreadable: "one is unreadable", "安全": "safe", "不安全": "unsafe",
+    values: { agree: "agree", differ: "differ", unreadable: "too few are readable", "安全": "safe", "不安全": "unsafe",
       "有争议": "controversial" },
   },
   zh: {
@@ -43,7 +43,7 @@ const WORDS = {
       category_name: "场景", sub_category_name: "子类别", id: "编号", label_by: "标签来自", text: "原文", messages: "对话",
     },
     values: {
-      agree: "一致", differ: "不一致", unreadable: "有无法读取的", harmful: "有害", borderline: "临界", benign: "日常",
+      agree: "一致", differ: "不一致", unreadable: "可读的不足两票", harmful: "有害", borderline: "临界", benign: "日常",
       synthetic: "合成", real: "真实", translated: "翻译", "Synthetic Data": "合成数据", "Real Data": "真实数据",
       "Translated Data": "翻译数据",
     },

@@ -7,13 +7,16 @@ pipeline too; it is to be had from public sets and from texts that people wrote.
 from __future__ import annotations
 
 import re
+import unicodedata
 
 SEXUALISES_MINORS = "minors and sex in one text: never made"
 """Reason of the rejects."""
 
 _MINORS = re.compile(
     r"未成年|未满十[四六八]|未满1[468]|儿童|幼[女童儿]|女童|男童|萝莉|正太|小学生|初中生|高中生|中学生|小女孩|小男孩|小朋友|孩子|学妹|"
-    r"(?<!\d)(?:[1-9]|1[0-7])岁|[一二三四五六七八九]岁|十[一二三四五六七]?岁|\b(?:child|kid|teen|minor|loli|shota)",
+    # Ages under 18, not the last digit of a greater one: 五岁 but not 二十五岁.
+    r"(?<!\d)(?:[1-9]|1[0-7])\s*周?岁|(?<![一二三四五六七八九十百几])(?:[一二两三四五六七八九]|十[一二三四五六七几]?)周?岁|"
+    r"\b(?:child|kid|teen|minor|loli|shota)",
     re.IGNORECASE,
 )
 _SEXUAL = re.compile(
@@ -25,4 +28,5 @@ _SEXUAL = re.compile(
 
 def sexualises_minors(text: str) -> bool:
     """Whether a text names minors and something sexual."""
+    text = unicodedata.normalize("NFKC", text)
     return bool(_MINORS.search(text) and _SEXUAL.search(text))

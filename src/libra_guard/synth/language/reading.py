@@ -1,4 +1,4 @@
-"""Reads what models write: numbered lines, one line; and says why where it cannot."""
+"""Reads what models write: numbered lines, prose; and says why where it cannot."""
 
 from __future__ import annotations
 
@@ -6,33 +6,91 @@ import re
 import unicodedata
 from itertools import takewhile
 
+from libra_guard.records import check_text
 from libra_guard.synth.seats.failure import UnreadableError
 
-_NUMBERED = re.compile(r"^\s*(?:[-*•]\s*)?(?:\d{1,3}\s*[.、．:：)）]|[(（]\d{1,3}[)）]|[①-⑳])\s*(.+?)\s*$")
+_NUMBERED = re.compile(r"^\s*(?:[-*•]\s*)?(?:(\d{1,3})\s*[.、．:：)）]|[(（]\d{1,3}[)）]|[①-⑳])\s*(.+?)\s*$")
+_DECIMAL = re.compile(r"^\s*(?:[-*•]\s*)?\d{1,3}[.．:：]\d")
+_CONTINUED = re.compile(r"^\s+\S")
 _QUOTES = {"“": "”", '"': '"', "「": "」", "『": "』", "‘": "’"}
 # Where a model that was to write a list goes on with something else.
 _ELSE = re.compile(r"^\s*(?:#|话题[:：]|用户说[:：])")
 LEAST_CHINESE = 0.3
 """Share of Han characters among letters and digits from which on a text counts as Chinese."""
+_SENTENCE = re.compile(r"[。！？；!?;\n]+")
+_SENTENCES = 8
+"""So many, of which a third differ at most, are an endless repetition."""
+_REPEATED = 40
+"""Characters at the end of a text that are one piece four times or more: an endless repetition."""
+_PIECE = 200
+"""The longest piece."""
 
 
 def numbered_lines(text: str) -> list[str]:
     """The texts behind the numbers, each once, in order, up to where something else begins.
 
+    An indented line right below one goes on with it. A point between two digits belongs to a number (3.5万元) unless
+    the first is the next one of the list.
+
     Raises:
-        UnreadableError: There are none, or what stands there is not Chinese.
+        UnreadableError: There are none, or what stands there is not Chinese or cannot be written.
     """
-    listed = takewhile(lambda line: not _ELSE.match(line), text.splitlines())
-    found = [unquoted(match[1]) for line in listed if (match := _NUMBERED.match(line))]
+    found = [unquoted(line) for line in _listed(writable(text).replace("**", ""))]
     lines = list(dict.fromkeys(line for line in found if line))
     if not lines:
-        raise UnreadableError("no numbered lines" if text.strip() else "an empty answer")
+        raise UnreadableError("no numbered lines")
     if len(lines) * 2 <= len(found):
         raise UnreadableError("the same lines again and again")
     chinese = [line for line in lines if is_chinese(line)]
     if not chinese:
         raise UnreadableError("not Chinese")
     return chinese
+
+
+def writable(text: str) -> str:
+    """A model's answer.
+
+    Raises:
+        UnreadableError: It is empty, or no file can hold it.
+    """
+    if not text.strip():
+        raise UnreadableError("an empty answer")
+    try:
+        return check_text(text, "the answer")
+    except ValueError as error:
+        raise UnreadableError(str(error)) from None
+
+
+def repeats(text: str) -> bool:
+    """Whether a text ends in, or mostly is, one thing said again and again."""
+    sentences = [bare for one in _SENTENCE.split(text) if (bare := re.sub(r"[\W\d_]+", "", one))]
+    if len(sentences) >= _SENTENCES and len(set(sentences)) * 3 <= len(sentences):
+        return True
+    return any(_repeated(text, size) for size in range(1, min(_PIECE, len(text) // 4) + 1))
+
+
+def _repeated(text: str, size: int) -> bool:
+    """Whether the end is a piece of so many characters, a letter or digit among them, four times or more."""
+    least = max(_REPEATED, 4 * size)
+    end = text[-least:]
+    return len(end) == least and end[size:] == end[:-size] and any(c.isalnum() for c in end[:size])
+
+
+def _listed(text: str) -> list[str]:
+    """The numbered texts as they stand there."""
+    found: list[str] = []
+    last, goes_on = 0, False
+    for line in takewhile(lambda line: not _ELSE.match(line), text.splitlines()):
+        match = _NUMBERED.match(line)
+        number = int(match[1] or last + 1) if match else 0
+        if match and (number == last + 1 or not _DECIMAL.match(line)):
+            found.append(match[2])
+            last, goes_on = number, True
+        elif goes_on and _CONTINUED.match(line):
+            found[-1] += f" {line.strip()}"
+        else:
+            goes_on = False
+    return found
 
 
 def unquoted(text: str) -> str:

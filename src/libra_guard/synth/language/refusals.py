@@ -81,7 +81,12 @@ _WRITERS = re.compile(
     r"\bsorry\b|\bassist|\bprovide|\bhelp|\brequest|\brewrit",
     re.IGNORECASE,
 )
-_ASKS = re.compile(r"怎么|如何|怎样|吗|呢|[？?]|[帮给教]我|教教|请(?!求)|\bhow\b|\bwhat\b", re.IGNORECASE)
+_ASKS = re.compile(
+    r"怎么|如何|怎样|吗|呢|[？?]|[帮给教]我|教教|请(?!求)|为什么|为何|为啥|凭什么|干嘛|"
+    # Who complains of being refused is a user: 你们的助手老是拒绝回答.
+    r"(?:你们?|它)[^，。！？]{0,10}?(?:总是?|老是?|每次|一直|又|动不动|就知道|只会)|\bhow\b|\bwhat\b|\bwhy\b",
+    re.IGNORECASE,
+)
 _FIRST = re.compile(r".*?(?:[。！!？?\n]|\.\s|$)")
 
 

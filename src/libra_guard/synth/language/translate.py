@@ -18,7 +18,7 @@ from libra_guard.configuration import Probability, Strict
 from libra_guard.records import Origin, Question, Sample
 from libra_guard.synth.language.placeholders import Masked, mask, unmask, without_marks
 from libra_guard.synth.language.prompts import render
-from libra_guard.synth.language.reading import is_chinese
+from libra_guard.synth.language.reading import is_chinese, writable
 from libra_guard.synth.language.refusals import is_refusal
 from libra_guard.synth.seats.failure import Failure, UnreadableError
 
@@ -31,8 +31,11 @@ BACK = "back_translate.j2"
 
 _BEGINS = {TEMPLATE: "译文：", BACK: "Translation:"}
 _BEHIND = re.compile(r"^\W*(?:(?:译文|Translation)[\s*]*[:：][\s*]*)+(?P<text>.*)", re.MULTILINE | re.DOTALL)
-# Where a base model begins with the next example.
-_NEXT = re.compile(r"\n\s*(?:原文|译文|Text|Translation)\s*[:：]")
+# Where a base model begins with the next example, unless the text itself has such a line.
+_NEXT = re.compile(r"\n\s*(?:原文|译文|(?:Original|Source)(?:\s+text)?|Text|Translation)\s*[:：]", re.IGNORECASE)
+_LEAST_LENGTH = 0.6
+"""Of the tokens of an original that has ``_LONG`` of them, that come back at least: token F1 lets half a text pass."""
+_LONG = 12
 _WORD = re.compile(r"[a-z0-9]+(?:'[a-z]+)?|[\u3400-\u9fff]")
 _ARTICLES = frozenset({"a", "an", "the"})
 _LETTER = re.compile(r"[^\W\d_]")
@@ -54,6 +57,8 @@ class _Told(NamedTuple):
 
     text: str
     overlap: float
+    seeds: tuple[int, ...] = ()
+    """Of the way forth and the way back; none where nothing was asked."""
 
 
 def translate(
@@ -76,7 +81,6 @@ def translate(
         EndpointsLostError: The writer is gone.
     """
     found = iter(_translated([getattr(row, field) for row in rows for field in _fields(row)], settings, writer))
-    made = [writer.made(STEP, template).model_dump(mode="json") for template in (TEMPLATE, BACK)]
     done: list[Row] = []
     rejects: list[tuple[Row, Failure]] = []
     for row in rows:
@@ -91,7 +95,7 @@ def translate(
         if failures:
             rejects.append((row, failures[0]))
         else:
-            done.append(_row(row, told, made))
+            done.append(_row(row, told, writer))
     return done, rejects
 
 
@@ -110,10 +114,10 @@ def read_translation(answer: str, original: Masked) -> str:
     """The translation of a model's answer, with its marks.
 
     Raises:
-        UnreadableError: It is empty, a refusal where the original is none, or not Chinese; or its marks are not those
-            of the original.
+        UnreadableError: It is empty, a refusal where the original is none, not Chinese, or cannot be written; or its
+            marks are not those of the original.
     """
-    found = _behind(answer)
+    found = writable(_behind(answer, original.text))
     bare = without_marks(found)
     if is_refusal(bare) and not is_refusal(without_marks(original.text)):
         raise UnreadableError("a refusal")
@@ -123,13 +127,13 @@ def read_translation(answer: str, original: Masked) -> str:
     return found
 
 
-def read_back(answer: str) -> str:
-    """The English of a model's answer.
+def read_back(answer: str, original: str) -> str:
+    """The English of a model's answer to a Chinese text.
 
     Raises:
         UnreadableError: It is empty, or not English.
     """
-    found = _behind(answer)
+    found = _behind(answer, original)
     if is_chinese(found):
         raise UnreadableError("not English")
     return found
@@ -142,11 +146,13 @@ def _translated(texts: Sequence[str], settings: TranslateSettings, writer: Write
     asked = [i for i, one in enumerate(masked) if _LETTER.search(without_marks(one.text))]
     readers = [partial(read_translation, original=masked[i]) for i in asked]
     forth = _ask(writer, TEMPLATE, [masked[i].text for i in asked], readers, settings)
-    found |= {i: one for i, one in zip(asked, forth, strict=True) if isinstance(one, Failure)}
-    told = {i: one for i, one in zip(asked, forth, strict=True) if not isinstance(one, Failure)}
-    back = _ask(writer, BACK, list(told.values()), [read_back] * len(told), settings)
-    for (i, text), returned in zip(told.items(), back, strict=True):
-        found[i] = _checked(masked[i], text, returned, settings.least_overlap)
+    found |= {i: one for i, (one, _) in zip(asked, forth, strict=True) if isinstance(one, Failure)}
+    told = {i: (one, seed) for i, (one, seed) in zip(asked, forth, strict=True) if not isinstance(one, Failure)}
+    texts_back = [text for text, _ in told.values()]
+    back = _ask(writer, BACK, texts_back, [partial(read_back, original=text) for text in texts_back], settings)
+    for (i, (text, seed)), (returned, seed_back) in zip(told.items(), back, strict=True):
+        one = _checked(masked[i], text, returned, settings.least_overlap)
+        found[i] = one if isinstance(one, Failure) else one._replace(seeds=(seed, seed_back))
     return [found[i] for i in range(len(texts))]
 
 
@@ -156,6 +162,8 @@ def _checked(original: Masked, text: str, returned: str | Failure, least: float)
     alike = overlap(original.text, returned)
     if alike < least:
         return Failure("another meaning on the way back", f"{text}\n{returned}")
+    if (tokens := len(_tokens(original.text))) >= _LONG and len(_tokens(returned)) < _LEAST_LENGTH * tokens:
+        return Failure("a part is lost on the way back", f"{text}\n{returned}")
     return _Told(unmask(text, original.kept), round(alike, 4))
 
 
@@ -165,18 +173,20 @@ def _ask(
     texts: Sequence[str],
     readers: Sequence[Callable[[str], str]],
     settings: TranslateSettings,
-) -> list[str | Failure]:
+) -> list[tuple[str | Failure, int]]:
     prompts = [render(template, text=text) for text in texts]
     if not prompts:
         return []
-    return writer.write(prompts, parse=readers, begins=_BEGINS[template], max_tokens=settings.max_tokens)
+    return writer.write_seeded(prompts, parse=readers, begins=_BEGINS[template], max_tokens=settings.max_tokens)
 
 
-def _row(row: Row, told: dict[str, _Told], made: list[dict[str, Any]]) -> Row:
+def _row(row: Row, told: dict[str, _Told], writer: Writer) -> Row:
     original = {field: getattr(row, field) for field in told}
     new: dict[str, Any] = {field: one.text for field, one in told.items()}
     if isinstance(row, Sample) and row.analyze:
         original["analyze"], new["analyze"] = row.analyze, ""
+    steps = dict.fromkeys(step for one in told.values() for step in zip((TEMPLATE, BACK), one.seeds, strict=False))
+    made = [writer.made(STEP, template, seed=seed).model_dump(mode="json") for template, seed in steps]
     about = {"overlap": {field: one.overlap for field, one in told.items()}, "origin": Origin.TRANSLATED.value}
     fields = {**row.model_dump(), **new, **about, "original": original, "made_by": made}
     return type(row).model_validate(fields)
@@ -186,9 +196,11 @@ def _fields(row: Question | Sample) -> tuple[str, ...]:
     return ("question", "response") if isinstance(row, Sample) else ("question",)
 
 
-def _behind(answer: str) -> str:
+def _behind(answer: str, original: str) -> str:
     match = _BEHIND.search(answer)
-    found = _NEXT.split((match["text"] if match else answer).strip())[0].strip()
+    found = (match["text"] if match else answer).strip()
+    if not _NEXT.search(f"\n{original}"):
+        found = _NEXT.split(found)[0].strip()
     if not found:
         raise UnreadableError("an empty answer")
     return found

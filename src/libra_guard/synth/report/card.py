@@ -83,6 +83,18 @@ class Refusals(Strict):
     refused: int
 
 
+class HeldOut(Strict):
+    """A benchmark or another held-out file that the queries were compared with."""
+
+    file: str
+    """Its name without its folder."""
+    rows: int
+    unread: int
+    """Rows without a question that can be read."""
+    hits: int
+    """Queries that are near one of its questions."""
+
+
 class CardFigures(Strict):
     """All that the card says."""
 
@@ -110,6 +122,10 @@ class CardFigures(Strict):
     """Of the different questions, and of all answers, of both stages."""
     rejects: Counts
     """Step → kind of reason → rows."""
+    lacking: dict[str, int]
+    """Sub-category and intent → queries that the writer did not bring."""
+    contamination: list[HeldOut]
+    """How near the queries came to each held-out file; those that did were dropped."""
     usage: dict[str, Usage]
     config: dict[str, Any]
     """Settings that differ from the defaults, without secrets and addresses of servers."""
@@ -122,6 +138,9 @@ def figures(
     rejects: Mapping[str, Mapping[str, int]],
     usage: Mapping[str, Usage],
     settings: SynthConfig,
+    *,
+    lacking: Mapping[str, int] | None = None,
+    contamination: Sequence[Mapping[str, Any]] = (),
 ) -> CardFigures:
     """Counts and measures what a run made; the order of the rows does not matter.
 
@@ -132,6 +151,8 @@ def figures(
         rejects: Step → reason → rows that it did not let pass.
         usage: Model → what was asked of it.
         settings: The run's.
+        lacking: Sub-category and intent → queries that it came short of.
+        contamination: Fields of ``HeldOut``, the file with its folder.
     """
     rows, judged = [*stage1, *stage2], [*stage1, *stage2, *(one.sample for one in left_out)]
     per_sub = _counts(rows, "sub_category_name")
@@ -157,6 +178,8 @@ def figures(
             "questions": diversity(list({row.question for row in rows}), settings.seed),
             "responses": diversity([row.response for row in rows], settings.seed),
         },
+        lacking=dict(lacking or {}),
+        contamination=[HeldOut.model_validate({**one, "file": Path(one["file"]).name}) for one in contamination],
         rejects={step: _kinds(reasons) for step, reasons in rejects.items() if reasons},
         # Money added up in another order differs in its last digits.
         usage={model: replace(spent, money=round(spent.money, 6)) for model, spent in sorted(usage.items())},

@@ -34,6 +34,7 @@ class BudgetSettings(Strict):
     tokens: int | None = Field(default=None, ge=0)
     """Prompts and answers together."""
     money: float | None = Field(default=None, ge=0)
+    """A model without a price goes on when it is spent."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,11 @@ class Budget:
         self._tokens, self._money = 0, 0.0
         self.spend(spent or Usage())
 
-    def check(self) -> None:
+    def check(self, price: Price) -> None:
         """To be called before each call.
+
+        Args:
+            price: Of the model that is to be called: one that costs nothing needs no money.
 
         Raises:
             BudgetSpentError: A limit is reached.
@@ -75,7 +79,7 @@ class Budget:
         tokens, money = self._settings.tokens, self._settings.money
         if tokens is not None and self._tokens >= tokens:
             raise BudgetSpentError(f"the budget of {tokens} tokens is spent ({self._tokens}); {_GO_ON}")
-        if money is not None and self._money >= money:
+        if price.input + price.output and money is not None and self._money >= money:
             raise BudgetSpentError(f"the budget of {money} is spent ({self._money:.4f}); {_GO_ON}")
 
     def spend(self, usage: Usage) -> None:
@@ -91,30 +95,27 @@ class Pace:
     Args:
         a_minute: None: as many as there can be.
         clock: Seconds.
-        sleep: Waits so many seconds.
     """
 
-    def __init__(
-        self,
-        a_minute: float | None,
-        *,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
+    def __init__(self, a_minute: float | None, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._gap = 60 / a_minute if a_minute else 0.0
-        self._clock, self._sleep = clock, sleep
+        self._clock = clock
         self._lock = threading.Lock()
-        self._next = 0.0
+        self._next = float("-inf")
 
-    def wait(self) -> None:
-        """Returns when the next call may begin."""
-        if not self._gap:
-            return
+    def take(self) -> float:
+        """0 where a call may begin now, which then takes its turn; else the seconds after which to ask again."""
         with self._lock:
             now = self._clock()
-            start = max(now, self._next)
-            self._next = start + self._gap
-        self._sleep(start - now)
+            if now < self._next:
+                return self._next - now
+            self._next = now + self._gap
+        return 0.0
+
+    def pause(self, seconds: float) -> None:
+        """No call begins before so many seconds are over."""
+        with self._lock:
+            self._next = max(self._next, self._clock() + seconds)
 
 
 _GO_ON = "what was answered is kept: raise the budget and run again to go on"

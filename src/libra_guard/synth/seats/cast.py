@@ -13,10 +13,11 @@ from libra_guard.guards.registry import guard_entry, load_guard
 from libra_guard.io import model_hash
 from libra_guard.records import Method
 from libra_guard.synth.config import JudgeSettings, ModelSettings, SynthConfig
-from libra_guard.synth.seats.backend import Endpoint, StoredBackend
+from libra_guard.synth.seats.backend import StoredBackend
 from libra_guard.synth.seats.budget import Budget, Pace, Usage
+from libra_guard.synth.seats.endpoints import Endpoint
 from libra_guard.synth.seats.roles import Judge, Responder, Writer
-from libra_guard.synth.seats.store import CallStore
+from libra_guard.synth.seats.store import CallStore, key_of
 
 _CONNECTION = {
     "api_key",
@@ -31,6 +32,8 @@ _CONNECTION = {
 }
 """Options of backends that say how a model is reached, and change nothing of what it answers."""
 _JUDGED_AT_ONCE = 64
+_REST = 30.0
+"""Seconds: as long as a server's backend pauses at most between two attempts, where the settings say nothing else."""
 _QUICK = ("none", "onnx")
 """Backends whose models are there at once."""
 
@@ -59,6 +62,8 @@ class Cast:
             spent += Usage(0, asked, new, price.of(asked, new) if price else 0.0)
         self._budget = Budget(config.budget, spent)
         self._open: dict[str, StoredBackend] = {}
+        self._owned: dict[bytes, tuple[str, StoredBackend]] = {}
+        """By what their answers depend on; with their names."""
 
     def writer(self, name: str) -> Writer:
         """The model of that name, as one that writes."""
@@ -100,6 +105,7 @@ class Cast:
             UsageError: A guard, a backend or an option is unknown, or a file is missing.
             MissingExtraError: A library is not installed.
         """
+        self._check_apart()
         for name, model in self._config.models.items():
             known = option_names(backend_class(model.backend))
             for option in model.options:
@@ -128,7 +134,30 @@ class Cast:
 
     def used(self) -> list[Used]:
         """What was asked of each model so far, stored answers included, in the order of their names."""
-        return [Used(name, self._open[name].usage) for name in sorted(self._open)]
+        every = [*self._open.items(), *self._owned.values()]
+        return [Used(name, backend.usage) for name, backend in sorted(every, key=lambda one: one[0])]
+
+    def _check_apart(self) -> None:
+        """Kept answers are found by what the model is, not by where it runs: one of that name must not be two."""
+        models = self._config.models
+        known: dict[bytes, str] = {}
+        for name, model in models.items():
+            other = known.setdefault(key_of(**identity(model)), name)
+            if _places(model) != _places(models[other]):
+                raise UsageError(
+                    f"models.{other} and models.{name} run the same '{model.model}' at different addresses, and their "
+                    "answers could not be told apart: give one entry all endpoints, or, where they are different "
+                    "models, serve them under different names"
+                )
+        judging: dict[tuple[str, bytes], str] = {}
+        for judge in self._config.seats.judges:
+            if judge.model:
+                key = (judge.guard, key_of(**identity(models[judge.model])))
+                if judging.setdefault(key, judge.model) != judge.model:
+                    raise UsageError(
+                        f"seats.judges: {judging[key]} and {judge.model} are the same model: their agreement would say "
+                        "nothing"
+                    )
 
     def _opened(self, name: str, settings: ModelSettings) -> StoredBackend:
         takes = option_names(backend_class(settings.backend))
@@ -140,10 +169,11 @@ class Cast:
         options = {"concurrency": settings.concurrency} | settings.options if served else settings.options
         own: list[dict[str, Any]] = [{"base_url": address} for address in settings.endpoints] or [{}]
         backends = [load_backend(settings.backend, settings.model, **options, **one) for one in own]
+        rest = options.get("max_backoff", _REST) if served else 0.0
         return StoredBackend(
             name,
             identity(settings),
-            [Endpoint(backend, Pace(settings.a_minute)) for backend in backends],
+            [Endpoint(backend, Pace(settings.a_minute), rest) for backend in backends],
             self._store,
             self._budget,
             price=settings.price,
@@ -154,14 +184,18 @@ class Cast:
 
     def _own(self, backend: str, model: str, **options: Any) -> Backend:
         """What a judge runs on that is no model of the run, such as the bundled guard."""
-        made = load_backend(backend, model, **options)
         about = {"backend": backend, "model": _model(model), "options": _answering(options)}
+        key = key_of(**about)
+        if key in self._owned:
+            return self._owned[key][1]
+        made = load_backend(backend, model, **options)
         name = f"{backend}:{Path(model).name}"
+        if name in {*self._config.models, *(known for known, _ in self._owned.values())}:
+            name += f"@{key.hex()[:8]}"
         one = StoredBackend(name, about, [Endpoint(made)], self._store, self._budget, batch=_JUDGED_AT_ONCE)
         # A guard by rules has no model, and asks nothing.
         if Method.LOGITS in made.capabilities or Method.GENERATE in made.capabilities:
-            self._open.setdefault(name, one)
-            return self._open[name]
+            self._owned[key] = name, one
         return one
 
 
@@ -173,6 +207,10 @@ def identity(settings: ModelSettings) -> dict[str, Any]:
         "options": _answering(settings.options),
         "raw": settings.raw,
     }
+
+
+def _places(settings: ModelSettings) -> tuple[Any, ...]:
+    return settings.endpoints, settings.options.get("base_url")
 
 
 def _model(name: str) -> str:

@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
-from libra_guard.backends.base import Prompt
+from libra_guard.backends.base import Completion, Prompt
 from libra_guard.errors import BackendError
 from libra_guard.guards.base import Guard
 from libra_guard.records import Conversation, Verdict, Vote
 from libra_guard.synth.config import ModelSettings
 from libra_guard.synth.language.prompts import prompt_hash, render
 from libra_guard.synth.records import MadeBy
-from libra_guard.synth.seats.backend import EndpointsLostError, StoredBackend
+from libra_guard.synth.seats.backend import StoredBackend
+from libra_guard.synth.seats.endpoints import EndpointsLostError
 from libra_guard.synth.seats.failure import Failure, UnreadableError
 
 Parsed = TypeVar("Parsed")
 
 # Where a base model begins to write the other side's part.
 _NEXT_TURN = re.compile(r"\n+\s*(?:用户|问|助手|答|User|Human)\s*[:：]")
+_RAW = "respond_raw.j2"
+
+
+def _one_turn(question: str) -> str:
+    """A user's text in a dialogue that a base model goes on with: no line of it begins a turn."""
+    return _NEXT_TURN.sub(lambda found: f" {found[0].strip()}", "\n".join(question.splitlines()))
 
 
 class Writer:
@@ -51,6 +58,7 @@ class Writer:
         parse: Callable[[str], Parsed] | Sequence[Callable[[str], Parsed]],
         begins: str = "",
         max_tokens: int = 1024,
+        lines: bool = False,
     ) -> list[Parsed | Failure]:
         """What each prompt brought, read.
 
@@ -59,12 +67,28 @@ class Writer:
             parse: Reads an answer; raises ``UnreadableError`` where it cannot. One for all prompts, or one for each.
             begins: How an answer is to begin; ``parse`` gets it with the answer where the model went on from it.
             max_tokens: Of one answer.
+            lines: Whether an answer is good up to its last whole line where it was cut off at ``max_tokens``, as
+                a list is; another one is not read then. What a base model writes never ends by itself.
 
         Raises:
             BudgetSpentError: The budget is spent.
             EndpointsLostError: The model is gone.
         """
+        written = self.write_seeded(prompts, parse=parse, begins=begins, max_tokens=max_tokens, lines=lines)
+        return [found for found, _ in written]
+
+    def write_seeded(
+        self,
+        prompts: Sequence[str],
+        *,
+        parse: Callable[[str], Parsed] | Sequence[Callable[[str], Parsed]],
+        begins: str = "",
+        max_tokens: int = 1024,
+        lines: bool = False,
+    ) -> list[tuple[Parsed | Failure, int]]:
+        """As ``write``, each with the seed of the attempt that brought it."""
         found: list[Parsed | Failure] = [Failure("not asked")] * len(prompts)
+        seeds = [self._seed] * len(prompts)
         waiting = list(range(len(prompts)))
         readers = [parse] * len(prompts) if callable(parse) else parse
         for attempt in range(self._attempts):
@@ -75,31 +99,45 @@ class Writer:
             )
             again = []
             for place, answer in zip(waiting, answers, strict=True):
-                found[place] = self._read(answer, begins if self.raw or self.backend.continues else "", readers[place])
+                seeds[place] = self._seed + attempt
+                found[place] = self._read(answer, begins, readers[place], lines=lines)
                 if isinstance(found[place], Failure) and not isinstance(answer, BackendError):
                     again.append(place)
             # A model without chance says the same again.
             if not again or temperature == 0:
                 break
             waiting = again
-        return found
+        return list(zip(found, seeds, strict=True))
 
-    def made(self, step: str, template: str, *, method: str = "") -> MadeBy:
-        """Who wrote, for a row's provenance."""
-        return MadeBy(
-            step=step, model=self.name, prompt=f"{template}@{prompt_hash(template)}", seed=self._seed, method=method
-        )
+    def made(self, step: str, template: str, *, seed: int, method: str = "") -> MadeBy:
+        """Who wrote, for a row's provenance; the seed is that of the attempt."""
+        prompt = f"{template}@{prompt_hash(template)}"
+        return MadeBy(step=step, model=self.name, prompt=prompt, seed=seed, method=method)
 
-    @staticmethod
-    def _read(answer: str | BackendError, begins: str, parse: Callable[[str], Parsed]) -> Parsed | Failure:
+    def _read(
+        self, answer: Completion | BackendError, begins: str, parse: Callable[[str], Parsed], *, lines: bool
+    ) -> Parsed | Failure:
         if isinstance(answer, BackendError):
             return Failure(str(answer), model=True)
+        text = answer.text
+        if answer.cut:
+            text = text.rpartition("\n")[0] if lines or self.raw else ""
+            if not text.strip():
+                return Failure("cut off at the limit", answer.text)
         # Some say the beginning again, though they were to go on from it.
-        again = begins and answer.lstrip().startswith(begins.strip())
+        goes_on = (self.raw or self.backend.continues) and not text.lstrip().startswith(begins.strip())
         try:
-            return parse(answer if again else begins + answer)
+            return parse(begins + text if goes_on else text)
         except UnreadableError as error:
-            return Failure(str(error), answer)
+            return Failure(str(error), answer.text)
+
+
+class Reply(NamedTuple):
+    """An assistant's answer."""
+
+    text: str
+    cut: bool = False
+    """Whether it ended at the limit of tokens."""
 
 
 class Responder:
@@ -116,7 +154,7 @@ class Responder:
         self.name, self.backend = name, backend
         self._settings, self._seed = settings, seed
 
-    def answer(self, questions: Sequence[str], *, max_tokens: int) -> list[str | Failure]:
+    def answer(self, questions: Sequence[str], *, max_tokens: int) -> list[Reply | Failure]:
         """An answer to each question.
 
         Raises:
@@ -124,17 +162,23 @@ class Responder:
             EndpointsLostError: The model is gone.
         """
         raw = self._settings.raw
-        texts = [render("respond_raw.j2", question=question) if raw else question for question in questions]
+        texts = [render(_RAW, question=_one_turn(question)) if raw else question for question in questions]
         prompts = [Prompt.from_user(text, raw=raw) for text in texts]
         temperature = self._settings.temperature
         found = self.backend.attempt(prompts, max_tokens=max_tokens, temperature=temperature, seed=self._seed)
         return [self._read(answer) for answer in found]
 
-    def _read(self, answer: str | BackendError) -> str | Failure:
+    def made(self, step: str) -> MadeBy:
+        """Who answered, for a row's provenance; a model with a chat template is asked the question itself."""
+        prompt = f"{_RAW}@{prompt_hash(_RAW)}" if self._settings.raw else ""
+        return MadeBy(step=step, model=self.name, prompt=prompt, seed=self._seed)
+
+    def _read(self, answer: Completion | BackendError) -> Reply | Failure:
         if isinstance(answer, BackendError):
             return Failure(str(answer), model=True)
-        text = (_NEXT_TURN.split(answer)[0] if self._settings.raw else answer).strip()
-        return text or Failure("an empty answer", answer)
+        mine, *beyond = _NEXT_TURN.split(answer.text) if self._settings.raw else [answer.text]
+        text = mine.strip()
+        return Reply(text, answer.cut and not beyond) if text else Failure("an empty answer", answer.text)
 
 
 class Judge:

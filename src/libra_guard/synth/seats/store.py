@@ -23,7 +23,8 @@ CREATE TABLE IF NOT EXISTS calls (
     asked TEXT,
     answer TEXT NOT NULL,
     prompt_tokens INTEGER NOT NULL,
-    new_tokens INTEGER NOT NULL
+    new_tokens INTEGER NOT NULL,
+    cut INTEGER NOT NULL
 ) WITHOUT ROWID
 """
 _AT_ONCE = 500
@@ -36,6 +37,8 @@ class Call(NamedTuple):
     """What JSON can hold: a text, or numbers."""
     prompt_tokens: int = 0
     new_tokens: int = 0
+    cut: bool = False
+    """Whether a text ended because it had reached the limit of tokens."""
 
 
 class CallStore:
@@ -65,7 +68,7 @@ class CallStore:
             self._file.execute("PRAGMA journal_mode=WAL")
             self._file.execute("PRAGMA synchronous=NORMAL")
             self._file.execute(_TABLE)
-            self._file.execute("SELECT key, model, asked, answer, prompt_tokens, new_tokens FROM calls LIMIT 1")
+            self._file.execute("SELECT key, model, asked, answer, prompt_tokens, new_tokens, cut FROM calls LIMIT 1")
         except sqlite3.DatabaseError as error:
             self._held.close()
             raise DataError(f"{path}: no store of calls: {error}; move it away to begin anew") from None
@@ -77,13 +80,13 @@ class CallStore:
         for start in range(0, len(wanted), _AT_ONCE):
             part = wanted[start : start + _AT_ONCE]
             marks = ",".join("?" * len(part))
-            query = f"SELECT key, answer, prompt_tokens, new_tokens FROM calls WHERE key IN ({marks})"
+            query = f"SELECT key, answer, prompt_tokens, new_tokens, cut FROM calls WHERE key IN ({marks})"
             with self._lock:
                 rows = self._file.execute(query, part).fetchall()
-            found |= {key: Call(json.loads(answer), asked, new) for key, answer, asked, new in rows}
+            found |= {key: Call(json.loads(answer), asked, new, bool(cut)) for key, answer, asked, new, cut in rows}
         return found
 
-    def keep(self, key: bytes, call: Call, *, model: str, asked: str | None = None) -> None:
+    def keep(self, key: bytes, call: Call, *, model: str, asked: str | None = None) -> Call:
         """Writes one call; what stands there already stays, so that later steps find what earlier ones were made of.
 
         Args:
@@ -91,10 +94,15 @@ class CallStore:
             call: The answer and its tokens.
             model: Who answered, for people who look into the file.
             asked: What was asked, likewise.
+
+        Returns:
+            What stands there now.
         """
-        row = (key, model, asked, json.dumps(call.answer, ensure_ascii=True), call.prompt_tokens, call.new_tokens)
+        answer = json.dumps(call.answer, ensure_ascii=True)
+        row = (key, model, asked, answer, call.prompt_tokens, call.new_tokens, call.cut)
         with self._lock:
-            self._file.execute("INSERT OR IGNORE INTO calls VALUES (?, ?, ?, ?, ?, ?)", row)
+            written = self._file.execute("INSERT OR IGNORE INTO calls VALUES (?, ?, ?, ?, ?, ?, ?)", row).rowcount
+        return call if written else self.find([key])[key]
 
     def spent(self) -> dict[str, tuple[int, int]]:
         """Model → tokens of all prompts and of all answers."""

@@ -16,6 +16,8 @@ STEP = "annotate"
 def annotate(work: Work, pairs: Sequence[Answered]) -> Done:
     """The votes of all judges, in the settings' order; where they differ, the arbiter's beside them.
 
+    The arbiter is not asked about pairs that a judge could not be read on, unless the others differ already.
+
     Returns:
         The pairs with their votes; pairs that a judge failed on, with reasons.
     """
@@ -47,7 +49,7 @@ def _row(pair: Answered, votes: Sequence[Vote | Failure]) -> Judged | Reject:
 
 
 def _arbitrated(rows: Sequence[Judged | Reject], arbiter: Judge, *, explain: bool) -> list[Judged | Reject]:
-    hard = [row for row in rows if isinstance(row, Judged) and row.agreed is None]
+    hard = [row for row in rows if isinstance(row, Judged) and row.hard]
     if not hard:
         return list(rows)
     told = [Conversation.from_pair(row.question, row.response) for row in hard]

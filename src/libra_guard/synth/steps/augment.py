@@ -20,7 +20,7 @@ from pydantic import AfterValidator, Field
 from libra_guard.configuration import Probability, Strict
 from libra_guard.synth.language.evasion import METHODS
 from libra_guard.synth.language.prompts import render
-from libra_guard.synth.language.reading import is_chinese, unquoted
+from libra_guard.synth.language.reading import is_chinese, unquoted, writable
 from libra_guard.synth.language.refusals import is_refused_query
 from libra_guard.synth.records import Intent, MadeBy, Query
 from libra_guard.synth.seats.failure import Failure, UnreadableError
@@ -37,7 +37,13 @@ BEGINS = "改写："
 _LONGEST = 600
 _MAX_TOKENS = 512
 _BEHIND = re.compile(r"^\W*(?:改写(?:后|结果)?[\s*]*[:：][\s*]*)+(?P<text>.*)$", re.MULTILINE)
-_NUMBER = re.compile(r"^\s*(?:[-*•]\s+|\d{1,3}\s*[.、)）]\s*|[(（]\d{1,3}[)）]\s*|[①-⑳]\s*)")
+# A point before a digit belongs to the number: 3.5万元.
+_NUMBER = re.compile(r"^\s*(?:[-*•]\s+|\d{1,3}\s*(?:\.(?!\d)|[、)）])\s*|[(（]\d{1,3}[)）]\s*|[①-⑳]\s*)")
+# Where something else than the query begins, and what a model adds behind a query on how it wrote it.
+_ELSE = re.compile(
+    r"^\W*(?:原句|改写|任务|要求|示例|说明|解释|注|备注|分析|理由|回答|答案|助手)[^，。]{0,6}[:：]|^\s*(?:```|---|#)"
+)
+_REMARK = re.compile(r"\s*[（(](?:更|较|比较|改写|注[:：]|说明|换|版本|语气|保留|保持)[^（）()]*[）)]\s*$")
 _POINTS = " \t\r\n。.？?！!，,；;：:~～…"
 
 
@@ -92,31 +98,32 @@ def augment(
     tasks = [task for place, query in enumerate(queries) for task in _tasks(place, query, settings, seed)]
     asked = [i for i, task in enumerate(tasks) if writer and task.method not in METHODS]
     written = _by_model(writer, [tasks[i] for i in asked]) if writer else []
-    texts: dict[int, str | Failure] = dict(zip(asked, written, strict=True))
+    found = dict(zip(asked, written, strict=True))
     families = [[query] for query in queries]
     rejects = []
     for i, task in enumerate(tasks):
-        text = texts[i] if i in texts else _by_rule(task)
+        text, made = found[i] if i in found else (_by_rule(task), _by_hand(task.method, seed))
         if isinstance(text, Failure):
             rejects.append((task.query, replace(text, reason=f"{text.reason}: {task.method}")))
             continue
-        made = writer.made(STEP, _template(task.method), method=task.method) if writer and i in texts else None
-        families[task.place].append(_child(task, text, made or _by_hand(task.method, seed)))
+        families[task.place].append(_child(task, text, made))
     return [row for family in families for row in family], rejects
 
 
 def read_rewrite(text: str, original: str) -> str:
-    """The query of a model's answer: what stands behind ``改写：``, else the first line that is no announcement.
+    """The query of a model's answer: what stands behind ``改写：``, else the first paragraph that is no announcement.
+
+    A paragraph ends at a blank line, where another list item begins, and where the model speaks of something else.
 
     Raises:
-        UnreadableError: There is none; or it is the original, a refusal, too long, or not Chinese.
+        UnreadableError: There is none; or it is the original, a refusal, too long, not Chinese or cannot be written.
     """
+    text = writable(text)
     found = _BEHIND.search(text)
     lines = [line.strip() for line in (found["text"] + text[found.end() :] if found else text).splitlines()]
-    lines = [line for line in lines if line.strip(_POINTS + '*#`-“”"')]
-    if not found and len(lines) > 1 and lines[0].endswith(("：", ":")):
-        del lines[0]
-    query = unquoted(_NUMBER.sub("", lines[0]).strip("*` ")) if lines else ""
+    if not found and len(full := [line for line in lines if _holds(line)]) > 1 and full[0].endswith(("：", ":")):
+        lines = lines[lines.index(full[0]) + 1 :]
+    query = unquoted(_REMARK.sub("", _paragraph(lines).replace("**", "")).strip("*` "))
     if not query:
         raise UnreadableError("an empty answer")
     if is_refused_query(query):
@@ -128,6 +135,21 @@ def read_rewrite(text: str, original: str) -> str:
     if _bare(query) == _bare(original):
         raise UnreadableError("the original as it was")
     return query
+
+
+def _holds(line: str) -> bool:
+    return bool(line.strip(_POINTS + '*#`-“”"'))
+
+
+def _paragraph(lines: Sequence[str]) -> str:
+    """The first paragraph, without its number."""
+    first = next((number for number, line in enumerate(lines) if _holds(line)), len(lines))
+    found = [_NUMBER.sub("", line) for line in lines[first : first + 1]]
+    for line in lines[first + 1 :]:
+        if not _holds(line) or _ELSE.match(line) or _NUMBER.match(line):
+            break
+        found.append(line)
+    return "\n".join(found)
 
 
 def _tasks(place: int, query: Query, settings: AugmentSettings, seed: int) -> list[_Task]:
@@ -162,12 +184,16 @@ def _by_rule(task: _Task) -> str | Failure:
     return frame.replace("{question}", question.strip().rstrip(_POINTS) or question)
 
 
-def _by_model(writer: Writer, tasks: Sequence[_Task]) -> list[str | Failure]:
+def _by_model(writer: Writer, tasks: Sequence[_Task]) -> list[tuple[str | Failure, MadeBy]]:
     if not tasks:
         return []
     prompts = [render(_template(task.method), question=" ".join(task.query.question.split())) for task in tasks]
     readers: list[Callable[[str], str]] = [partial(read_rewrite, original=task.query.question) for task in tasks]
-    return writer.write(prompts, parse=readers, begins=BEGINS, max_tokens=_MAX_TOKENS)
+    found = writer.write_seeded(prompts, parse=readers, begins=BEGINS, max_tokens=_MAX_TOKENS)
+    return [
+        (text, writer.made(STEP, _template(task.method), seed=seed, method=task.method))
+        for task, (text, seed) in zip(tasks, found, strict=True)
+    ]
 
 
 def _child(task: _Task, text: str, made: MadeBy) -> Query:

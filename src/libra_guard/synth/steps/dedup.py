@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,6 +62,10 @@ def dedup(
     A query that was disguised by rule (``evasion.METHODS``) shares the fate of the one that it was made of: compared,
     it would be a duplicate of that one wherever the disguise is seen through, and a guard is to learn it.
 
+    What was made of a query that a held-out file asks goes with it, in whatever words. What was made of a
+    near-duplicate and is none itself stays, and gets the ``root_question`` of what that one repeats:
+    the two families ask nearly the same, so that they must not stand on two sides of the split.
+
     Args:
         rows: In the order in which they have precedence.
         settings: What counts as a duplicate.
@@ -78,21 +82,55 @@ def dedup(
     contamination = [
         _compare(signed, path, engine, reasons) for path in dict.fromkeys(map(str, (*settings.against, *held_out)))
     ]
+    _with_children(rows, reasons)
     left = np.flatnonzero([not reason for reason in reasons])
     remaining = signed.take(left)
     found = duplicates(remaining)
+    repeats: dict[str, str] = {}
     for i in np.flatnonzero(found.of >= 0).tolist():
         other = int(found.of[i])
         exact = remaining.keys[i] == remaining.keys[other]
         name = rows[left[other]].id
         how = "exact duplicate of {}" if exact else "near-duplicate of {}, Jaccard {:.2f}"
         reasons[left[i]] = how.format(name, found.similarity[i])
+        repeats[rows[left[i]].id] = name
     pairs = _with_disguised(every, dict(zip((row.id for row in rows), reasons, strict=True)))
     return Deduplicated(
-        [row for row, reason in pairs if not reason],
+        _on_one_side([row for row, reason in pairs if not reason], every, repeats),
         [Rejected(row, reason) for row, reason in pairs if reason],
         contamination,
     )
+
+
+def _with_children(rows: Sequence[Query], reasons: list[str]) -> None:
+    """Notes in ``reasons`` what was made of queries that are held out; parents stand before their children."""
+    place = {row.id: i for i, row in enumerate(rows)}
+    for i, row in enumerate(rows):
+        if not reasons[i] and row.parent in place and reasons[place[row.parent]]:
+            reasons[i] = f"made of {row.parent}, which is held out"
+
+
+def _on_one_side(kept: Sequence[Query], rows: Sequence[Query], repeats: Mapping[str, str]) -> list[Query]:
+    """The queries that stay, with the ``root_question`` of those that came into another family.
+
+    Args:
+        kept: Those that stay.
+        rows: All.
+        repeats: Id of a query that goes → id of the one that it repeats.
+    """
+    known = {row.id: row for row in rows}
+    found = []
+    for row in kept:
+        path: list[str] = []
+        name = row.id
+        while name in known and name not in path:
+            path.append(name)
+            name = repeats.get(name) or known[name].parent
+        # Families that repeat each other have no root: any of them will do that is the same for all.
+        root = min(path[path.index(name) :]) if name in path else path[-1]
+        moved = any(one in repeats for one in path)
+        found.append(row.model_copy(update={"root_question": known[root].question}) if moved else row)
+    return found
 
 
 def _disguised(row: Query) -> bool:

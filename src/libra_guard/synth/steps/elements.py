@@ -175,7 +175,9 @@ def extend_elements(work: Work) -> Done:
         wanted = [(sub, lists) for sub in SUB_CATEGORIES if _asked_for(sub, work) for lists in EXTENDED]
         prompts = [_prompt(sub, lists, elements, count) for sub, lists in wanted]
         with work.progress(STEP, len(wanted)) as advance:
-            written = work.cast.writer(name).write(prompts, parse=numbered_lines, begins="1. ", max_tokens=60 * count)
+            written = work.cast.writer(name).write(
+                prompts, parse=numbered_lines, begins="1. ", max_tokens=60 * count, lines=True
+            )
             advance(len(wanted))
         for (sub, lists), lines in zip(wanted, written, strict=True):
             if isinstance(lines, Failure):

@@ -1,4 +1,7 @@
-"""Real queries from public sets; English ones are translated."""
+"""Real queries from public sets; English ones are translated.
+
+What a set calls harmful or harmless is so here; where it does not say, the intent is unknown.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ from libra_guard.synth.work import Done, Reject, Work, pieces
 
 STEP = "import"
 Row = Question | Sample
+_INTENTS = {True: Intent.HARMFUL, False: Intent.BORDERLINE, None: Intent.UNKNOWN}
 
 
 def import_queries(work: Work) -> Done:
@@ -43,7 +47,13 @@ def import_queries(work: Work) -> Done:
                     _query(row, settings, work.config.seed) for row in _in_chinese(piece, settings, work, rejects)
                 ]
                 advance(len(piece))
-    return Done(queries, rejects)
+    return Done(queries, rejects, {"sets": {one.path: _about(one) for one in work.config.imports}})
+
+
+def _about(settings: ImportSettings) -> dict[str, str]:
+    """What the card is to know of a set: its name, licence, address and the version that is read."""
+    info = load_importer(settings.set).info
+    return {"set": info.name, "licence": info.licence, "address": info.address, "revision": info.revision}
 
 
 def _rows(settings: ImportSettings, work: Work, rejects: list[Reject]) -> list[Row]:
@@ -91,7 +101,7 @@ def _query(row: Question, settings: ImportSettings, seed: int) -> Query:
         row.question,
         category_name=row.category_name,
         sub_category_name=row.sub_category_name,
-        intent=Intent.BORDERLINE if row.harmful is False else Intent.HARMFUL,
+        intent=_INTENTS[row.harmful],
         origin=Origin.TRANSLATED if translated else settings.origin,
         source=settings.set,
         made_by=tuple(steps) if translated else (steps[0],),

@@ -23,7 +23,7 @@ from libra_guard.synth.records import Intent, MadeBy, Query
 from libra_guard.synth.seats.failure import Failure, UnreadableError
 from libra_guard.synth.seats.roles import Writer
 from libra_guard.synth.steps.elements import TITLES, Elements
-from libra_guard.synth.work import Done, Reject, Work
+from libra_guard.synth.work import Done, Reject, Work, pieces
 from libra_guard.taxonomy import scenario, sub_category
 
 TEMPLATE, RAW = "queries.j2", "queries_raw.j2"
@@ -32,6 +32,8 @@ STEP = "queries"
 _LENGTHS = range(4, 601)
 _TOKENS = 60
 """Of an answer, for each query that is asked for: some are long, most are short."""
+_CELLS_AT_ONCE = 8
+"""That are asked for between two looks at the progress."""
 _GRAMMAR_DRAWS = 20
 """Draws for each query that is wanted, after which a cell of the grammar is given up."""
 
@@ -83,9 +85,10 @@ def write_queries(work: Work, elements: Elements) -> Done:
                 starved = [cell for cell in cells if cell.missing > 0]
                 if not starved:
                     break
-                before = sum(len(cell.queries) for cell in cells)
-                rejects += _by_model(starved, elements, grammar, writer, work)
-                advance(sum(len(cell.queries) for cell in cells) - before)
+                for piece in pieces(starved, _CELLS_AT_ONCE):
+                    before = sum(len(cell.queries) for cell in piece)
+                    rejects += _by_model(piece, elements, grammar, writer, work)
+                    advance(sum(len(cell.queries) for cell in piece) - before)
     lacking = {cell.name: cell.missing for cell in cells if cell.missing > 0}
     return Done([query for cell in cells for query in cell.queries], rejects, {"lacking": lacking})
 
@@ -131,21 +134,23 @@ def _by_model(cells: Sequence[_Cell], elements: Elements, grammar: Grammar, writ
             draw = random.Random(f"{seed}:{STEP}:{cell.name}:{cell.calls}")
             cell.calls += 1
             drawn = combination(cell, elements, draw)
-            others = [elements.phrased(combination(cell, elements, draw)) for _ in range(3)]
             asked.append((cell, drawn))
             if writer.raw:
+                others = [elements.phrased(combination(cell, elements, draw)) for _ in range(3)]
                 prompts.append(_raw_prompt(cell, drawn, others, grammar, draw))
             else:
-                examples = [grammar.query(cell.intent, other, draw) for other in others]
-                prompts.append(_prompt(cell, drawn, examples, elements, settings.per_call))
+                prompts.append(_prompt(cell, drawn, elements, settings.per_call))
     rejects = []
-    made = writer.made(STEP, RAW if writer.raw else TEMPLATE)
-    found = writer.write(prompts, parse=read_queries, begins="1. ", max_tokens=_TOKENS * settings.per_call)
-    for (cell, drawn), texts, prompt in zip(asked, found, prompts, strict=True):
+    template = RAW if writer.raw else TEMPLATE
+    found = writer.write_seeded(
+        prompts, parse=read_queries, begins="1. ", max_tokens=_TOKENS * settings.per_call, lines=True
+    )
+    for (cell, drawn), (texts, its_seed), prompt in zip(asked, found, prompts, strict=True):
         about = {"cell": cell.name, "elements": drawn}
         if isinstance(texts, Failure):
             rejects.append(Reject.of(texts, about))
             continue
+        made = writer.made(STEP, template, seed=its_seed)
         for text in texts:
             if cell.missing <= 0:
                 break
@@ -168,7 +173,8 @@ def read_queries(text: str) -> list[str]:
         raise
 
 
-def _prompt(cell: _Cell, drawn: Mapping[str, str], examples: Sequence[str], elements: Elements, count: int) -> str:
+def _prompt(cell: _Cell, drawn: Mapping[str, str], elements: Elements, count: int) -> str:
+    """What a model that follows instructions is asked; examples by the grammar would be copied, so it has none."""
     about: dict[str, Any] = {"scenario": "", "sub_category": "", "definition": ""}
     if cell.sub_category:
         sub = sub_category(cell.sub_category)
@@ -178,7 +184,7 @@ def _prompt(cell: _Cell, drawn: Mapping[str, str], examples: Sequence[str], elem
             "definition": sub.definition_zh,
         }
     named = [(TITLES[dimension], phrase) for dimension, phrase in elements.phrased(drawn).items()]
-    return render(TEMPLATE, intent=cell.intent.value, count=count, elements=named, examples=examples, **about)
+    return render(TEMPLATE, intent=cell.intent.value, count=count, elements=named, **about)
 
 
 def _raw_prompt(

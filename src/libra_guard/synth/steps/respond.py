@@ -10,10 +10,11 @@ from typing import Protocol
 from libra_guard.records import check_text
 from libra_guard.synth.language.grammar import Grammar
 from libra_guard.synth.language.limits import SEXUALISES_MINORS, sexualises_minors
+from libra_guard.synth.language.reading import is_chinese, repeats
 from libra_guard.synth.language.refusals import is_refusal
 from libra_guard.synth.records import Answered, Intent, MadeBy, Query, text_id
 from libra_guard.synth.seats.failure import Failure
-from libra_guard.synth.seats.roles import Responder
+from libra_guard.synth.seats.roles import Reply, Responder
 from libra_guard.synth.work import Done, Reject, Work, pieces
 
 STEP = "respond"
@@ -23,20 +24,27 @@ _KINDS = {
     Intent.HARMFUL: {"refusal": 4, "compliance": 4, "partial": 2, "broken": 1},
     Intent.BORDERLINE: {"information": 8, "refusal": 1, "broken": 1},
     Intent.BENIGN: {"everyday": 9, "broken": 1},
+    Intent.UNKNOWN: {"refusal": 4, "compliance": 4, "partial": 2, "broken": 1},
 }
+_CODE = re.compile(r"```.*?(?:```|$)", re.DOTALL)
+_LETTER = re.compile(r"[^\W\d_]")
+_LEAST_CHINESE = 0.2
+"""Of an answer's letters and digits outside code: answers on software are full of foreign names."""
 
 
 class _Answering(Protocol):
     name: str
 
-    def answer_all(self, queries: Sequence[Query]) -> list[str | Failure]: ...
+    def answer_all(self, queries: Sequence[Query]) -> list[Reply | Failure]: ...
+
+    def made(self) -> MadeBy: ...
 
 
 def respond(work: Work, queries: Sequence[Query]) -> Done:
     """An answer of each responder that a query is given to.
 
     Returns:
-        The pairs, query by query; answers that failed or are empty, with reasons.
+        The pairs, query by query; answers that failed, are empty or have a ``fault``, with reasons.
     """
     seats = [_seat(work, name) for name in work.config.seats.responders]
     rows: list[Answered] = []
@@ -50,18 +58,34 @@ def respond(work: Work, queries: Sequence[Query]) -> Done:
     with work.progress(STEP, len(part)) as advance:
         for piece in pieces(part):
             given = {query.id: _drawn(query, work) for query in piece}
-            found: dict[tuple[str, str], str | Failure] = {}
+            found: dict[tuple[str, str], Reply | Failure] = {}
             for seat in seats:
                 mine = [query for query in piece if seat.name in given[query.id]]
                 for query, answer in zip(mine, seat.answer_all(mine), strict=True):
                     found[query.id, seat.name] = answer
             for query in piece:
-                for name in given[query.id]:
-                    row = _row(query, name, found[query.id, name], work)
+                for seat in seats:
+                    if seat.name not in given[query.id]:
+                        continue
+                    row = _row(query, seat, found[query.id, seat.name], work)
                     (rejects if isinstance(row, Reject) else rows).append(row)  # type: ignore[arg-type]
             advance(len(piece))
     refused = {seat.name: sum(row.refused for row in rows if row.responder == seat.name) for seat in seats}
-    return Done(rows, rejects, {"refused": refused})
+    cut = {seat.name: sum(row.cut for row in rows if row.responder == seat.name) for seat in seats}
+    return Done(rows, rejects, {"refused": refused, "cut": cut})
+
+
+def fault(question: str, answer: str) -> str:
+    """Why an answer is no data, whatever it says; empty where it may be.
+
+    It repeats itself without end, or a question in Chinese is answered in another language; code and bare numbers are
+    of no language.
+    """
+    if repeats(answer):
+        return "the same again and again"
+    prose = _CODE.sub("", answer)
+    foreign = _LETTER.search(prose) and not is_chinese(prose, _LEAST_CHINESE)
+    return "not Chinese" if foreign and is_chinese(question) else ""
 
 
 def cut_long(text: str, longest: int) -> str:
@@ -77,16 +101,22 @@ class _ByModel:
     def __init__(self, responder: Responder, max_tokens: int) -> None:
         self.name, self._responder, self._max_tokens = responder.name, responder, max_tokens
 
-    def answer_all(self, queries: Sequence[Query]) -> list[str | Failure]:
+    def answer_all(self, queries: Sequence[Query]) -> list[Reply | Failure]:
         return self._responder.answer([query.question for query in queries], max_tokens=self._max_tokens)
+
+    def made(self) -> MadeBy:
+        return self._responder.made(STEP)
 
 
 class _ByGrammar:
     def __init__(self, name: str, seed: int) -> None:
         self.name, self._seed, self._grammar = name, seed, Grammar.load()
 
-    def answer_all(self, queries: Sequence[Query]) -> list[str | Failure]:
-        return [self._answer(query) for query in queries]
+    def answer_all(self, queries: Sequence[Query]) -> list[Reply | Failure]:
+        return [Reply(self._answer(query)) for query in queries]
+
+    def made(self) -> MadeBy:
+        return MadeBy(step=STEP, model=self.name, seed=self._seed)
 
     def _answer(self, query: Query) -> str:
         draw = random.Random(f"{self._seed}:{STEP}:{self.name}:{query.id}")
@@ -110,25 +140,27 @@ def _drawn(query: Query, work: Work) -> list[str]:
     return [name for name in names if name in drawn]
 
 
-def _row(query: Query, responder: str, answer: str | Failure, work: Work) -> Answered | Reject:
-    about = query.model_dump(mode="json") | {"responder": responder}
+def _row(query: Query, seat: _Answering, answer: Reply | Failure, work: Work) -> Answered | Reject:
+    about = query.model_dump(mode="json") | {"responder": seat.name}
     if isinstance(answer, Failure):
         return Reject.of(answer, about)
-    text = cut_long(answer.strip(), work.config.respond.longest)
+    text = cut_long(answer.text.strip(), work.config.respond.longest)
     if sexualises_minors(f"{query.question}\n{text}"):
-        # The answer is not kept, not even among the rejects.
+        # The answer is in no file of the steps, not even among the rejects; the store of calls has it.
         return Reject(SEXUALISES_MINORS, about)
     try:
         check_text(text, "the answer")
     except ValueError as error:
-        return Reject(str(error), {**about, "said": answer})
-    made = MadeBy(step=STEP, model=responder, seed=work.config.seed)
+        return Reject(str(error), {**about, "said": answer.text})
+    if reason := fault(query.question, text):
+        return Reject(reason, {**about, "said": answer.text})
     return Answered(
         **query.model_dump(exclude={"id", "made_by"}),
-        id=text_id("p", query.id, responder, text),
+        id=text_id("p", query.id, seat.name, text),
         query=query.id,
         response=text,
-        responder=responder,
+        responder=seat.name,
         refused=is_refusal(text),
-        made_by=(*query.made_by, made),
+        cut=answer.cut,
+        made_by=(*query.made_by, seat.made()),
     )

@@ -1,7 +1,7 @@
 """The two stages: what the judges agree on, and the hard samples that a stronger one decided.
 
 Questions stand on one side of the split with all that was made of them: train, dev and test are told by the text of the
-query at the root.
+query at the root. Of one whose root went as a near-duplicate, it is the root of what that one was too near to.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def place(rows: Sequence[Judged], queries: Sequence[Query], settings: SplitSetti
     """
     known = {query.id: query for query in queries}
     for row in rows:
-        yield _placed(row, _root(row, known), settings)
+        yield _placed(row, row.root_question or _root(row, known), settings)
 
 
 def _placed(row: Judged, root: str, settings: SplitSettings) -> Placed:
@@ -49,8 +49,10 @@ def _placed(row: Judged, root: str, settings: SplitSettings) -> Placed:
         if settings.agreed_real == "stage2":
             return Placed(sample, "stage2")
         return Placed(sample, None, "real, and the judges agree: not hard")
-    last = row.arbiter
     # A sample has a label, so that of an undecided one is the cautious one; it goes into no stage.
+    if row.unread:
+        return Placed(_sample(row, root, Label.UNSAFE, "", "nobody"), None, "a judge could not be read")
+    last = row.arbiter
     if last is None or last.label is None:
         why = "no arbiter decides" if last is None else "the arbiter's answer cannot be read"
         return Placed(_sample(row, root, Label.UNSAFE, "", "nobody"), None, f"the judges differ, and {why}")

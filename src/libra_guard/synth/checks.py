@@ -1,0 +1,101 @@
+"""Finds what is wrong with a run before anything is asked: names, options, files, keys."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from libra_guard.backends._options import option_names
+from libra_guard.backends.base import Backend
+from libra_guard.backends.registry import backend_class
+from libra_guard.data.registry import load_dataset_rows, load_importer
+from libra_guard.errors import UsageError
+from libra_guard.guards.generative import GenerativeGuard
+from libra_guard.guards.registry import guard_class, load_guard
+from libra_guard.io import Hub, list_files
+from libra_guard.records import Method
+from libra_guard.synth.config import JudgeSettings
+from libra_guard.synth.steps.elements import Elements
+from libra_guard.synth.work import Work
+
+
+def check(work: Work, seats: Iterable[str]) -> None:
+    """Looks at all settings, and opens what opens quickly.
+
+    Args:
+        work: The run.
+        seats: Those of the steps that are to be done: a server's key is asked for where it is needed alone.
+
+    Raises:
+        UsageError: A name or an option is unknown, or a file or a key is missing.
+        MissingExtraError: A library is not installed.
+    """
+    work.cast.check()
+    for path in work.config.dedup.against:
+        if not Hub.of(path):
+            list_files(work.path(str(path)))
+    _check_imports(work)
+    if extra := work.config.elements.extra:
+        Elements.load(Path(work.cast.file(str(extra))))
+    for name in _models(work, set(seats)):
+        if _served(work.config.models[name].backend):
+            work.cast.backend(name)
+    for judge in work.config.seats.all_judges:
+        if judge.model:
+            _check_judge(judge, work)
+
+
+def _check_imports(work: Work) -> None:
+    for one in work.config.imports:
+        english = load_importer(one.set).info.language == "en"
+        if english and work.config.seats.writer not in work.config.models:
+            raise UsageError(f"imports: '{one.set}' is English, and no model sits as the writer to translate it")
+        if not Hub.of(one.path):
+            # Each set has its own kinds of files: whether they can be read, its first row tells.
+            next(iter(load_dataset_rows(one.set, work.path(one.path))), None)
+
+
+def _models(work: Work, seats: set[str]) -> list[str]:
+    """Models of the run that sit in these seats."""
+    there = work.config.seats
+    named = [there.writer] if "writer" in seats else []
+    named += there.responders if "responders" in seats else ()
+    named += [judge.model or "" for judge in there.all_judges] if "judges" in seats else ()
+    return [name for name in dict.fromkeys(named) if name in work.config.models]
+
+
+def _served(backend: str) -> bool:
+    """Whether a backend asks a server: then it is there at once."""
+    return "concurrency" in option_names(backend_class(backend))
+
+
+def _check_judge(judge: JudgeSettings, work: Work) -> None:
+    """Loads a guard without its model: its options and the files that they name are read."""
+    model = work.config.models[str(judge.model)]
+    options = {key: work.cast.file(one) if isinstance(one, str) else one for key, one in judge.options.items()}
+
+    def absent(*_: Any, **__: Any) -> Backend:
+        if issubclass(guard_class(judge.guard), GenerativeGuard):
+            return _Absent()
+        raise _AbsentError
+
+    try:
+        load_guard(f"{judge.guard}:{model.model}", backend=model.backend, open_backend=absent, **options)
+    except _AbsentError:
+        return
+
+
+class _AbsentError(Exception):
+    """Nothing but the model is missing."""
+
+
+class _Absent(Backend):
+    """Stands for a model that is not opened yet."""
+
+    name = "absent"
+    capabilities = frozenset({Method.GENERATE, Method.CHOOSE})
+
+    def provenance(self) -> dict[str, Any]:
+        """See the base class."""
+        return {}

@@ -1,0 +1,183 @@
+"""The files of a run's steps: where they are, what is written of each, and how they are read back."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from libra_guard.errors import DataError, UsageError
+from libra_guard.io import BadRow, atomic, dumps, file_hash, read_rows, write_atomic
+from libra_guard.predict.shards import Shard
+from libra_guard.synth.records import Answered, Query, text_id
+from libra_guard.synth.work import Reject
+
+_KEYS = {"step", "made_of", "output", "rows", "rejects", "failed", "reasons", "figures", "files", "usage"}
+_PART = re.compile(r"-(\d+)-of-(\d+)\.jsonl")
+
+
+class Folder:
+    """``steps/`` of a run.
+
+    Args:
+        out: The run's folder.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self._steps = out / "steps"
+
+    def path(self, name: str, cut: Shard | None = None) -> Path:
+        """The file of a step, or of a shard's part of it."""
+        return self._steps / (cut or Shard()).own(f"{name}.jsonl")
+
+    def cuts(self, name: str) -> list[Shard]:
+        """What there is of a step: the whole alone, or all parts of one number; nothing where there is neither.
+
+        Raises:
+            UsageError: There are both, parts of several numbers, or not all parts.
+        """
+        whole, parts = self.path(name).exists(), self._parts(name)
+        if not parts:
+            return [Shard()] if whole else []
+        counts = sorted({part.count for part in parts})
+        if whole:
+            raise UsageError(f"{self._steps}: '{name}' stands there whole and in parts; {_delete(name)}")
+        if len(counts) > 1:
+            raise UsageError(f"{self._steps}: '{name}' is cut in {' and in '.join(map(str, counts))} parts")
+        every = [Shard(rank, counts[0]) for rank in range(counts[0])]
+        if missing := [self.path(name, part).name for part in every if part not in parts]:
+            raise UsageError(f"{self._steps}: parts of '{name}' are missing: {', '.join(missing)}")
+        return every
+
+    def check_cut(self, name: str, cut: Shard) -> None:
+        """Makes sure that nothing stands there that a part would not fit to.
+
+        Raises:
+            UsageError: The whole stands there, or parts of another number.
+        """
+        if self.path(name).exists():
+            raise UsageError(f"{self._steps}: '{name}' stands there whole: go on without --shard; or {_delete(name)}")
+        if other := {part.count for part in self._parts(name)} - {cut.count}:
+            raise UsageError(f"{self._steps}: '{name}' is cut in {min(other)} parts, not {cut.count}; {_delete(name)}")
+
+    def is_cut(self, name: str) -> bool:
+        """Whether there are parts of a step."""
+        return bool(self._parts(name))
+
+    def record(self, name: str, cut: Shard | None = None) -> dict[str, Any] | None:
+        """What was written down when the file was made; None where it was not made to the end."""
+        try:
+            found = json.loads(self._record(name, cut).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        known = isinstance(found, dict) and found.keys() >= _KEYS and found["step"] == name
+        return found if known else None
+
+    def records(self, names: Iterable[str]) -> list[dict[str, Any]]:
+        """Those of these steps that stand there, of all parts of each."""
+        return [record for name in names for cut in self.cuts(name) if (record := self.record(name, cut))]
+
+    def edited(self, name: str, record: dict[str, Any], cut: Shard | None = None) -> bool:
+        """Whether a person changed the file since its record was written."""
+        return bool(record.get("output") != file_hash(self.path(name, cut)))
+
+    def forget(self, name: str, cut: Shard | None = None) -> None:
+        """Takes the record away: what has none is made again."""
+        self._record(name, cut).unlink(missing_ok=True)
+
+    def write(
+        self, name: str, cut: Shard, rows: Sequence[BaseModel], rejects: Sequence[Reject], record: dict[str, Any]
+    ) -> None:
+        """Writes the file, what did not pass, and last the record."""
+        # An old record beside new rows would make these look changed by hand.
+        self.forget(name, cut)
+        self.write_rows(name, cut, rows, rejects)
+        record = {**record, "output": file_hash(self.path(name, cut))}
+        write_atomic(self._record(name, cut), json.dumps(record, ensure_ascii=False, indent=2, default=str) + "\n")
+
+    def write_rows(self, name: str, cut: Shard, rows: Sequence[BaseModel], rejects: Sequence[Reject]) -> None:
+        """``write`` without a record: another run makes them again."""
+        path = self.path(name, cut)
+        _write(path, (row.model_dump(mode="json") for row in rows))
+        _write(path.with_suffix(".rejects.jsonl"), (reject._asdict() for reject in rejects))
+
+    def _record(self, name: str, cut: Shard | None) -> Path:
+        return self.path(name, cut).with_suffix(".json")
+
+    def _parts(self, name: str) -> list[Shard]:
+        names = (path.name.removeprefix(name) for path in self._steps.glob(f"{name}-*.jsonl"))
+        return [Shard(int(match[1]), int(match[2])) for one in names if (match := _PART.fullmatch(one))]
+
+
+def read_step(paths: Iterable[Path], row: type[BaseModel], *, once: bool) -> tuple[list[Any], int]:
+    """The rows of a step's files, each query and pair under the id that its text gives it.
+
+    A text that was changed by hand is another one: it is made of the one whose id it carries.
+
+    Args:
+        paths: The files, of which a person may have changed each.
+        row: What they hold.
+        once: Whether each id is to stand there once.
+
+    Returns:
+        The rows; and how many of them carried the id of another text.
+
+    Raises:
+        DataError: A line is no such row, or an id stands there twice.
+    """
+    rows: list[Any] = []
+    places: dict[str, str] = {}
+    renamed = 0
+    for place, found in (pair for path in paths for pair in _rows(path, row)):
+        one = _under_its_id(found) if isinstance(found, Query) else found
+        renamed += one is not found
+        if once and (name := _name(one)):
+            if name in places:
+                raise DataError(f"{place}: '{name}' stands at {places[name]} already; delete one of them")
+            places[name] = place
+        rows.append(one)
+    return rows, renamed
+
+
+def _name(row: BaseModel) -> str:
+    return str(getattr(row, "id", "") or getattr(row, "name", ""))
+
+
+def _under_its_id(row: Query) -> Query:
+    query = text_id("q", row.question)
+    if isinstance(row, Answered):
+        said = row.query
+        right = {"id": text_id("p", query, row.responder, row.response), "query": query}
+    else:
+        said, right = row.id, {"id": query}
+    if all(getattr(row, name) == value for name, value in right.items()):
+        return row
+    if said != query and not row.parent:
+        right["parent"] = said
+    return row.model_copy(update=right)
+
+
+def _rows(path: Path, row: type[BaseModel]) -> Iterator[tuple[str, BaseModel]]:
+    for found in read_rows(path):
+        if isinstance(found, BadRow):
+            raise DataError(f"{found.file}:{found.line}: {found.reason}")
+        try:
+            yield f"{found.file}:{found.line}", row.model_validate(found.data)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"]))
+            raise DataError(f"{found.file}:{found.line}: {place}: {first['msg']}") from None
+
+
+def _write(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    with atomic(path) as stream:
+        stream.writelines(dumps(row) + "\n" for row in rows)
+
+
+def _delete(name: str) -> str:
+    return f"delete what is not to count, {name}.json* or {name}-*-of-*"

@@ -1,0 +1,99 @@
+"""What the rows of a step depend on, so that a step is done again when any of it has changed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from libra_guard.guards.registry import guard_entry
+from libra_guard.io import Hub, file_hash, model_hash
+from libra_guard.synth.config import JudgeSettings, ModelSettings
+from libra_guard.synth.seats.cast import identity
+from libra_guard.synth.work import Work
+
+
+def settings_of(sections: Iterable[str], seats: Iterable[str], work: Work) -> dict[str, Any]:
+    """Sections of the settings, and who sits in the seats, with the content of every file that they name."""
+    config = work.config
+    return {
+        "seed": config.seed,
+        "settings": config.model_dump(mode="json", include=set(sections)),
+        "seats": {seat: _seat(seat, work) for seat in seats},
+        # Times that a writer is asked; a setting of the queries that holds for all that it writes.
+        **({"attempts": config.queries.attempts} if "writer" in seats else {}),
+        "texts": _texts_hash(),
+    }
+
+
+def files_of(name: str, work: Work) -> dict[str, str]:
+    """The files that a step reads besides those of other steps, with their content."""
+    config, named = work.config, []
+    if name == "elements" and config.elements.extra:
+        named = [work.cast.file(str(config.elements.extra))]
+    elif name == "import":
+        named = [work.path(one.path) for one in config.imports]
+    elif name == "dedup":
+        named = [work.path(str(path)) for path in config.dedup.against]
+    return {path: content(path) for path in named}
+
+
+def content(path: str | Path) -> str:
+    """The SHA-256 of a file, or of all files of a folder with their names; of a set on the hub its commit."""
+    if Hub.of(path):
+        return file_hash(path)
+    digest, path = hashlib.sha256(), Path(path)
+    for file in [path] if path.is_file() else sorted(one for one in path.rglob("*") if one.is_file()):
+        with file.open("rb") as stream:
+            of_it = hashlib.file_digest(stream, "sha256").hexdigest()
+        digest.update(f"{file.relative_to(path)}\0{of_it}\0".encode())
+    return "sha256:" + digest.hexdigest()
+
+
+def _seat(seat: str, work: Work) -> list[Any]:
+    found = getattr(work.config.seats, seat)
+    return [_sitting(one, work) for one in (found if isinstance(found, tuple) else (found,)) if one is not None]
+
+
+def _sitting(one: str | JudgeSettings, work: Work) -> Any:
+    models = work.config.models
+    if isinstance(one, str):
+        return [one, *_model(models[one], work)] if one in models else one
+    behind = _model(models[one.model], work) if one.model else [_own_model(one, work)]
+    return [one.model_dump(mode="json"), *behind, _named(one.options, work)]
+
+
+def _model(settings: ModelSettings, work: Work) -> list[Any]:
+    return [identity(settings), settings.temperature, _named(settings.options, work)]
+
+
+def _own_model(judge: JudgeSettings, work: Work) -> str:
+    """What stands behind a guard that runs on no model of the run: a file, a folder, or what the package brings."""
+    name, _, file = judge.guard.partition(":")
+    bundled = guard_entry(name).bundled
+    path = Path(work.cast.file(file)) if file else Path(str(files("libra_guard") / "assets" / str(bundled)))
+    return _content_of_model(path) if path.exists() else file
+
+
+def _named(options: Mapping[str, Any], work: Work) -> dict[str, str]:
+    """The options that name a file or a folder, with its content."""
+    texts = {key: Path(work.cast.file(value)) for key, value in options.items() if value and isinstance(value, str)}
+    return {key: _content_of_model(path) for key, path in texts.items() if path.exists()}
+
+
+def _content_of_model(path: Path) -> str:
+    return model_hash(path) if path.is_dir() else content(path)
+
+
+@cache
+def _texts_hash() -> str:
+    """The package's own texts that go into the data: prompts, elements, grammar."""
+    digest = hashlib.sha256()
+    for folder in ("elements", "grammar", "templates"):
+        for file in sorted((files("libra_guard.synth") / "texts" / folder).iterdir(), key=lambda one: one.name):
+            digest.update(f"{folder}/{file.name}\0".encode())
+            digest.update(file.read_bytes())
+    return digest.hexdigest()

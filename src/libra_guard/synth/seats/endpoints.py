@@ -1,0 +1,184 @@
+"""Where a model runs: endpoints share its work, rest after a failure, and are given up after several."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from libra_guard.backends.base import Backend
+from libra_guard.errors import BackendError, RefusedError
+from libra_guard.synth.seats.budget import Pace
+
+
+class EndpointsLostError(BackendError):
+    """No endpoint of a model answers any more: the run cannot go on, and what was answered is kept."""
+
+
+@dataclass
+class Endpoint:
+    """One place where a model runs."""
+
+    backend: Backend
+    pace: Pace = field(default_factory=lambda: Pace(None))
+    rest: float = 0.0
+    """Seconds without a new call after a failure, where it has answered before: a busy server may come back."""
+    failures: int = 0
+    """In a row. Inputs that it does not take are none, and an outage is one, however many calls it meets."""
+    outages: int = 0
+    """Failures ever: a call that began before the last of them failed with it."""
+    answered: bool = False
+
+    def failed(self, seen: int) -> None:
+        """Counts a failed call.
+
+        Args:
+            seen: ``outages`` when it began.
+        """
+        # With an address that is wrong nobody wants to wait for: before the first answer every call counts.
+        if self.answered and seen < self.outages:
+            return
+        self.failures += 1
+        self.outages += 1
+        if self.answered:
+            self.pace.pause(self.rest)
+
+
+class _Group(NamedTuple):
+    """Items that are asked for at once, by their numbers."""
+
+    items: list[int]
+    failed: frozenset[int] = frozenset()
+    """Numbers of the endpoints that failed on it."""
+    error: BackendError | None = None
+    """The last one's."""
+
+
+class Queue:
+    """Groups of items over endpoints: whoever is free takes the next one.
+
+    Args:
+        endpoints: Of one model.
+        concurrency: Calls at a time, on each.
+        patience: Failures in a row after which an endpoint is given up; one that answers a call that was under way
+            then is taken back.
+        check: Called before each call; what it raises ends the work.
+        run: Asks an endpoint for a group.
+    """
+
+    def __init__(
+        self,
+        endpoints: Sequence[Endpoint],
+        *,
+        concurrency: int,
+        patience: int,
+        check: Callable[[], None],
+        run: Callable[[Endpoint, list[int]], None],
+    ) -> None:
+        self._endpoints, self._concurrency, self._patience = endpoints, concurrency, patience
+        self._check, self._run = check, run
+        self._changed = threading.Condition()
+        self._waiting: deque[_Group] = deque()
+        self._running = 0
+        self._failed: list[tuple[list[int], BackendError]] = []
+        self._last: BackendError | None = None
+        self._fatal: BaseException | None = None
+
+    def do(self, groups: Sequence[list[int]]) -> list[tuple[list[int], BackendError]]:
+        """Runs all groups; returns those on which every endpoint failed that is left.
+
+        Raises:
+            EndpointsLostError: None is left.
+        """
+        if not groups:
+            return []
+        self._waiting.extend(_Group(group) for group in groups)
+        workers = [n for n in range(len(self._endpoints)) for _ in range(self._concurrency)]
+        with ThreadPoolExecutor(len(workers)) as pool:
+            try:
+                wait([pool.submit(self._work, number) for number in workers])
+            except BaseException as error:
+                # An interrupt: the workers end with the call that they are in.
+                self._end(error)
+        if self._fatal:
+            raise self._fatal
+        if self._waiting:
+            raise EndpointsLostError(
+                f"no endpoint answers any more, {self._patience} failures in a row: {self._last or 'none answered'}; "
+                "what was answered is kept: run again to go on"
+            )
+        return self._failed
+
+    def _work(self, number: int) -> None:
+        try:
+            while group := self._next(number):
+                self._one(number, group)
+        except BaseException as error:
+            self._end(error)
+
+    def _next(self, number: int) -> _Group | None:
+        """What the endpoint is to be asked next, once it may be; None where there will be nothing more."""
+        with self._changed:
+            while not self._over():
+                rest = None
+                group = next((one for one in self._waiting if number not in one.failed), None)
+                if group and number in self._alive():
+                    self._check()
+                    rest = self._endpoints[number].pace.take()
+                    if not rest:
+                        self._waiting.remove(group)
+                        self._running += 1
+                        return group
+                self._changed.wait(rest)
+        return None
+
+    def _one(self, number: int, group: _Group) -> None:
+        endpoint = self._endpoints[number]
+        seen = endpoint.outages
+        try:
+            self._run(endpoint, group.items)
+        except BackendError as error:
+            with self._changed:
+                self._last = error
+                if not isinstance(error, RefusedError):
+                    endpoint.failed(seen)
+                if len(group.items) > 1:
+                    # One of them may be at fault.
+                    self._waiting.extendleft(_Group([item], group.failed) for item in reversed(group.items))
+                else:
+                    self._waiting.append(_Group(group.items, group.failed | {number}, error))
+                self._settle()
+        else:
+            with self._changed:
+                endpoint.answered = True
+                if endpoint.failures:
+                    endpoint.failures = 0
+                    self._settle()
+        finally:
+            with self._changed:
+                self._running -= 1
+                self._changed.notify_all()
+
+    def _settle(self) -> None:
+        """Gives up what every endpoint failed on that is left."""
+        if alive := self._alive():
+            lost = [group for group in self._waiting if alive <= group.failed]
+            for group in lost:
+                self._waiting.remove(group)
+                # A split group has no error of its own yet.
+                self._failed.append((group.items, group.error or BackendError(str(self._last))))
+
+    def _alive(self) -> set[int]:
+        return {number for number, one in enumerate(self._endpoints) if one.failures < self._patience}
+
+    def _over(self) -> bool:
+        idle = not self._running and (not self._waiting or not self._alive())
+        return self._fatal is not None or idle
+
+    def _end(self, error: BaseException) -> None:
+        with self._changed:
+            self._fatal = self._fatal or error
+            self._changed.notify_all()

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from libra_guard.backends.scripted import ScriptedBackend
+from libra_guard.errors import UsageError
+from libra_guard.records import Conversation
+from libra_guard.synth.config import SynthConfig
+from libra_guard.synth.seats import cast
+from libra_guard.synth.seats.cast import Cast
+from libra_guard.synth.seats.store import CallStore
+
+HERE, THERE = "http://10.0.0.1/v1", "http://10.0.0.2/v1"
+MakeCast = Callable[..., Cast]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[MakeCast]:
+    with CallStore(tmp_path / "calls.sqlite") as store:
+
+        def build(models: dict[str, Any], judges: list[dict[str, Any]] | None = None, **seats: Any) -> Cast:
+            there = {name: {"backend": "openai", **about} for name, about in models.items()}
+            sitting = {"judges": judges or [{"guard": "mini"}, {"guard": "words:w.txt"}], **seats}
+            return Cast(SynthConfig.checked({"name": "t", "models": there, "seats": sitting}, "test"), store)
+
+        yield build
+
+
+@pytest.fixture
+def own(make: MakeCast, monkeypatch: pytest.MonkeyPatch) -> MakeCast:
+    """Guards on models of their own; each judges as its folder is called."""
+
+    def load(backend: str, model: str, **options: Any) -> Any:
+        said = "不安全" if "harsh" in model else "安全"
+        return ScriptedBackend(generate=lambda _: f'{{"答案": "{said}", "分析": "。"}}')
+
+    monkeypatch.setattr(cast, "load_backend", load)
+    return make
+
+
+@pytest.mark.parametrize("apart", [{"endpoints": [THERE]}, {"options": {"base_url": THERE}}, {}])
+def test_one_name_at_two_addresses_is_refused(make: MakeCast, apart: dict[str, Any]) -> None:
+    models = {"one": {"model": "default", "endpoints": [HERE]}, "two": {"model": "default", **apart}}
+    with pytest.raises(UsageError, match=r"models.one and models.two run the same 'default' at different addresses"):
+        make(models).check()
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"model": "another", "endpoints": [THERE]},
+        {"model": "default", "endpoints": [HERE], "temperature": 0},
+        {"model": "default", "endpoints": [THERE], "raw": True},
+    ],
+)
+def test_what_can_be_told_apart_may_be_anywhere(make: MakeCast, other: dict[str, Any]) -> None:
+    judges = [{"guard": "libra", "model": "one"}, {"guard": "mini"}]
+    make({"one": {"model": "default", "endpoints": [HERE]}, "two": other}, judges).check()
+
+
+def test_two_names_of_one_model_are_no_two_judges(make: MakeCast) -> None:
+    models = {name: {"model": "default", "endpoints": [HERE]} for name in ("one", "two")}
+    judges = [{"guard": "libra", "model": name} for name in models]
+    with pytest.raises(UsageError, match="one and two are the same model"):
+        make(models, judges).check()
+
+
+def test_judges_on_folders_of_one_name_judge_each_with_its_own(own: MakeCast) -> None:
+    judges = [{"guard": "libra:mild/final"}, {"guard": "mini"}]
+    made = own({}, judges)
+    votes = {}
+    for guard in ("libra:mild/final", "libra:harsh/final", "libra:mild/final"):
+        settings = made._config.seats.judges[0].model_copy(update={"guard": guard})
+        [vote] = made.judge(settings).votes([Conversation.from_pair("问", "答")], explain=True)
+        votes[guard] = vote.label
+    assert votes == {"libra:mild/final": "安全", "libra:harsh/final": "不安全"}
+    first, second = (used.model for used in made.used())
+    assert first.endswith(":final")
+    assert second.startswith(f"{first}@")
+    assert [used.usage.calls for used in made.used()] == [2, 1]
+
+
+def test_an_arbiter_that_would_sign_as_a_judge_does_is_refused(make: MakeCast) -> None:
+    judges = [{"guard": "libra:mild/final"}, {"guard": "mini"}]
+    with pytest.raises(UsageError, match="would both sign as 'libra:final'"):
+        make({}, judges, arbiter={"guard": "libra:harsh/final"})
+    make({}, judges, arbiter={"guard": "mini", "options": {"threshold": 0.9}})
+
+
+def test_a_server_rests_as_long_as_its_backend_pauses(make: MakeCast) -> None:
+    models = {
+        "one": {"model": "a", "endpoints": [HERE, THERE], "options": {"max_backoff": 7.0}},
+        "two": {"model": "b", "endpoints": [HERE]},
+    }
+    made = make(models)
+    rests = {name: [one.rest for one in made.backend(name)._endpoints] for name in models}
+    assert rests == {"one": [7.0, 7.0], "two": [30.0]}

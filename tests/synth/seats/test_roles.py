@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from libra_guard.backends.base import Backend, Completion, Prompt
+from libra_guard.records import Method
+from libra_guard.synth.config import ModelSettings
+from libra_guard.synth.seats.backend import StoredBackend
+from libra_guard.synth.seats.budget import Budget, BudgetSettings
+from libra_guard.synth.seats.endpoints import Endpoint
+from libra_guard.synth.seats.failure import Failure
+from libra_guard.synth.seats.roles import Reply, Responder, Writer
+from libra_guard.synth.seats.store import CallStore
+
+Seat = Callable[..., tuple[StoredBackend, ModelSettings]]
+
+
+class Says(Backend):
+    """One text after the other, which may be cut off."""
+
+    name = "says"
+    capabilities = frozenset({Method.GENERATE})
+
+    def __init__(self, *said: Completion) -> None:
+        self.said = list(said)
+
+    def complete(self, prompts: Sequence[Prompt], **options: Any) -> list[Completion]:
+        return [self.said.pop(0) for _ in prompts]
+
+
+@pytest.fixture
+def seat(tmp_path: Path) -> Iterator[Seat]:
+    with CallStore(tmp_path / "calls.sqlite") as store:
+
+        def make(*said: tuple[str, bool], raw: bool = False) -> tuple[StoredBackend, ModelSettings]:
+            backend = Says(*(Completion(text, 1, 1, cut) for text, cut in said))
+            settings = ModelSettings(backend="openai", model="m", raw=raw)
+            return StoredBackend("m", "m", [Endpoint(backend)], store, Budget(BudgetSettings())), settings
+
+        yield make
+
+
+@pytest.mark.parametrize("raw", [False, True])
+@pytest.mark.parametrize(
+    ("text", "cut", "found"),
+    [
+        ("1. 一\n2. 二", False, "1. 一\n2. 二"),
+        ("1. 一\n2. 二\n3. 三的一", True, "1. 一\n2. 二"),
+        ("1. 一的一", True, Failure("cut off at the limit", "1. 一的一")),
+    ],
+)
+def test_a_list_that_was_cut_off_loses_its_last_line(
+    seat: Seat, raw: bool, text: str, cut: bool, found: str | Failure
+) -> None:
+    writer = Writer("m", *seat((text, cut), raw=raw), seed=1, attempts=1)
+    assert writer.write(["写"], parse=str, begins="1. ", lines=True) == [found]
+
+
+def test_another_text_that_was_cut_off_is_asked_for_again(seat: Seat) -> None:
+    writer = Writer("m", *seat(("一行\n半", True), ("整句", False)), seed=1)
+    assert writer.write(["写"], parse=str) == ["整句"]
+    writer = Writer("m", *seat(("一行\n半", True)), seed=5, attempts=1)
+    assert writer.write(["写"], parse=str) == [Failure("cut off at the limit", "一行\n半")]
+
+
+def test_what_a_base_model_writes_never_ends_by_itself(seat: Seat) -> None:
+    writer = Writer("m", *seat(("整句\n还有半", True), raw=True), seed=1)
+    assert writer.write(["写"], parse=str, begins="改写：") == ["改写：整句"]
+
+
+@pytest.mark.parametrize(
+    ("raw", "text", "cut", "found"),
+    [
+        (False, "整句。", False, Reply("整句。")),
+        (False, "半", True, Reply("半", cut=True)),
+        (True, "半", True, Reply("半", cut=True)),
+        (True, "整句。\n用户：再问", True, Reply("整句。")),
+        (False, " ", True, Failure("an empty answer", " ")),
+    ],
+)
+def test_an_answer_tells_whether_it_was_cut_off(
+    seat: Seat, raw: bool, text: str, cut: bool, found: Reply | Failure
+) -> None:
+    assert Responder("m", *seat((text, cut), raw=raw), seed=1).answer(["问"], max_tokens=9) == [found]

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from libra_guard.data.base import DatasetInfo
+from libra_guard.errors import UsageError
+from libra_guard.io import BadRow
+from libra_guard.predict.shards import Shard
+from libra_guard.records import Label, Origin, Question, Sample
+from libra_guard.synth.config import SynthConfig
+from libra_guard.synth.records import Intent
+from libra_guard.synth.seats.failure import Failure
+from libra_guard.synth.steps import imports as module
+from libra_guard.synth.steps.imports import import_queries
+from libra_guard.synth.work import Done, Work
+
+BAD = BadRow(file="set.jsonl", line=4, reason="no question", text="{}")
+ROWS = [
+    Question(question="怎么撬锁", harmful=True),
+    Question(question="锁的历史", harmful=False),
+    Question(question="锁坏了找谁"),
+    BAD,
+    Sample(question="怎么配钥匙", response="去锁铺。", label=Label.SAFE, category_name="Privacy and Property"),
+    Question(question="怎么撬锁？"),
+]
+
+
+def imported(
+    monkeypatch: pytest.MonkeyPatch,
+    rows: Sequence[Any] = ROWS,
+    *,
+    language: str = "zh",
+    shard: Shard | None = None,
+    writer: str = "grammar",
+    **settings: Any,
+) -> Done:
+    """What the step makes of a set of these rows."""
+    about = {"address": "https://example.org/set", "licence": "CC BY 4.0", "revision": "v2"}
+    info = DatasetInfo(
+        name="set", title="Set", language=language, label_worth="", bundled_training=False, citation="", **about
+    )
+    monkeypatch.setattr(module, "load_importer", lambda _: SimpleNamespace(info=info))
+    monkeypatch.setattr(module, "load_dataset_rows", lambda *_: iter(rows))
+    config = SynthConfig.checked(
+        {
+            "name": "small",
+            "models": {"m": {"backend": "scripted", "model": "m"}},
+            "seats": {"writer": writer, "judges": [{"guard": "a"}, {"guard": "b"}]},
+            "imports": [{"set": "set", "path": "set.jsonl", **settings}],
+        },
+        "test",
+    )
+    cast: Any = SimpleNamespace(writer=lambda name: None)
+    return import_queries(Work(config, cast, Path(), shard or Shard()))
+
+
+def test_each_question_comes_once_and_its_intent_is_what_the_set_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    done = imported(monkeypatch)
+    rows: Any = done.rows
+    assert [(row.question, row.intent) for row in rows] == [
+        ("怎么撬锁", Intent.HARMFUL),
+        ("锁的历史", Intent.BORDERLINE),
+        ("锁坏了找谁", Intent.UNKNOWN),
+        ("怎么配钥匙", Intent.UNKNOWN),
+    ]
+    assert {(row.source, row.origin, row.made_by[0].model) for row in rows} == {("set", Origin.REAL, "set")}
+    assert [reject.reason for reject in done.rejects] == ["set.jsonl:4: no question"]
+
+
+def test_what_is_to_be_known_of_a_set_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    about = {"set": "set", "licence": "CC BY 4.0", "address": "https://example.org/set", "revision": "v2"}
+    assert imported(monkeypatch).figures == {"sets": {"set.jsonl": about}}
+
+
+def test_a_sample_keeps_the_order_and_shards_make_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [Question(question=f"第{n}把锁怎么开") for n in range(20)]
+    drawn: Any = imported(monkeypatch, rows, sample=6).rows
+    numbers = [rows.index(Question(question=row.question)) for row in drawn]
+    assert len(numbers) == 6
+    assert numbers == sorted(numbers)
+    parts = [imported(monkeypatch, rows, sample=6, shard=Shard(rank, 4)) for rank in range(4)]
+    assert [row for part in parts for row in part.rows] == drawn
+
+
+def test_the_first_shard_alone_tells_what_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [len(imported(monkeypatch, shard=Shard(rank, 2)).rejects) for rank in range(2)] == [1, 0]
+
+
+def test_an_english_set_needs_a_writer(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match="'set' is English, and no model sits as the writer to translate it"):
+        imported(monkeypatch, [Question(question="What is a lock?")], language="en")
+
+
+def test_translations_have_their_steps_and_what_cannot_be_translated_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = [{"step": "translate", "model": "m", "prompt": "translate.j2@0", "seed": 9, "method": ""}]
+
+    def translate(rows: Sequence[Question], *_: Any) -> Any:
+        first, second = rows
+        told = {
+            **first.model_dump(),
+            "question": "怎么撬锁",
+            "original": {"question": first.question},
+            "made_by": steps,
+        }
+        return [Question.model_validate(told)], [(second, Failure("not Chinese", "Lock."))]
+
+    monkeypatch.setattr(module, "translate", translate)
+    rows = [Question(question="How to pick a lock?", harmful=True), Question(question="What is a lock?")]
+    done = imported(monkeypatch, rows, language="en", writer="m")
+    (row,) = done.rows
+    assert (row.question, row.intent, row.origin) == ("怎么撬锁", Intent.HARMFUL, Origin.TRANSLATED)  # type: ignore[attr-defined]
+    assert [(made.step, made.seed) for made in row.made_by] == [("import", 42), ("translate", 9)]  # type: ignore[attr-defined]
+    assert [(one.reason, one.row["question"], one.row["said"]) for one in done.rejects] == [
+        ("not Chinese", "What is a lock?", "Lock.")
+    ]

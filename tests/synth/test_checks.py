@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from libra_guard.backends.scripted import ScriptedBackend
+from libra_guard.errors import UsageError
+
+LIBRA = {"guard": "libra", "model": "obedient"}
+
+
+def seats(judge: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
+    judges = [LIBRA, judge or {"guard": "libra", "model": "contrary"}]
+    return {"writer": "obedient", "responders": ["obedient"], "judges": judges, **changes}
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"imports": [{"set": "safty-prompts", "path": "set.json"}]}, "there is no data set 'safty-prompts'"),
+        ({"imports": [{"set": "samples", "path": "none.json"}]}, "none.json: no such file"),
+        ({"imports": [{"set": "samples", "path": "set.xlsx"}]}, "set.xlsx"),
+        (
+            {"imports": [{"set": "xstest", "path": "set.csv"}], "seats": seats(writer="grammar")},
+            "'xstest' is English, and no model sits as the writer",
+        ),
+        ({"seats": seats({"guard": "libra", "model": "contrary", "options": {"treshold": 0.5}})}, "treshold"),
+        (
+            {
+                "seats": seats(
+                    {"guard": "libra", "model": "contrary", "options": {"few_shot": 2, "examples": "no.json"}}
+                )
+            },
+            "no.json",
+        ),
+        ({"elements": {"extra": "none"}}, "none: there is no .yaml file of elements"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_asked(
+    run_in: Callable[..., Any],
+    make_config: Callable[..., Any],
+    scripted: dict[str, ScriptedBackend],
+    tmp_path: Path,
+    changes: dict[str, Any],
+    reason: str,
+) -> None:
+    for name in ("set.json", "set.xlsx", "set.csv"):
+        (tmp_path / name).write_text(json.dumps([]), encoding="utf-8")
+    with pytest.raises(UsageError, match=reason):
+        run_in(config=make_config(**changes), data=tmp_path).go()
+    assert not any(model.calls for model in scripted.values())
+
+
+def test_a_workbook_is_no_mistake_where_the_set_is_published_as_such(
+    run_in: Callable[..., Any], make_config: Callable[..., Any], scripted: dict[str, ScriptedBackend], tmp_path: Path
+) -> None:
+    openpyxl = pytest.importorskip("openpyxl")
+    book = openpyxl.Workbook()
+    book.active.append(["prompt"])
+    book.save(tmp_path / "strata_sword_cn_level_1.xlsx")
+    imports = [{"set": "strata-sword", "path": "strata_sword_cn_level_1.xlsx"}]
+    run_in(config=make_config(imports=imports), data=tmp_path).do("elements")
+
+
+def test_a_key_is_asked_for_only_where_its_model_sits(
+    run_in: Callable[..., Any], make_config: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openai")
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    models = {name: {"backend": "scripted", "model": name} for name in ("obedient", "contrary")}
+    models["far"] = {"backend": "openai", "model": "far"}
+    config = make_config(models=models, seats=seats(responders=["far"], writer="grammar"))
+    with pytest.raises(UsageError, match="OPENAI_API_KEY"):
+        run_in(config=config).go()
+    run_in(config=config).do("elements", "queries")

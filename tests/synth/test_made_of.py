@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from libra_guard.predict.shards import Shard
+from libra_guard.synth.made_of import content, files_of, settings_of
+from libra_guard.synth.seats.cast import Cast
+from libra_guard.synth.seats.store import CallStore
+from libra_guard.synth.work import Work
+
+LIBRA = {"guard": "libra", "model": "obedient"}
+
+
+@contextmanager
+def work_of(config: Any, folder: Path) -> Iterator[Work]:
+    with CallStore(folder / "calls.sqlite") as store:
+        yield Work(config, Cast(config, store, folder), folder, Shard())
+
+
+@pytest.fixture
+def about(make_config: Callable[..., Any], tmp_path: Path) -> Callable[..., Any]:
+    """What a step with all seats is made of."""
+
+    def made(**changes: Any) -> Any:
+        with work_of(make_config(**changes), tmp_path) as work:
+            return settings_of(("respond",), ("writer", "responders", "judges", "arbiter"), work)
+
+    return made
+
+
+def judging(*judges: dict[str, Any]) -> dict[str, Any]:
+    return {"writer": "obedient", "responders": ["obedient"], "judges": [LIBRA, *judges]}
+
+
+@pytest.mark.parametrize(
+    "judge",
+    [
+        {"guard": "words:list.txt"},
+        {"guard": "libra", "model": "contrary", "options": {"few_shot": 1, "examples": "list.txt"}},
+    ],
+)
+def test_a_file_that_a_judge_reads_counts_with_its_content(
+    about: Callable[..., Any], tmp_path: Path, judge: dict[str, Any]
+) -> None:
+    (tmp_path / "list.txt").write_text("一", encoding="utf-8")
+    before = about(seats=judging(judge))
+    assert about(seats=judging(judge)) == before
+    (tmp_path / "list.txt").write_text("二", encoding="utf-8")
+    assert about(seats=judging(judge)) != before
+
+
+def test_the_folder_of_a_judges_own_model_counts_with_its_content(about: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "model.onnx").write_bytes(b"1")
+    before = about(seats=judging({"guard": "mini:own"}))
+    (tmp_path / "own" / "model.onnx").write_bytes(b"2")
+    assert about(seats=judging({"guard": "mini:own"})) != before
+
+
+def test_the_attempts_of_the_writer_count(about: Callable[..., Any]) -> None:
+    assert about() == about()
+    assert about(queries={"attempts": 1}) != about()
+
+
+def test_lists_of_elements_and_sets_count_with_their_content(make_config: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "own.yaml").write_text("gambling: {behaviours: [一个目的]}", encoding="utf-8")
+    imports = [{"set": "samples", "path": "more/own.yaml"}]
+    with work_of(make_config(elements={"extra": "more"}, imports=imports), tmp_path) as work:
+        before = [files_of(step, work) for step in ("elements", "import")]
+        (tmp_path / "more" / "own.yaml").write_text("gambling: {behaviours: [别的目的]}", encoding="utf-8")
+        after = [files_of(step, work) for step in ("elements", "import")]
+        assert all(len(one) == 1 for one in before)
+        assert all(one != other for one, other in zip(before, after, strict=True))
+        assert files_of("respond", work) == {}
+
+
+def test_the_content_of_a_folder_hangs_on_the_names_in_it(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("x", encoding="utf-8")
+    before = content(tmp_path)
+    (tmp_path / "a").rename(tmp_path / "b")
+    assert content(tmp_path) != before
