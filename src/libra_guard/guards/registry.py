@@ -270,7 +270,7 @@ def load_guard(
     *,
     backend: str | None = None,
     calibration: str | Path | bool | None = True,
-    open_backend: Callable[..., Backend] = load_backend,
+    open_backend: Callable[..., Backend] | None = None,
     **options: Any,
 ) -> Guard:
     """Loads a guard.
@@ -280,7 +280,7 @@ def load_guard(
         backend: Name of a backend the guard can run on; by default the entry's first.
         calibration: A file that ``libra calibrate`` wrote. True: ``calibration.json`` in the folder of the adapter or
             else of the model, where there is one and the guard gives scores. None or False: none.
-        open_backend: Called as ``load_backend`` is, for callers who put something around a backend.
+        open_backend: Called in place of ``load_backend``, by callers who put something around a backend.
         **options: The guard's own options by name; all others go to the backend.
 
     Raises:
@@ -315,7 +315,7 @@ def load_guard(
     asked = checked(made, taught | {k: v for k, v in options.items() if k in own})
     file = _calibration_file(calibration, options.get("adapter") or folder)
     scale = Calibration.read(file) if file else None
-    runtime = open_backend(chosen, folder, **{k: v for k, v in options.items() if k not in own})
+    runtime = (open_backend or load_backend)(chosen, folder, **{k: v for k, v in options.items() if k not in own})
     guard: Guard = made(runtime, **asked)
     if scale is None or (calibration is True and not guard.gives_scores):
         return guard
