@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,9 @@ def check(work: Work, seats: Iterable[str]) -> None:
     """
     work.cast.check()
     for path in work.config.dedup.against:
-        if not Hub.of(path):
-            list_files(work.path(str(path)))
+        with _named(f"dedup.against: {path}"):
+            if not Hub.of(path):
+                list_files(work.path(str(path)))
     _check_imports(work)
     if extra := work.config.elements.extra:
         Elements.load(Path(work.cast.file(str(extra))))
@@ -51,9 +53,20 @@ def _check_imports(work: Work) -> None:
         english = load_importer(one.set).info.language == "en"
         if english and work.config.seats.writer not in work.config.models:
             raise UsageError(f"imports: '{one.set}' is English, and no model sits as the writer to translate it")
-        if not Hub.of(one.path):
+        with _named(f"imports: {one.set}"):
+            if Hub.of(one.path):
+                continue
             # Each set has its own kinds of files: whether they can be read, its first row tells.
             next(iter(load_dataset_rows(one.set, work.path(one.path))), None)
+
+
+@contextmanager
+def _named(setting: str) -> Iterator[None]:
+    """Says which setting an error comes from, and where its files are looked for."""
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(f"{setting}: {error}; files are looked for as written, then in the folder of --data") from None
 
 
 def _models(work: Work, seats: set[str]) -> list[str]:
