@@ -38,24 +38,7 @@ SetOption = Annotated[
 ]
 
 
-@app.command()
-def run(
-    config: ConfigArgument,
-    out: OutOption,
-    data: DataOption = Path("."),
-    store: StoreOption = None,
-    shard: ShardOption = "0/1",
-    engine: EngineOption = "local",
-    settings: SetOption = None,
-) -> None:
-    """Do all steps: elements, queries, augment, import, dedup, respond, annotate, split.
-
-    What is done is not done again: a run that was stopped goes on.
-    """
-    _do(None, config, out, data, store, shard, engine, settings)
-
-
-def _command(step: str, about: str) -> None:
+def _command(name: str, about: str) -> None:
     def command(
         config: ConfigArgument,
         out: OutOption,
@@ -65,12 +48,14 @@ def _command(step: str, about: str) -> None:
         engine: EngineOption = "local",
         settings: SetOption = None,
     ) -> None:
-        _do(step, config, out, data, store, shard, engine, settings)
+        _do(None if name == "run" else name, config, out, data, store, shard, engine, settings)
 
-    app.command(step, help=about)(command)
+    app.command(name, help=about)(command)
 
 
-for _step, _about in {
+for _name, _about in {
+    "run": "Do all steps: elements, queries, augment, import, dedup, respond, annotate, split.\n\n"
+    "What is done is not done again: a run that was stopped goes on.",
     "elements": "Read the lists of elements; the writer adds to them, if asked.",
     "queries": "Combine elements into queries.",
     "augment": "Add rewritten, paraphrased and red-teamed queries.",
@@ -80,7 +65,7 @@ for _step, _about in {
     "annotate": "Let the judges vote, and the arbiter decide where they differ.",
     "split": "Write the two stages and the data card.",
 }.items():
-    _command(_step, _about)
+    _command(_name, _about)
 
 
 def _do(

@@ -7,17 +7,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from libra_guard.backends._options import option_names
 from libra_guard.backends.base import Backend
-from libra_guard.backends.registry import backend_class
-from libra_guard.data.registry import load_dataset_rows, load_importer
+from libra_guard.data.registry import load_dataset_rows
 from libra_guard.errors import UsageError
 from libra_guard.guards.generative import GenerativeGuard
 from libra_guard.guards.registry import guard_class, load_guard
 from libra_guard.io import Hub, list_files
 from libra_guard.records import Method
 from libra_guard.synth.config import JudgeSettings
+from libra_guard.synth.seats.cast import is_served
 from libra_guard.synth.steps.elements import Elements
+from libra_guard.synth.steps.imports import is_translated
 from libra_guard.synth.work import Work
 
 
@@ -41,7 +41,7 @@ def check(work: Work, seats: Iterable[str]) -> None:
     if extra := work.config.elements.extra:
         Elements.load(Path(work.cast.file(str(extra))))
     for name in _models(work, set(seats)):
-        if _served(work.config.models[name].backend):
+        if is_served(work.config.models[name].backend):
             work.cast.backend(name)
     for judge in work.config.seats.all_judges:
         if judge.model:
@@ -50,9 +50,7 @@ def check(work: Work, seats: Iterable[str]) -> None:
 
 def _check_imports(work: Work) -> None:
     for one in work.config.imports:
-        english = load_importer(one.set).info.language == "en"
-        if english and work.config.seats.writer not in work.config.models:
-            raise UsageError(f"imports: '{one.set}' is English, and no model sits as the writer to translate it")
+        is_translated(one, work)
         with _named(f"imports: {one.set}"):
             if Hub.of(one.path):
                 continue
@@ -78,15 +76,9 @@ def _models(work: Work, seats: set[str]) -> list[str]:
     return [name for name in dict.fromkeys(named) if name in work.config.models]
 
 
-def _served(backend: str) -> bool:
-    """Whether a backend asks a server: then it is there at once."""
-    return "concurrency" in option_names(backend_class(backend))
-
-
 def _check_judge(judge: JudgeSettings, work: Work) -> None:
     """Loads a guard without its model: its options and the files that they name are read."""
     model = work.config.models[str(judge.model)]
-    options = {key: work.cast.file(one) if isinstance(one, str) else one for key, one in judge.options.items()}
 
     def absent(*_: Any, **__: Any) -> Backend:
         if issubclass(guard_class(judge.guard), GenerativeGuard):
@@ -94,7 +86,9 @@ def _check_judge(judge: JudgeSettings, work: Work) -> None:
         raise _AbsentError
 
     try:
-        load_guard(f"{judge.guard}:{model.model}", backend=model.backend, open_backend=absent, **options)
+        load_guard(
+            f"{judge.guard}:{model.model}", backend=model.backend, open_backend=absent, **work.cast.options(judge)
+        )
     except _AbsentError:
         return
 

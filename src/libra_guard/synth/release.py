@@ -46,14 +46,15 @@ def release(work: Work, pairs: Sequence[Judged], queries: Sequence[Query], out: 
     """
     placed = list(place(pairs, [*queries, *_lost(queries)], work.config.split))
     folder = out / "data"
+    rows = [Placement(id=str(p.sample.id), stage=p.stage, split=_split(p), reason=p.reason) for p in placed]
+    groups: dict[tuple[Stage | None, str], list[Sample]] = {}
+    for row, one in zip(rows, placed, strict=True):
+        groups.setdefault((row.stage, row.split), []).append(one.sample)
     for stage in STAGES:
         for split in SPLITS:
-            _write(
-                folder / stage / f"{split}.jsonl", (p.sample for p in placed if p.stage == stage and _split(p) == split)
-            )
+            _write(folder / stage / f"{split}.jsonl", groups.get((stage, split), ()))
     left = [{**one.sample.model_dump(mode="json"), "left_out": one.reason} for one in placed if one.stage is None]
     _write(folder / LEFT_OUT, left)
-    rows = [Placement(id=str(p.sample.id), stage=p.stage, split=_split(p), reason=p.reason) for p in placed]
     card.write_card(folder, _figures(work, placed))
     if len(left) == len(rows):
         reasons = Counter(row.reason for row in rows).most_common(3)

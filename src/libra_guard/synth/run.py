@@ -314,9 +314,7 @@ def _most(reasons: Counter[str]) -> str:
 
 def _since(before: dict[str, Usage], cast: Cast) -> Iterator[tuple[str, Usage]]:
     for model, usage in cast.used():
-        then = before.get(model, Usage())
-        pairs = zip(vars(usage).values(), vars(then).values(), strict=True)
-        spent = Usage(*(now - was for now, was in pairs))
+        spent = usage - before.get(model, Usage())
         if spent.calls:
             yield model, spent
 

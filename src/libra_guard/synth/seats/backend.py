@@ -169,7 +169,7 @@ class StoredBackend(Backend):
         )
         for group, error in queue.do(missing):
             found |= {keys[i]: error for i in group if keys[i] not in found}
-        for key in dict.fromkeys(keys):
+        for key in first:
             call = found[key]
             if isinstance(call, Call):
                 self.usage += self._cost(call)

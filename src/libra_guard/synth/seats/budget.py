@@ -50,6 +50,10 @@ class Usage:
         pairs = zip(vars(self).values(), vars(other).values(), strict=True)
         return Usage(*(mine + theirs for mine, theirs in pairs))
 
+    def __sub__(self, other: Usage) -> Usage:
+        pairs = zip(vars(self).values(), vars(other).values(), strict=True)
+        return Usage(*(mine - theirs for mine, theirs in pairs))
+
 
 class Budget:
     """Counts what is spent, and says when it is enough.

@@ -81,9 +81,7 @@ class Cast:
         Raises:
             UsageError: The guard or an option is unknown, or the model is missing.
         """
-        options = {
-            key: self.file(value) if isinstance(value, str) else value for key, value in settings.options.items()
-        }
+        options = self.options(settings)
         if settings.model is None:
             name, sign, file = settings.guard.partition(":")
             guard = load_guard(f"{name}{sign}{self.file(file)}", open_backend=self._own, **options)
@@ -115,6 +113,10 @@ class Cast:
             entry = guard_entry(settings.guard.partition(":")[0])
             if settings.model is None and entry.backends[0] in _QUICK:
                 self.judge(settings)
+
+    def options(self, settings: JudgeSettings) -> dict[str, Any]:
+        """A judge's options, files among them found."""
+        return {key: self.file(one) if isinstance(one, str) else one for key, one in settings.options.items()}
 
     def file(self, name: str) -> str:
         """A name as it stands, or of a file beside the settings where there is one and none as it stands."""
@@ -160,9 +162,8 @@ class Cast:
                     )
 
     def _opened(self, name: str, settings: ModelSettings) -> StoredBackend:
-        takes = option_names(backend_class(settings.backend))
-        served = "concurrency" in takes
-        if settings.endpoints and "base_url" not in takes:
+        served = is_served(settings.backend)
+        if settings.endpoints and "base_url" not in option_names(backend_class(settings.backend)):
             raise UsageError(
                 f"models.{name}: the backend '{settings.backend}' runs in this process: it has no endpoints"
             )
@@ -197,6 +198,11 @@ class Cast:
         if Method.LOGITS in made.capabilities or Method.GENERATE in made.capabilities:
             self._owned[key] = name, one
         return one
+
+
+def is_served(backend: str) -> bool:
+    """Whether a backend asks a server: it is there at once, and takes many calls at a time."""
+    return "concurrency" in option_names(backend_class(backend))
 
 
 def identity(settings: ModelSettings) -> dict[str, Any]:

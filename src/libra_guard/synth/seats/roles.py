@@ -203,16 +203,10 @@ class Judge:
             return [self._vote(verdict) for verdict in self.guard.judge(pairs, explain=explain)]
         except EndpointsLostError:
             raise
-        except BackendError:
-            return [vote for pair in pairs for vote in self._one(pair, explain)]
-
-    def _one(self, pair: Conversation, explain: bool) -> list[Vote | Failure]:
-        try:
-            return [self._vote(verdict) for verdict in self.guard.judge([pair], explain=explain)]
-        except EndpointsLostError:
-            raise
         except BackendError as error:
-            return [Failure(str(error), model=True)]
+            if len(pairs) == 1:
+                return [Failure(str(error), model=True)]
+            return [vote for pair in pairs for vote in self.votes([pair], explain=explain)]
 
     def _vote(self, verdict: Verdict) -> Vote:
         return Vote(

@@ -50,6 +50,18 @@ def import_queries(work: Work) -> Done:
     return Done(queries, rejects, {"sets": {one.path: _about(one) for one in work.config.imports}})
 
 
+def is_translated(settings: ImportSettings, work: Work) -> bool:
+    """Whether a set is English.
+
+    Raises:
+        UsageError: It is, and no model sits as the writer to translate it; or there is no set of that name.
+    """
+    english = load_importer(settings.set).info.language == "en"
+    if english and work.config.seats.writer not in work.config.models:
+        raise UsageError(f"imports: '{settings.set}' is English, and no model sits as the writer to translate it")
+    return english
+
+
 def _about(settings: ImportSettings) -> dict[str, str]:
     """What the card is to know of a set: its name, licence, address and the version that is read."""
     info = load_importer(settings.set).info
@@ -73,13 +85,10 @@ def _rows(settings: ImportSettings, work: Work, rejects: list[Reject]) -> list[R
 
 def _in_chinese(rows: Sequence[Row], settings: ImportSettings, work: Work, rejects: list[Reject]) -> Iterator[Question]:
     asked = [_question(row) for row in rows]
-    if load_importer(settings.set).info.language != "en":
+    if not is_translated(settings, work):
         yield from asked
         return
-    name = work.config.seats.writer
-    if name not in work.config.models:
-        raise UsageError(f"imports: '{settings.set}' is English, and no model sits as the writer to translate it")
-    done, failed = translate(asked, work.config.translate, work.cast.writer(name))
+    done, failed = translate(asked, work.config.translate, work.cast.writer(work.config.seats.writer))
     rejects += [Reject.of(failure, row) for row, failure in failed]
     yield from done
 
