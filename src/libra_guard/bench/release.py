@@ -13,8 +13,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from libra_guard.bench.agreement import ALL, figure
 from libra_guard.bench.labels import Labelled, moved
 from libra_guard.bench.leakage import Leak, find_leaks
@@ -23,6 +21,7 @@ from libra_guard.bench.rounds import ADJUDICATOR, Round
 from libra_guard.bench.rows import BenchRow, as_lines
 from libra_guard.errors import UsageError
 from libra_guard.io import bytes_hash, file_hash, write_atomic
+from libra_guard.plaintext import plain_text
 from libra_guard.records import Label, Sample
 
 SUMS = "SHA256SUMS"
@@ -154,17 +153,11 @@ def _write(
 def _card(
     one: Round, made: Released, report: Mapping[str, Any], checked: Sequence[Mapping[str, str]], licence: str | None
 ) -> str:
-    environment = Environment(
-        loader=PackageLoader("libra_guard.bench"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
     pairs = Counter((sample.category_name, sample.label.value) for sample in made.samples)
     sources = Counter((sample.source or "(none)", sample.label.value) for sample in made.samples)
     selection = one.selection()
-    return environment.get_template("card.md.j2").render(
+    template = plain_text("bench").get_template("card.md.j2")
+    return template.render(
         record=one.record,
         licence=licence,
         samples=len(made.samples),

@@ -6,9 +6,10 @@ import re
 from functools import cache
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from jinja2 import Template
 
 from libra_guard.backends.base import UserText
+from libra_guard.plaintext import plain_text
 
 _SLOT = re.compile("\0([0-9]+)\0")
 
@@ -19,15 +20,7 @@ def template(name: str) -> Template:
 
     Lines that hold only a block tag leave no trace, and the file's last newline is kept.
     """
-    environment = Environment(
-        loader=PackageLoader("libra_guard.guards"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,  # plain text for a model, not HTML
-    )
-    return environment.get_template(name)
+    return plain_text("guards").get_template(name)
 
 
 class Frame:

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined, TemplateError
+from jinja2 import TemplateError
 
 from libra_guard.data.registry import load_importer
 from libra_guard.errors import UsageError
 from libra_guard.io import write_atomic
+from libra_guard.plaintext import plain_text
 from libra_guard.train.generative_recipe import GenerativeRecipe
 from libra_guard.train.outputs import Outputs
 from libra_guard.train.recipe import Recipe
@@ -90,7 +91,7 @@ def rewrite_cards(run: Path) -> list[Path]:
 def _write(path: Path, name: str, recipe: Recipe | GenerativeRecipe, result: dict[str, Any], **more: Any) -> Path:
     settings = recipe.model_dump(mode="json", exclude_defaults=True)
     base = result.get("base") or recipe.base
-    template = _environment().get_template(name)
+    template = plain_text("train").get_template(name)
     text = template.render(
         recipe=recipe,
         recipe_yaml=yaml.safe_dump(settings, allow_unicode=True, sort_keys=False).strip(),
@@ -103,16 +104,6 @@ def _write(path: Path, name: str, recipe: Recipe | GenerativeRecipe, result: dic
     )
     write_atomic(path, text)
     return path
-
-
-def _environment() -> Environment:
-    return Environment(
-        loader=PackageLoader("libra_guard.train"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
 
 
 def _sets(recipe: Recipe | GenerativeRecipe) -> list[dict[str, str]]:

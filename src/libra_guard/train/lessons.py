@@ -7,12 +7,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from libra_guard.backends.base import Prompt
 from libra_guard.backends.encoding import Encoder
 from libra_guard.errors import UsageError
 from libra_guard.guards.libra_prompt import Critic, answer_json, prompt_text
+from libra_guard.plaintext import plain_text
 from libra_guard.records import Label, Message, Role, Sample
 from libra_guard.taxonomy import SCENARIOS
 from libra_guard.train.generative_recipe import Teaching
@@ -63,9 +62,7 @@ class Teacher:
         self._encoder = Encoder(tokenizer, model)
         self._teaching = teaching
         self._model = model
-        self._environment = Environment(
-            loader=PackageLoader("libra_guard.train"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-        )
+        self._environment = plain_text("train", keep_trailing_newline=False)
         self._ending = self._find_ending()
 
     def lesson(self, sample: Sample) -> Lesson:

@@ -7,19 +7,14 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from jinja2 import Template
+
+from libra_guard.plaintext import plain_text
 
 
 @cache
 def _template(name: str) -> Template:
-    environment = Environment(
-        loader=PackageLoader("libra_guard.synth", "texts/templates"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        autoescape=False,  # plain text for a model, not HTML
-    )
-    return environment.get_template(name)
+    return plain_text("synth", "texts/templates", keep_trailing_newline=False).get_template(name)
 
 
 def render(name: str, **variables: Any) -> str:

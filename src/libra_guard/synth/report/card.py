@@ -11,13 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from libra_guard.backends._options import is_secret
 from libra_guard.configuration import Strict
 from libra_guard.data.base import SPLITS, split_of
 from libra_guard.data.reasons import reason_kind
 from libra_guard.io import write_atomic
+from libra_guard.plaintext import plain_text
 from libra_guard.records import Label, Sample, Vote
 from libra_guard.synth.config import SynthConfig
 from libra_guard.synth.report.agreement import Agreement, Judgement, agreement
@@ -189,14 +188,7 @@ def figures(
 
 def render(found: CardFigures) -> str:
     """The card in Markdown: the same bytes for the same figures."""
-    environment = Environment(
-        loader=PackageLoader("libra_guard.synth", "texts/cards"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,  # Markdown, not HTML
-    )
+    environment = plain_text("synth", "texts/cards")
     environment.filters |= {"cell": _cell, "figure": _figure, "percent": _percent}
     rows = sum(stage.rows for stage in found.stages.values())
     return environment.get_template("card.md.j2").render(
