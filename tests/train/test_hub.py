@@ -70,10 +70,10 @@ def trainer(folder: Path, **recipe: Any) -> EncoderTrainer:
 
 def by_the_card(form: str, pooling: str, folder: Path, question: str, answer: str) -> np.ndarray:
     """What the lines of Python in the card find."""
-    from libra_guard.train.card import _environment
+    from libra_guard.plaintext import plain_text
 
     card = (
-        _environment()
+        plain_text("train")
         .get_template("_hub.md.j2")
         .render(form=form, hub={"pooling": pooling}, recipe=type("R", (), {"ngrams": None}))
     )
