@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -195,7 +196,7 @@ def test_a_responder_that_refuses_everything_is_counted(model: Model, run: Calla
     record = json.loads(made.path("respond").with_suffix(".json").read_text(encoding="utf-8"))
     assert record["figures"]["refused"] == {"one": 6}
     card = json.loads((made.out / "data" / "card.json").read_text(encoding="utf-8"))
-    assert card["refusals"]["one"] == {"answers": 6, "refused": 6}
+    assert card["responses"]["one"] == {"answers": 6, "refused": 6, "cut": 0}
 
 
 def test_a_query_that_the_server_does_not_take_costs_one_row(model: Model, run: Callable[..., Run]) -> None:
@@ -240,3 +241,39 @@ def test_what_a_server_never_takes_does_not_end_the_next_run(model: Model, run: 
         made = run(models=models, failures=0.9)
         outcomes = made.do("elements", "queries", "augment", "import", "dedup", "respond")
         assert (outcomes[-1].rows, outcomes[-1].failed) == (1, 5)
+
+
+@pytest.mark.parametrize("seat", ["responder", "judge"])
+def test_models_on_servers_are_asked_side_by_side(model: Model, run: Callable[..., Run], seat: str) -> None:
+    """Each answers its first question only once the other has been asked its own."""
+    meeting = threading.Barrier(2)
+
+    def waits(asked: dict[str, Any]) -> Reply:
+        text = asked["messages"][-1]["content"]
+        mine = "条提问" not in text and ("大语言模型的回答" in text) == (seat == "judge")
+        if mine and not together:
+            meeting.wait(20)
+            together.add(asked["model"])
+        return reply(asked)
+
+    together: set[str] = set()
+    reply, model.server.reply = model.server.reply, waits
+    made = run(
+        models={
+            name: {
+                "backend": "openai",
+                "model": name,
+                "endpoints": [f"{model.server.url}/v1"],
+                "options": QUICK | {"timeout": 30.0},
+                "concurrency": 1,
+            }
+            for name in ("one", "two")
+        },
+        seats={
+            "writer": "one",
+            "responders": ["one", "two"],
+            "judges": [{"guard": "libra", "model": name} for name in ("one", "two")],
+        },
+    )
+    made.go()
+    assert len(together) >= 1

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from libra_guard.backends.base import Backend
+from libra_guard.backends.registry import backend_class
 from libra_guard.data.registry import load_dataset_rows
 from libra_guard.errors import UsageError
 from libra_guard.guards.generative import GenerativeGuard
@@ -15,7 +16,7 @@ from libra_guard.guards.registry import guard_class, load_guard
 from libra_guard.io import Hub, list_files
 from libra_guard.records import Method
 from libra_guard.synth.config import JudgeSettings
-from libra_guard.synth.seats.cast import is_served
+from libra_guard.synth.seats.backend import is_served
 from libra_guard.synth.steps.elements import Elements
 from libra_guard.synth.steps.imports import is_translated
 from libra_guard.synth.work import Work
@@ -41,7 +42,7 @@ def check(work: Work, seats: Iterable[str]) -> None:
     if extra := work.config.elements.extra:
         Elements.load(Path(work.cast.file(str(extra))))
     for name in _models(work, set(seats)):
-        if is_served(work.config.models[name].backend):
+        if is_served(backend_class(work.config.models[name].backend)):
             work.cast.backend(name)
     for judge in work.config.seats.all_judges:
         if judge.model:

@@ -54,7 +54,7 @@ def sample(number, signs="uu", **fields):
 STAGE1 = [
     sample(0),
     sample(1),
-    sample(2, "ss", label="安全", refused=True),
+    sample(2, "ss", label="安全", refused=True, cut=True),
     sample(2, "ss", label="安全", responder="gemma", id="b-2"),
     sample(4, "ss", label="安全", category_name="", sub_category_name="", intent="benign"),
 ]
@@ -135,9 +135,9 @@ def test_agreement_is_over_all_judged_pairs():
     ]
 
 
-def test_refusals_are_over_all_judged_pairs():
-    found = {name: (one.refused, one.answers) for name, one in made().refusals.items()}
-    assert found == {"gemma": (0, 1), "qwen": (1, 6)}
+def test_refused_and_cut_answers_are_over_all_judged_pairs():
+    found = {name: (one.refused, one.cut, one.answers) for name, one in made().responses.items()}
+    assert found == {"gemma": (0, 0, 1), "qwen": (1, 1, 6)}
 
 
 def test_questions_count_once_and_answers_as_often_as_they_stand():

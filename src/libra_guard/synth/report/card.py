@@ -75,11 +75,13 @@ class StageFigures(Strict):
     lengths: dict[str, Lengths]
 
 
-class Refusals(Strict):
+class Answers(Strict):
     """Of one responder, over all judged pairs."""
 
     answers: int
     refused: int
+    cut: int
+    """Answers that ended at the limit of tokens."""
 
 
 class HeldOut(Strict):
@@ -116,7 +118,7 @@ class CardFigures(Strict):
     evenness: float | None
     """Entropy of the wanted sub-categories' rows by that of equal shares (Pielou's J), in [0, 1]."""
     agreement: Agreement
-    refusals: dict[str, Refusals]
+    responses: dict[str, Answers]
     diversity: dict[str, Diversity]
     """Of the different questions, and of all answers, of both stages."""
     rejects: Counts
@@ -172,7 +174,7 @@ def figures(
         one_sided=[name for name in wanted if wanted[name] in per_sub.get(name, {}).values()],
         evenness=_evenness(list(wanted.values())),
         agreement=agreement([_judgement(row) for row in judged]),
-        refusals=_refusals(judged),
+        responses=_responses(judged),
         diversity={
             "questions": diversity(list({row.question for row in rows}), settings.seed),
             "responses": diversity([row.response for row in rows], settings.seed),
@@ -263,10 +265,15 @@ def _judgement(row: Sample) -> Judgement:
     )
 
 
-def _refusals(rows: Sequence[Sample]) -> dict[str, Refusals]:
-    answers = Counter(str(_extra(row, "responder") or NONE) for row in rows)
-    refused = Counter(str(_extra(row, "responder") or NONE) for row in rows if _extra(row, "refused"))
-    return {name: Refusals(answers=answers[name], refused=refused[name]) for name in sorted(answers)}
+def _responses(rows: Sequence[Sample]) -> dict[str, Answers]:
+    by: dict[str, list[Sample]] = {}
+    for row in rows:
+        by.setdefault(str(_extra(row, "responder") or NONE), []).append(row)
+    found = {}
+    for name in sorted(by):
+        refused, cut = (sum(bool(_extra(row, field)) for row in by[name]) for field in ("refused", "cut"))
+        found[name] = Answers(answers=len(by[name]), refused=refused, cut=cut)
+    return found
 
 
 def _tally(reasons: Iterable[str]) -> dict[str, int]:

@@ -9,12 +9,14 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from libra_guard.backends._options import option_names
 from libra_guard.backends.base import Backend, Completion, Prompt, Scored, Span, Text
 from libra_guard.errors import BackendError
 from libra_guard.records import Method
 from libra_guard.synth.seats.budget import Budget, Price, Usage
 from libra_guard.synth.seats.endpoints import Endpoint, Queue
 from libra_guard.synth.seats.store import Call, CallStore, key_of
+from libra_guard.synth.seats.together import Halt
 
 Answer = TypeVar("Answer")
 Ask = Callable[[Backend, Sequence[Any]], list[Call]]
@@ -38,6 +40,7 @@ class StoredBackend(Backend):
             as a whole: where an answer depends on its neighbours, it is the same after a kill.
         concurrency: Calls at a time, on each endpoint.
         patience: Failures in a row after which an endpoint is given up.
+        halt: Is asked before each call.
     """
 
     def __init__(
@@ -52,14 +55,17 @@ class StoredBackend(Backend):
         batch: int = 1,
         concurrency: int = 1,
         patience: int = 5,
+        halt: Halt | None = None,
     ) -> None:
         self._endpoints, self._store, self._budget = list(endpoints), store, budget
+        self._halt = halt or Halt()
         self._model, self._identity, self._price = model, identity, price or Price()
         self._batch, self._concurrency, self._patience = batch, concurrency, patience
         first = self._endpoints[0].backend
         # A class variable of others: here it is the name of what is wrapped.
         self.name = first.name  # type: ignore[misc]
         self.capabilities, self.context, self.continues = first.capabilities, first.context, first.continues
+        self.served = is_served(type(first))
         self.usage = Usage()
         """Of all calls that were asked of this object, those that the store answered included."""
 
@@ -164,7 +170,7 @@ class StoredBackend(Backend):
             self._endpoints,
             concurrency=self._concurrency,
             patience=self._patience,
-            check=lambda: self._budget.check(self._price),
+            check=self._check,
             run=run,
         )
         for group, error in queue.do(missing):
@@ -175,6 +181,10 @@ class StoredBackend(Backend):
                 self.usage += self._cost(call)
         return [found[key] for key in keys]
 
+    def _check(self) -> None:
+        self._halt.check()
+        self._budget.check(self._price)
+
     def _forgive(self) -> None:
         # After a stop nothing may be left to ask but what always fails, which is no row of failures then.
         for endpoint in self._endpoints:
@@ -184,6 +194,11 @@ class StoredBackend(Backend):
     def _cost(self, call: Call) -> Usage:
         money = self._price.of(call.prompt_tokens, call.new_tokens)
         return Usage(1, call.prompt_tokens, call.new_tokens, money)
+
+
+def is_served(made: type[Backend]) -> bool:
+    """Whether such a backend asks a server: it is there at once, and takes many calls at a time."""
+    return "concurrency" in option_names(made)
 
 
 def _told(item: Prompt | Text) -> str:

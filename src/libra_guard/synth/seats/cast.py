@@ -13,11 +13,12 @@ from libra_guard.guards.registry import guard_entry, load_guard
 from libra_guard.io import model_hash
 from libra_guard.records import Method
 from libra_guard.synth.config import JudgeSettings, ModelSettings, SynthConfig
-from libra_guard.synth.seats.backend import StoredBackend
+from libra_guard.synth.seats.backend import StoredBackend, is_served
 from libra_guard.synth.seats.budget import Budget, Pace, Usage
 from libra_guard.synth.seats.endpoints import Endpoint
 from libra_guard.synth.seats.roles import Judge, Responder, Writer
 from libra_guard.synth.seats.store import CallStore, key_of
+from libra_guard.synth.seats.together import Halt
 
 _CONNECTION = {
     "api_key",
@@ -56,6 +57,8 @@ class Cast:
 
     def __init__(self, config: SynthConfig, store: CallStore, beside: Path = Path(".")) -> None:
         self._config, self._store, self._beside = config, store, beside
+        self.halt = Halt()
+        """Ends what all its models do."""
         spent = Usage()
         for model, (asked, new) in store.spent().items():
             price = config.models[model].price if model in config.models else None
@@ -162,7 +165,7 @@ class Cast:
                     )
 
     def _opened(self, name: str, settings: ModelSettings) -> StoredBackend:
-        served = is_served(settings.backend)
+        served = is_served(backend_class(settings.backend))
         if settings.endpoints and "base_url" not in option_names(backend_class(settings.backend)):
             raise UsageError(
                 f"models.{name}: the backend '{settings.backend}' runs in this process: it has no endpoints"
@@ -181,6 +184,7 @@ class Cast:
             batch=1 if served else settings.batch,
             concurrency=settings.concurrency if served else 1,
             patience=settings.patience,
+            halt=self.halt,
         )
 
     def _own(self, backend: str, model: str, **options: Any) -> Backend:
@@ -193,16 +197,12 @@ class Cast:
         name = f"{backend}:{Path(model).name}"
         if name in {*self._config.models, *(known for known, _ in self._owned.values())}:
             name += f"@{key.hex()[:8]}"
-        one = StoredBackend(name, about, [Endpoint(made)], self._store, self._budget, batch=_JUDGED_AT_ONCE)
+        place = [Endpoint(made)]
+        one = StoredBackend(name, about, place, self._store, self._budget, batch=_JUDGED_AT_ONCE, halt=self.halt)
         # A guard by rules has no model, and asks nothing.
         if Method.LOGITS in made.capabilities or Method.GENERATE in made.capabilities:
             self._owned[key] = name, one
         return one
-
-
-def is_served(backend: str) -> bool:
-    """Whether a backend asks a server: it is there at once, and takes many calls at a time."""
-    return "concurrency" in option_names(backend_class(backend))
 
 
 def identity(settings: ModelSettings) -> dict[str, Any]:

@@ -13,6 +13,9 @@ from libra_guard.backends.base import Backend
 from libra_guard.errors import BackendError, RefusedError
 from libra_guard.synth.seats.budget import Pace
 
+_LOOK = 0.5
+"""Seconds between two looks at whether a worker that rests is still wanted."""
+
 
 class EndpointsLostError(BackendError):
     """No endpoint of a model answers any more: the run cannot go on, and what was answered is kept."""
@@ -132,7 +135,8 @@ class Queue:
                         self._waiting.remove(group)
                         self._running += 1
                         return group
-                self._changed.wait(rest)
+                # Others may end the work meanwhile, and only ``check`` tells of it.
+                self._changed.wait(min(rest, _LOOK) if rest else None)
         return None
 
     def _one(self, number: int, group: _Group) -> None:

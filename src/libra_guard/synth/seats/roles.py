@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar
 
-from libra_guard.backends.base import Completion, Prompt
+from libra_guard.backends.base import Backend, Completion, Prompt
 from libra_guard.errors import BackendError
 from libra_guard.guards.base import Guard
 from libra_guard.records import Conversation, Verdict, Vote
@@ -154,6 +154,11 @@ class Responder:
         self.name, self.backend = name, backend
         self._settings, self._seed = settings, seed
 
+    @property
+    def lane(self) -> StoredBackend | None:
+        """See ``together.Task``."""
+        return self.backend if self.backend.served else None
+
     def answer(self, questions: Sequence[str], *, max_tokens: int) -> list[Reply | Failure]:
         """An answer to each question.
 
@@ -191,6 +196,12 @@ class Judge:
 
     def __init__(self, name: str, guard: Guard) -> None:
         self.name, self.guard = name, guard
+
+    @property
+    def lane(self) -> Backend | None:
+        """See ``together.Task``."""
+        backend = self.guard.backend
+        return backend if isinstance(backend, StoredBackend) and backend.served else None
 
     def votes(self, pairs: Sequence[Conversation], *, explain: bool) -> list[Vote | Failure]:
         """A vote on each pair: all at once; where that fails, one by one, so that a bad pair costs one pair.

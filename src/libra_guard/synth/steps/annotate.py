@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from libra_guard.records import Conversation, Vote
 from libra_guard.synth.records import Answered, Judged
 from libra_guard.synth.seats.failure import Failure
 from libra_guard.synth.seats.roles import Judge
+from libra_guard.synth.seats.together import Task, side_by_side
 from libra_guard.synth.work import Done, Reject, Work, pieces
 
 STEP = "annotate"
@@ -15,6 +17,8 @@ STEP = "annotate"
 
 def annotate(work: Work, pairs: Sequence[Answered]) -> Done:
     """The votes of all judges, in the settings' order; where they differ, the arbiter's beside them.
+
+    Judges on servers are asked side by side, whatever runs in this process in turn.
 
     The arbiter is not asked about pairs that a judge could not be read on, unless the others differ already.
 
@@ -26,14 +30,15 @@ def annotate(work: Work, pairs: Sequence[Answered]) -> Done:
     arbiter = work.cast.judge(last) if last else None
     rows: list[Judged] = []
     rejects: list[Reject] = []
-    part = work.part(pairs)
+    part, explain = work.part(pairs), work.config.annotate.explain
     with work.progress(STEP, len(part)) as advance:
         for piece in pieces(part, work.config.annotate.chunk):
             told = [Conversation.from_pair(pair.question, pair.response) for pair in piece]
-            columns = [judge.votes(told, explain=work.config.annotate.explain) for judge in judges]
+            votes = [Task(judge.lane, partial(judge.votes, told, explain=explain)) for judge in judges]
+            columns = side_by_side(votes, work.cast.halt)
             judged = [_row(pair, votes) for pair, votes in zip(piece, zip(*columns, strict=True), strict=True)]
             if arbiter:
-                judged = _arbitrated(judged, arbiter, explain=work.config.annotate.explain)
+                judged = _arbitrated(judged, arbiter, explain=explain)
             for row in judged:
                 (rejects if isinstance(row, Reject) else rows).append(row)  # type: ignore[arg-type]
             advance(len(piece))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+from functools import partial
 from typing import Protocol
 
 from libra_guard.records import check_text
@@ -15,6 +16,7 @@ from libra_guard.synth.language.refusals import is_refusal
 from libra_guard.synth.records import Answered, Intent, MadeBy, Query, text_id
 from libra_guard.synth.seats.failure import Failure
 from libra_guard.synth.seats.roles import Reply, Responder
+from libra_guard.synth.seats.together import Task, side_by_side
 from libra_guard.synth.work import Done, Reject, Work, pieces
 
 STEP = "respond"
@@ -35,13 +37,16 @@ _LEAST_CHINESE = 0.2
 class _Answering(Protocol):
     name: str
 
+    @property
+    def lane(self) -> Hashable | None: ...
+
     def answer_all(self, queries: Sequence[Query]) -> list[Reply | Failure]: ...
 
     def made(self) -> MadeBy: ...
 
 
 def respond(work: Work, queries: Sequence[Query]) -> Done:
-    """An answer of each responder that a query is given to.
+    """An answer of each responder that a query is given to; responders on servers are asked side by side.
 
     Returns:
         The pairs, query by query; answers that failed, are empty or have a ``fault``, with reasons.
@@ -58,11 +63,11 @@ def respond(work: Work, queries: Sequence[Query]) -> Done:
     with work.progress(STEP, len(part)) as advance:
         for piece in pieces(part):
             given = {query.id: _drawn(query, work) for query in piece}
+            mine = [[query for query in piece if seat.name in given[query.id]] for seat in seats]
+            tasks = [Task(seat.lane, partial(seat.answer_all, own)) for seat, own in zip(seats, mine, strict=True)]
             found: dict[tuple[str, str], Reply | Failure] = {}
-            for seat in seats:
-                mine = [query for query in piece if seat.name in given[query.id]]
-                for query, answer in zip(mine, seat.answer_all(mine), strict=True):
-                    found[query.id, seat.name] = answer
+            for seat, own, answers in zip(seats, mine, side_by_side(tasks, work.cast.halt), strict=True):
+                found |= {(query.id, seat.name): answer for query, answer in zip(own, answers, strict=True)}
             for query in piece:
                 for seat in seats:
                     if seat.name not in given[query.id]:
@@ -99,7 +104,8 @@ def cut_long(text: str, longest: int) -> str:
 
 class _ByModel:
     def __init__(self, responder: Responder, max_tokens: int) -> None:
-        self.name, self._responder, self._max_tokens = responder.name, responder, max_tokens
+        self.name, self.lane = responder.name, responder.lane
+        self._responder, self._max_tokens = responder, max_tokens
 
     def answer_all(self, queries: Sequence[Query]) -> list[Reply | Failure]:
         return self._responder.answer([query.question for query in queries], max_tokens=self._max_tokens)
@@ -109,6 +115,8 @@ class _ByModel:
 
 
 class _ByGrammar:
+    lane = None
+
     def __init__(self, name: str, seed: int) -> None:
         self.name, self._seed, self._grammar = name, seed, Grammar.load()
 

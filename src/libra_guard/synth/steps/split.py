@@ -81,6 +81,7 @@ def _sample(row: Judged, root: str, label: Label, analysis: str, label_by: str) 
             "set": row.source,
             "responder": row.responder,
             "refused": row.refused,
+            "cut": row.cut,
             "votes": [vote.model_dump(mode="json") for vote in row.votes],
             "arbiter": row.arbiter.model_dump(mode="json") if row.arbiter else None,
             "query": row.query,
