@@ -9,6 +9,7 @@ from libra_guard.records import Conversation, Label, Vote
 from libra_guard.synth.config import SynthConfig
 from libra_guard.synth.records import Answered
 from libra_guard.synth.seats.failure import Failure
+from libra_guard.synth.seats.together import Halt
 from libra_guard.synth.steps.annotate import annotate
 from libra_guard.synth.work import Done, Work
 
@@ -26,6 +27,8 @@ CONFIG = SynthConfig.checked(
 
 class Judge:
     """Says what it was told to say of an answer, and keeps what it was asked."""
+
+    lane = None
 
     def __init__(self, name: str, said: dict[str, Label | Failure | None]) -> None:
         self.name, self.said = name, said
@@ -45,7 +48,7 @@ def pair(answer: str) -> Answered:
 def judged(table: dict[str, tuple[Any, Any, Any]]) -> tuple[Done, Judge]:
     """From each answer to what the two judges and the arbiter say of it."""
     judges = {name: Judge(name, {a: says[n] for a, says in table.items()}) for n, name in enumerate(("a", "b", "last"))}
-    cast: Any = SimpleNamespace(judge=lambda settings: judges[settings.guard])
+    cast: Any = SimpleNamespace(judge=lambda settings: judges[settings.guard], halt=Halt())
     return annotate(Work(CONFIG, cast, Path()), [pair(answer) for answer in table]), judges["last"]
 
 

@@ -16,6 +16,7 @@ from libra_guard.synth.seats.backend import Endpoint, StoredBackend
 from libra_guard.synth.seats.budget import Budget, BudgetSettings
 from libra_guard.synth.seats.roles import Responder
 from libra_guard.synth.seats.store import CallStore
+from libra_guard.synth.seats.together import Halt
 from libra_guard.synth.steps.respond import cut_long, fault, respond
 from libra_guard.synth.work import Done, Work
 
@@ -33,7 +34,7 @@ def answer(tmp_path: Path) -> Iterator[Answer]:
         backend = ScriptedBackend(generate=lambda _: said)
         model = ModelSettings(backend="scripted", model="m", raw=raw)
         stored = StoredBackend("m", "m", [Endpoint(backend)], store, Budget(BudgetSettings()))
-        cast: Any = SimpleNamespace(responder=lambda name: Responder(name, stored, model, seed=7))
+        cast: Any = SimpleNamespace(responder=lambda name: Responder(name, stored, model, seed=7), halt=Halt())
         config = SynthConfig.checked(
             {
                 "name": "small",
@@ -103,7 +104,7 @@ def test_talk_of_minors_and_sex_is_neither_asked_nor_kept(answer: Answer) -> Non
 
 def test_an_intent_that_nobody_told_can_be_answered_by_the_grammar(tmp_path: Path) -> None:
     config = SynthConfig.checked({"name": "small", "seats": {"judges": [{"guard": "a"}, {"guard": "b"}]}}, "test")
-    cast: Any = SimpleNamespace()
+    cast: Any = SimpleNamespace(halt=Halt())
     done = respond(Work(config, cast, tmp_path), [Query.make("怎么泡茶", intent=Intent.UNKNOWN)])
     assert len(done.rows) == 1
 
