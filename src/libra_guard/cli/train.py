@@ -88,6 +88,27 @@ def ablate(
 
 
 @app.command()
+def adversarial(
+    settings: Annotated[Path, typer.Argument(help="YAML, e.g. configs/adversarial/servers.yaml.")],
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", file_okay=False, help="Folder for the rounds; what is done in it is kept.")
+    ],
+    data: Data = Path(),
+    base: Base = None,
+) -> None:
+    """Train a classifier in rounds: a model writes what it gets wrong, and it learns that, until the gain stops.
+
+    The best round's guard stands in DIR/guard.
+    """
+    for module, extra in (("torch", "train"), ("transformers", "train"), ("onnx", "train"), ("rensa", "synth")):
+        require(module, extra)
+    from libra_guard.synth.adversarial.rounds import adversarial_rounds
+
+    result = adversarial_rounds(settings, data, out, base=base, command=this_command(), report=_say)
+    typer.echo(json.dumps({key: result[key] for key in ("best", "rounds")}, ensure_ascii=False, indent=2))
+
+
+@app.command()
 def card(
     run: Annotated[
         Path, typer.Argument(metavar="DIR", file_okay=False, help="The --out folder of a finished training.")

@@ -196,6 +196,11 @@ class SynthConfig(ConfigFile):
         return self
 
     @property
+    def attempts(self) -> int:
+        """Times that a malformed answer is asked for, whatever it was to be."""
+        return self.queries.attempts
+
+    @property
     def offline(self) -> bool:
         """Whether a grammar has a hand in it: such data is for trying the pipeline, not for training a guard."""
         return GRAMMAR in (self.seats.writer, *self.seats.responders)

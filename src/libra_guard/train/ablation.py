@@ -21,7 +21,7 @@ from libra_guard.errors import UsageError, require
 from libra_guard.io import write_atomic
 from libra_guard.train.generative_recipe import GenerativeRecipe
 from libra_guard.train.plots import plot_ablation
-from libra_guard.train.provenance import provenance_of
+from libra_guard.train.provenance import finished
 from libra_guard.train.recipe import Recipe
 
 Report = Callable[[str], None]
@@ -170,7 +170,7 @@ def ablate(
     for number, ((name, seed), recipe) in enumerate(recipes.items(), 1):
         folder = out / name / f"seed-{seed}"
         report(f"run {number} of {len(recipes)}: {name}, seed {seed}")
-        runs[name, seed] = _finished(folder, recipe, data, base) or _trainer(recipe)(
+        runs[name, seed] = finished(folder, recipe, data, base) or _trainer(recipe)(
             recipe, data, folder, base=base, shared_stages=out / "stages", command=command, report=report
         )
     result = {
@@ -227,18 +227,6 @@ def _over_seeds(tests: list[dict[str, Any]]) -> dict[str, Any]:
 def _spread(values: list[float]) -> dict[str, float | None]:
     """One value has no standard deviation."""
     return {"mean": round(mean(values), 4), "sd": round(stdev(values), 4) if len(values) > 1 else None}
-
-
-def _finished(folder: Path, recipe: AnyRecipe, data: str | Path, base: str | None) -> dict[str, Any] | None:
-    """What a run wrote that was made of the same."""
-    try:
-        found: dict[str, Any] = json.loads((folder / "train.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    base = (base or recipe.base) if recipe.base else None
-    # The same run may be asked for in other words.
-    told = {key: value for key, value in (found.get("provenance") or {}).items() if key != "command"}
-    return found if told == provenance_of(recipe, data, base) else None
 
 
 def read_recipe(path: str | Path) -> AnyRecipe:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -27,6 +28,10 @@ _LIBRARIES = (
 
 class AnyRecipe(Protocol):
     """What both kinds of recipe have."""
+
+    @property
+    def base(self) -> str | None:
+        """The pretrained model that is started from, if any."""
 
     @property
     def fitted_on(self) -> list[Source]:
@@ -58,6 +63,25 @@ def provenance_of(recipe: AnyRecipe, data: str | Path, base: str | None, command
         "machine": f"{platform.system()} {platform.machine()}",
         **({"command": command} if command else {}),
     }
+
+
+def finished(folder: Path, recipe: AnyRecipe, data: str | Path, base: str | None) -> dict[str, Any] | None:
+    """What ``train.json`` in a folder tells, where it is that of a training of the same; see ``provenance_of``.
+
+    Args:
+        folder: Of the training.
+        recipe: What is asked for.
+        data: Folder that the sources' paths are relative to.
+        base: Overrides the recipe's base.
+    """
+    try:
+        found: dict[str, Any] = json.loads((folder / "train.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    base = (base or recipe.base) if recipe.base else None
+    # The same run may be asked for in other words.
+    told = {key: value for key, value in (found.get("provenance") or {}).items() if key != "command"}
+    return found if told == provenance_of(recipe, data, base) else None
 
 
 def _versions() -> dict[str, str]:

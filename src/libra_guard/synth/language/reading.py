@@ -1,10 +1,13 @@
-"""Reads what models write: numbered lines, prose; and says why where it cannot."""
+"""Reads what models write: numbered lines, pairs, prose; and says why where it cannot."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
 from itertools import takewhile
+from typing import Any
+
+import json_repair
 
 from libra_guard.records import check_text
 from libra_guard.synth.seats.failure import UnreadableError
@@ -45,6 +48,28 @@ def numbered_lines(text: str) -> list[str]:
     if not chinese:
         raise UnreadableError("not Chinese")
     return chinese
+
+
+def pairs(text: str) -> list[tuple[str, str]]:
+    """The questions and answers in a JSON list of ``{"问题": …, "回答": …}``, each pair once, in order.
+
+    Raises:
+        UnreadableError: There is no such list, or an object of it lacks a text.
+    """
+    said = writable(text)
+    start = said.find("[")
+    found = json_repair.loads(said[start:]) if start >= 0 else None
+    if not isinstance(found, list) or not found:
+        raise UnreadableError("no JSON list")
+    read = [_pair(one) for one in found]
+    return list(dict.fromkeys(read))
+
+
+def _pair(found: Any) -> tuple[str, str]:
+    question, response = (found.get("问题"), found.get("回答")) if isinstance(found, dict) else (None, None)
+    if not isinstance(question, str) or not isinstance(response, str):
+        raise UnreadableError("an object without 问题 and 回答")
+    return writable(question.strip()), writable(response.strip())
 
 
 def writable(text: str) -> str:

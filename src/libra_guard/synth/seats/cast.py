@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from libra_guard.backends._options import option_names, unknown_option
 from libra_guard.backends.base import Backend
@@ -12,9 +12,9 @@ from libra_guard.errors import UsageError
 from libra_guard.guards.registry import guard_entry, load_guard
 from libra_guard.io import model_hash
 from libra_guard.records import Method
-from libra_guard.synth.config import JudgeSettings, ModelSettings, SynthConfig
+from libra_guard.synth.config import JudgeSettings, ModelSettings
 from libra_guard.synth.seats.backend import StoredBackend, is_served
-from libra_guard.synth.seats.budget import Budget, Pace, Usage
+from libra_guard.synth.seats.budget import Budget, BudgetSettings, Pace, Usage
 from libra_guard.synth.seats.endpoints import Endpoint
 from libra_guard.synth.seats.roles import Judge, Responder, Writer
 from libra_guard.synth.seats.store import CallStore, key_of
@@ -39,6 +39,42 @@ _QUICK = ("none", "onnx")
 """Backends whose models are there at once."""
 
 
+class SeatedJudges(Protocol):
+    """The judges of a run."""
+
+    @property
+    def judges(self) -> tuple[JudgeSettings, ...]:
+        """Those who judge every pair."""
+
+    @property
+    def all_judges(self) -> tuple[JudgeSettings, ...]:
+        """These, and who is asked beside them."""
+
+
+class CastSettings(Protocol):
+    """What the settings of any run say of its models."""
+
+    @property
+    def seed(self) -> int:
+        """For sampling."""
+
+    @property
+    def models(self) -> dict[str, ModelSettings]:
+        """Name → model."""
+
+    @property
+    def budget(self) -> BudgetSettings:
+        """Of all models together."""
+
+    @property
+    def seats(self) -> SeatedJudges:
+        """Who judges."""
+
+    @property
+    def attempts(self) -> int:
+        """Times that a malformed answer is asked for."""
+
+
 class Used(NamedTuple):
     """A model of the run, and what was asked of it."""
 
@@ -55,7 +91,7 @@ class Cast:
         beside: Folder that files named by the settings are looked for in where they are not there as written.
     """
 
-    def __init__(self, config: SynthConfig, store: CallStore, beside: Path = Path(".")) -> None:
+    def __init__(self, config: CastSettings, store: CallStore, beside: Path = Path(".")) -> None:
         self._config, self._store, self._beside = config, store, beside
         self.halt = Halt()
         """Ends what all its models do."""
@@ -68,11 +104,16 @@ class Cast:
         self._owned: dict[bytes, tuple[str, StoredBackend]] = {}
         """By what their answers depend on; with their names."""
 
-    def writer(self, name: str) -> Writer:
-        """The model of that name, as one that writes."""
+    def writer(self, name: str, *, offset: int = 0) -> Writer:
+        """The model of that name, as one that writes.
+
+        Args:
+            name: In the settings.
+            offset: Added to the settings' seed, so that the same prompt brings something else.
+        """
         settings = self._config.models[name]
-        attempts = self._config.queries.attempts
-        return Writer(name, self.backend(name), settings, seed=self._config.seed, attempts=attempts)
+        seed = self._config.seed + offset
+        return Writer(name, self.backend(name), settings, seed=seed, attempts=self._config.attempts)
 
     def responder(self, name: str) -> Responder:
         """The model of that name, as one that answers."""
