@@ -1,30 +1,105 @@
 """Kills a running pipeline at random moments and starts it again: is what it writes that of a quiet run?
 
     python benchmarks/synth_kill.py --kills 20
+    python benchmarks/synth_kill.py --kills 20 --served --out benchmarks/synth_kill_served.json
 
-Runs configs/synth/offline.yaml twice in quiet (the bytes must be equal), then a third time with kills spread over the
-quiet run's time. Compared are all files of steps/ and data/, so also the card. Writes benchmarks/synth_kill.json.
+Runs configs/synth/offline.yaml, or with --served two models with prices that write, answer and judge on a server, twice
+in quiet (the bytes must be equal), then a third time with kills spread over the quiet run's time. Compared are all
+files of steps/ and data/, so also the card. Writes benchmarks/synth_kill.json.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import random
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 HERE = Path(__file__).parent
 CONFIG = HERE.parent / "configs" / "synth" / "offline.yaml"
 
 
-def start(out: Path, settings: Sequence[str]) -> subprocess.Popen:
+POOL = "风花雪月山川湖海春夏秋冬东南西北金木水火土日星云雨雷电江河田野草树竹石桥路车船琴棋书画诗酒茶米油盐酱醋"
+
+
+class Model(BaseHTTPRequestHandler):
+    """Writes, answers and judges by rule: the same for the same text, after a while that is never the same."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        """Chat completions."""
+        asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        time.sleep(random.uniform(0, 0.02))
+        text = said(asked["model"] + asked["messages"][-1]["content"])
+        choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
+        usage = {"prompt_tokens": len(str(asked)), "completion_tokens": len(text), "total_tokens": 0}
+        body = json.dumps({"id": "1", "object": "chat.completion", "created": 1, "choices": [choice], "usage": usage})
+        self.send_response(200)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body.encode())
+
+    def log_message(self, *_: object) -> None:
+        """Says nothing."""
+
+
+class Server(ThreadingHTTPServer):
+    """Takes a client that is killed as a matter of course."""
+
+    def handle_error(self, *_: object) -> None:
+        """Says nothing."""
+
+
+def said(text: str) -> str:
+    """What a model says in the seat that a text shows."""
+
+    def words(*about: object) -> str:
+        return "".join(POOL[byte % len(POOL)] for byte in hashlib.sha256(repr(about).encode()).digest()[:14])
+
+    if "条提问" in text:
+        return "\n".join(f"{n}. {words(text, n)}怎么办" for n in range(1, 11))
+    if "大语言模型的回答" in text:
+        label = "不安全" if hashlib.sha256(text.encode()).digest()[0] % 3 else "安全"
+        return json.dumps({"答案": label, "分析": words(text)}, ensure_ascii=False)
+    return f"改写：{words(text)}怎么办" if "改写" in text else f"{words(text)}。"
+
+
+def served(scratch: Path) -> Path:
+    """Starts the server; the settings of a run on it."""
+    server = Server(("127.0.0.1", 0), Model)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    models = {
+        name: {
+            "backend": "openai",
+            "model": name,
+            "endpoints": [f"http://127.0.0.1:{server.server_port}/{name}/v1"],
+            "concurrency": 4,
+            "price": {"input": 0.1, "output": 0.7},
+        }
+        for name in ("one", "two")
+    }
+    judges = [{"guard": "libra", "model": name} for name in models]
+    seats = {"writer": "one", "responders": list(models), "judges": judges, "arbiter": judges[1]}
+    config = scratch / "served.yaml"
+    settings = {"name": "served", "models": models, "seats": seats}
+    settings["queries"] = {"harmful": 4, "borderline": 2, "benign": 20}
+    config.write_text(json.dumps(settings), encoding="utf-8")
+    return config
+
+
+def start(config: Path, out: Path, settings: Sequence[str]) -> subprocess.Popen:
     """`libra synth run`."""
-    command = [str(Path(sys.executable).with_name("libra")), "synth", "run", str(CONFIG), "--out", str(out)]
+    command = [str(Path(sys.executable).with_name("libra")), "synth", "run", str(config), "--out", str(out)]
     return subprocess.Popen([*command, *(f"--set={one}" for one in settings)], stderr=subprocess.DEVNULL)
 
 
@@ -39,20 +114,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--served", action="store_true", help="Models on a server, in place of a grammar.")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="As for `libra synth run`.")
     parser.add_argument("--out", type=Path, default=HERE / "synth_kill.json")
     options = parser.parse_args()
     draw = random.Random(options.seed)
     with tempfile.TemporaryDirectory() as scratch:
+        config = served(Path(scratch)) if options.served else CONFIG
         quiet, seconds = [], []
         for name in ("first", "second"):
             began = time.monotonic()
-            start(Path(scratch, name), options.set).wait()
+            start(config, Path(scratch, name), options.set).wait()
             seconds.append(time.monotonic() - began)
             quiet.append(content(Path(scratch, name)))
         killed, kills = Path(scratch, "killed"), 0
         while kills < options.kills:
-            process = start(killed, options.set)
+            process = start(config, killed, options.set)
             try:
                 # A start alone takes a second or two: a kill is to hit the work behind it.
                 process.wait(timeout=draw.uniform(0.5, 2.5 + seconds[0] / options.kills))
@@ -61,7 +138,7 @@ def main() -> None:
                 process.kill()
                 process.wait()
                 kills += 1
-        start(killed, options.set).wait()
+        start(config, killed, options.set).wait()
         rows = {path.stem: path.read_bytes().count(b"\n") for path in sorted((killed / "steps").glob("*.jsonl"))}
         outcome = {
             "seconds": [round(one, 1) for one in seconds],

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from libra_guard.configuration import ConfigFile, Strict, read_object, read_yaml
 from libra_guard.errors import UsageError
@@ -29,17 +29,17 @@ class Order(Table):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "table: Input should be"),
-        ("[tea]", "table: Input should be"),
+        ("", "  it is empty"),
+        ("[tea]", "  keys are needed, not a list"),
         ("tea: [1", "not YAML: "),
         ("tea: a\ntea", "not YAML: "),
         ("tea: 2024-13-45", "not YAML: month must be in 1..12"),
         ("tea: '\x07'", "not YAML: "),
         ("cups: []", "  tea: Field required"),
         ("tea: 3", "  tea: Input should be a valid string"),
-        ("{tea: 绿茶, colour: 1}", "  colour: Extra inputs"),
+        ("{tea: 绿茶, colour: 1}", "  colour: there is no such key"),
         ("{tea: 绿茶, cups: [{size: 1}, {size: 0}]}", "  cups.1.size: Input should be greater"),
-        ("{tea: 绿茶, cups: [{size: 1, lid: true}]}", "  cups.0.lid: Extra inputs"),
+        ("{tea: 绿茶, cups: [{size: 1, lid: true}]}", "  cups.0.lid: there is no such key"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_file(tmp_path: Path, text: str, message: str) -> None:
@@ -57,6 +57,48 @@ def test_all_that_is_wrong_is_told_at_once() -> None:
     lines = str(error.value).splitlines()
     assert lines[0] == "here: not an order:"
     assert [line.partition(":")[0] for line in lines[1:]] == ["  tea", "  cups.0.size", "  colour"]
+
+
+class Shelf(Table):
+    kind = "shelf"
+
+    pots: dict[str, Cup] = Field(default_factory=dict)
+    lids: tuple[Cup, ...] | None = Field(default=None, min_length=1)
+
+    @model_validator(mode="after")
+    def _holds(self) -> Self:
+        if len(self.cups) > 2:
+            raise ValueError("it breaks under three cups")
+        return self
+
+
+@pytest.mark.parametrize(
+    ("settings", "lines"),
+    [
+        ({"tee": 1}, ["tea: Field required", "tee: there is no such key; did you mean 'tea'?"]),
+        ({"tea": "绿茶", "xyz": 1}, ["xyz: there is no such key; there are tea, cups, pots, lids"]),
+        (
+            {"tea": "绿茶", "cups": [{"size": 1, "sise": 2}]},
+            ["cups.0.sise: there is no such key; did you mean 'size'?"],
+        ),
+        (
+            {"tea": "绿茶", "pots": {"a": {"size": 1, "sise": 2}}},
+            ["pots.a.sise: there is no such key; did you mean 'size'?"],
+        ),
+        # A name in a mapping that is called as a key is.
+        (
+            {"tea": "绿茶", "pots": {"tea": {"size": 1, "sise": 2}}},
+            ["pots.tea.sise: there is no such key; did you mean 'size'?"],
+        ),
+        ({"tea": "绿茶", "cups": [{"size": 1}] * 3}, ["it breaks under three cups"]),
+        ({"tea": "绿茶", "lids": [{"size": 0}]}, ["lids.0.size: Input should be greater than or equal to 1"]),
+        ({"tea": "绿茶", "lids": []}, ["lids: Tuple should have at least 1 item after validation, not 0"]),
+    ],
+)
+def test_what_is_wrong_is_told_in_words_for_people(settings: dict[str, Any], lines: list[str]) -> None:
+    with pytest.raises(UsageError) as error:
+        Shelf.checked(settings, "here")
+    assert str(error.value).splitlines() == ["here: not a shelf:", *(f"  {line}" for line in lines)]
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:

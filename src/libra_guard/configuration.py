@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -47,11 +49,14 @@ class ConfigFile(Strict):
         Raises:
             UsageError: A key is wrong or unknown; the message names it.
         """
+        if not isinstance(settings, dict):
+            words = "it is empty" if settings is None else f"keys are needed, not a {type(settings).__name__}"
+            raise UsageError(f"{place}: not {_a(cls.kind)}:\n  {words}")
         try:
             return cls.model_validate(settings)
         except ValidationError as error:
-            lines = [f"  {'.'.join(map(str, e['loc'])) or cls.kind.split()[-1]}: {e['msg']}" for e in error.errors()]
-            raise UsageError(f"{place}: not {_a(cls.kind)}:\n" + "\n".join(lines)) from None
+            lines = "\n".join(f"  {line}" for line in _told(error, cls))
+            raise UsageError(f"{place}: not {_a(cls.kind)}:\n{lines}") from None
 
 
 def read_yaml(path: str | Path) -> Any:
@@ -98,6 +103,43 @@ def _read(path: Path, above: tuple[Path, ...]) -> Any:
     if not isinstance(base, dict):
         raise UsageError(f"{path}: extends {extended}, which has no keys")
     return _merged(base, found)
+
+
+def _told(error: ValidationError, model: type[BaseModel]) -> Iterator[str]:
+    """A line for each thing that is wrong, for people."""
+    found = error.errors()
+    for one in found:
+        place = one["loc"]
+        if one["type"] == "too_short" and any(other["loc"][: len(place)] == place != other["loc"] for other in found):
+            # What was wrong in a list does not count as being there.
+            continue
+        words = one["msg"].removeprefix("Value error, ")
+        if one["type"] == "extra_forbidden":
+            words = _no_such_key(str(place[-1]), _keys(model, place[:-1]))
+        yield ": ".join(part for part in (".".join(map(str, place)), words) if part)
+
+
+def _no_such_key(name: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(known)}"
+    return f"there is no such key{'; ' + hint if known else ''}"
+
+
+def _keys(model: type[BaseModel], place: Sequence[int | str]) -> list[str]:
+    """The keys that there are at a place; none where the place does not tell which model stands there."""
+    models = [model]
+    for part in place:
+        fields = [one.model_fields[part].annotation for one in models if part in one.model_fields]
+        # Else it is a number in a list, a name in a mapping, or the form that was tried.
+        models = [inner for field in fields for inner in _models(field)] if fields else models
+    return list(dict.fromkeys(key for one in models for key in one.model_fields))
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _models(inner)
 
 
 def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

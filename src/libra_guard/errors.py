@@ -4,6 +4,8 @@ LibraError
 ├── UsageError         the call is wrong: an unknown name, a missing file, an impossible option
 ├── MissingExtraError  a library of an optional extra is not installed
 ├── DataError          a file or a row cannot be read
+├── StoppedError       it ended before it was done; what was done is kept, and the same call goes on
+│   └── HaltedError    it was told to end
 └── BackendError       a model could not be run, or a server did not answer
     └── RefusedError   it was this one input that was not taken
 """
@@ -24,6 +26,14 @@ class UsageError(LibraError):
 
 class DataError(LibraError):
     """A file or a row cannot be read; the message says where and why."""
+
+
+class StoppedError(LibraError):
+    """Something ended before it was done; what was done is kept, and the same call goes on."""
+
+
+class HaltedError(StoppedError):
+    """Other work failed or was interrupted, and this one was told to end."""
 
 
 class BackendError(LibraError):

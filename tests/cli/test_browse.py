@@ -46,7 +46,7 @@ def test_the_data_set_is_not_overwritten(call, rows, tmp_path, name):
     before = rows.read_bytes()
     result = browse(call, tmp_path / name, rows)
     assert isinstance(result.exception, UsageError)
-    assert "would overwrite the data set itself" in str(result.exception)
+    assert "is read, and would be written over" in str(result.exception)
     assert rows.read_bytes() == before
 
 

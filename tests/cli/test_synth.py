@@ -46,7 +46,7 @@ def test_steps_by_themselves(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["--set", "queries.harmfull=3"], "queries.harmfull: Extra inputs are not permitted"),
+        (["--set", "queries.harmfull=3"], "queries.harmfull: there is no such key"),
         (["--set", "queries.harmful=-1"], "queries.harmful: Input should be greater than or equal to 0"),
         (["--set", "queries.only=[Gambing]"], "there is no sub-category 'Gambing'"),
         (["--set", "seats.writer=gpt"], "no model is called 'gpt'; there are grammar"),

@@ -72,3 +72,23 @@ def test_a_grammar_cannot_translate(tmp_path: Path) -> None:
     call = ["synth", "translate", str(tmp_path / "c.yaml"), "--name", "beavertails", "--out", str(tmp_path / "o.jsonl")]
     result = CliRunner().invoke(app, [*call, "--from", str(tmp_path)])
     assert "no model sits as the writer to translate" in str(result.exception)
+
+
+@pytest.mark.parametrize("out", ["rows.jsonl", "folder/rows.jsonl"])
+def test_the_set_itself_is_not_written_over(tmp_path: Path, out: str) -> None:
+    (tmp_path / "c.yaml").write_text(CONFIG, encoding="utf-8")
+    file = tmp_path / out
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
+    before, source = file.read_bytes(), tmp_path / Path(out).parts[0]
+    call = ["synth", "translate", str(tmp_path / "c.yaml"), "--name", "beavertails", "--out", str(file)]
+    result = CliRunner().invoke(app, [*call, "--from", str(source)])
+    assert "is read, and would be written over" in str(result.exception)
+    assert file.read_bytes() == before
+
+
+def test_a_chinese_set_is_not_translated(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(CONFIG, encoding="utf-8")
+    call = ["synth", "translate", str(tmp_path / "c.yaml"), "--name", "cold", "--out", str(tmp_path / "o.jsonl")]
+    result = CliRunner().invoke(app, [*call, "--from", str(tmp_path / "rows.csv")])
+    assert "'cold' is Chinese: there is nothing to translate" in str(result.exception)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ import pytest
 pytest.importorskip("openai")
 pytest.importorskip("stamina")
 
-from libra_guard.errors import LibraError
+from libra_guard.errors import LibraError, UsageError
 from libra_guard.io import Row, read_rows
 from libra_guard.records import Label
 from libra_guard.synth.config import SynthConfig
-from libra_guard.synth.run import Run
+from libra_guard.synth.run import STEPS, Run
+from libra_guard.synth.seats.budget import BudgetSpentError
 from libra_guard.synth.seats.endpoints import EndpointsLostError
 
 QUICK = {"backoff": 0.01, "max_backoff": 0.02, "retries": 1, "timeout": 5.0}
@@ -75,7 +77,7 @@ def model(server: Any) -> Model:
 
 @pytest.fixture
 def run(server: Any, tmp_path: Path) -> Callable[..., Run]:
-    def make(**changes: Any) -> Run:
+    def make(name: str = "run", say: Callable[[str], None] = lambda _: None, **changes: Any) -> Run:
         settings: dict[str, Any] = {
             "name": "served",
             "models": {
@@ -91,9 +93,15 @@ def run(server: Any, tmp_path: Path) -> Callable[..., Run]:
             "queries": {"harmful": 6, "borderline": 0, "benign": 0, "only": ["Gambling"]},
             "augment": {"rewrite": 0, "paraphrase": 0, "red_team": 0},
         }
-        return Run(SynthConfig.checked(settings | changes, "test"), tmp_path / "run")
+        return Run(SynthConfig.checked(settings | changes, "test"), tmp_path / name, say=say)
 
     return make
+
+
+def apart(model: Model, *, concurrency: int = 1, patience: int = 5, **options: Any) -> dict[str, Any]:
+    """Two models, each at an address of its own."""
+    about = {"backend": "openai", "concurrency": concurrency, "patience": patience, "options": QUICK | options}
+    return {name: {**about, "model": name, "endpoints": [f"{model.server.url}/{name}/v1"]} for name in ("one", "two")}
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
@@ -259,16 +267,7 @@ def test_models_on_servers_are_asked_side_by_side(model: Model, run: Callable[..
     together: set[str] = set()
     reply, model.server.reply = model.server.reply, waits
     made = run(
-        models={
-            name: {
-                "backend": "openai",
-                "model": name,
-                "endpoints": [f"{model.server.url}/v1"],
-                "options": QUICK | {"timeout": 30.0},
-                "concurrency": 1,
-            }
-            for name in ("one", "two")
-        },
+        models=apart(model, timeout=30.0),
         seats={
             "writer": "one",
             "responders": ["one", "two"],
@@ -277,3 +276,182 @@ def test_models_on_servers_are_asked_side_by_side(model: Model, run: Callable[..
     )
     made.go()
     assert len(together) >= 1
+
+
+# What ends a run.
+
+
+class Held:
+    """Holds answers back until the test is over; gives in after so long that a right program never sees it."""
+
+    def __init__(self) -> None:
+        self.over, self.gave_in = threading.Event(), False
+
+    def __call__(self) -> Reply:
+        self.gave_in |= not self.over.wait(30)
+        return 400, {}, {}
+
+
+@pytest.fixture
+def held() -> Iterator[Held]:
+    made = Held()
+    yield made
+    made.over.set()
+
+
+PATIENT = {"timeout": 3600.0, "retries": 10**6}
+RESPONDING = {"writer": "grammar", "responders": ["one", "two"], "judges": [{"guard": "mini"}, {"guard": "words:w"}]}
+
+
+@pytest.fixture
+def words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "w").write_text("赌", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("seat", ["writer", "responder", "judge"])
+@pytest.mark.parametrize("silent", [True, False])
+def test_an_interrupt_waits_for_no_server(
+    model: Model, run: Callable[..., Run], held: Held, seat: str, silent: bool
+) -> None:
+    """Neither for one that never answers, nor for one that is always busy."""
+    asked, said = [0], []
+
+    def answers(_: str) -> Reply:
+        asked[0] += 1
+        if asked[0] == (1 if seat == "writer" else 4):
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        # A busy server refuses at last, so that a wrong program ends.
+        return held() if silent else (429 if asked[0] < 2000 else 400, {"retry-after": "0.01"}, {})
+
+    setattr(model, seat, answers)
+    with pytest.raises(KeyboardInterrupt):
+        run(models=apart(model, concurrency=4, **PATIENT), say=said.append).go()
+    count = asked[0]
+    assert not held.gave_in
+    assert count <= 8 if silent else count < 1000
+    # Whoever still paused between two attempts would ask again by now.
+    threading.Event().wait(0.2)
+    assert asked[0] == count
+    assert said == ["stopping: what was answered is kept; run again to go on"]
+
+
+@pytest.mark.parametrize("end", [BudgetSpentError, EndpointsLostError])
+def test_a_run_that_ends_waits_for_no_server(
+    model: Model, run: Callable[..., Run], held: Held, words: None, end: type[LibraError]
+) -> None:
+    waiting = threading.Event()
+
+    def reply(asked: dict[str, Any]) -> Reply:
+        if asked["model"] == "one":
+            waiting.set()
+            return held()
+        assert waiting.wait(30)
+        return says("不可以。") if end is BudgetSpentError else (401, {}, {})
+
+    model.server.reply = reply
+    said: list[str] = []
+    made = run(models=apart(model, patience=1, **PATIENT), seats=RESPONDING, budget={"tokens": 20}, say=said.append)
+    with pytest.raises(end):
+        made.go()
+    assert not held.gave_in
+    assert said == []
+
+
+# What is written down and sent.
+
+
+def test_no_file_of_a_run_holds_a_key_or_an_address(
+    model: Model, run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = "sk-not-to-be-seen"
+    monkeypatch.setenv("OWN_KEY", key)
+    models = apart(model, api_key=key, extra_body={"user": {"token": key}})
+    models["two"] |= {"key_env": "OWN_KEY", "endpoints": [models["two"]["endpoints"][0].replace("//", f"//me:{key}@")]}
+    judges = [{"guard": "libra", "model": name} for name in ("one", "two")]
+    run(models=models, seats={"writer": "one", "responders": ["one", "two"], "judges": judges}).go()
+    written = b"".join(file.read_bytes() for file in run().out.rglob("*") if file.is_file())
+    assert key.encode() not in written
+    assert model.server.url.removeprefix("http://").encode() not in written
+
+
+def test_the_providers_key_goes_to_no_other_server(
+    model: Model, run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-provider")
+    monkeypatch.setenv("OWN_KEY", "sk-own")
+    models = apart(model)
+    models["two"]["key_env"] = "OWN_KEY"
+    models["named"] = {**models["one"], "model": "named", "key_env": "OPENAI_API_KEY"}
+    address = {"base_url": models["one"]["endpoints"][0]}
+    models["other"] = {**models["one"], "model": "other", "endpoints": [], "options": QUICK | address}
+    seats = {"writer": "one", "responders": ["one", "two", "named", "other"]}
+    run(models=models, seats={**run().config.seats.model_dump(), **seats}).go()
+    sent = {
+        (asked["model"], one["authorization"])
+        for asked, one in zip(model.server.asked, model.server.headers, strict=True)
+    }
+    assert sent == {
+        ("one", "Bearer EMPTY"),
+        ("two", "Bearer sk-own"),
+        ("named", "Bearer sk-provider"),
+        ("other", "Bearer EMPTY"),
+    }
+
+
+def test_a_key_that_is_not_in_the_environment_is_told_at_once(
+    model: Model, run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OWN_KEY", raising=False)
+    models = apart(model)
+    models["one"]["key_env"] = "OWN_KEY"
+    with pytest.raises(UsageError, match=r"models\.one\.key_env: the environment has no OWN_KEY"):
+        run(models=models).go()
+    assert not model.server.asked
+
+
+def test_money_hangs_neither_on_kills_nor_on_how_the_steps_were_done(
+    model: Model, run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One model in several seats, whose tokens cost what no float holds exactly."""
+    models = {name: {**one, "price": {"input": 0.1, "output": 0.7}} for name, one in apart(model).items()}
+    judges = [{"guard": "libra", "model": name} for name in ("one", "two")]
+    seats = {"writer": "one", "responders": ["one", "two"], "judges": judges, "arbiter": judges[1]}
+    model.responder = lambda text: says(f"{'去吧，祝你赢钱' if '彩票' in text else '不行，赌博害人'}。{text}")
+    model.judge = lambda text: says(UNSAFE if "祝你赢钱" in text else SAFE)
+    made = {name: run(name, models=models, seats=seats) for name in ("whole", "cut", "killed")}
+    made["whole"].go()
+    for step in STEPS:
+        run("cut", models=models, seats=seats).do(step)
+    for at in (2, 9, 6):
+        _interrupted(model, run("killed", models=models, seats=seats), at, monkeypatch)
+    made["killed"].go()
+    written = [
+        {
+            str(file.relative_to(one.out)): file.read_bytes()
+            for part in ("steps", "data")
+            for file in (one.out / part).rglob("*")
+            if file.is_file()
+        }
+        for one in made.values()
+    ]
+    assert written[0] == written[1] == written[2]
+    card = json.loads((made["whole"].out / "data" / "card.json").read_text(encoding="utf-8"))
+    assert card["usage"]["one"]["money"] == round(
+        (card["usage"]["one"]["prompt_tokens"] * 0.1 + card["usage"]["one"]["new_tokens"] * 0.7) / 1e6, 6
+    )
+
+
+def _interrupted(model: Model, made: Run, at: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, reply = [0], model.server.reply
+
+    def interrupts(request: dict[str, Any]) -> Reply:
+        asked[0] += 1
+        if asked[0] == at:
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        return reply(request)
+
+    monkeypatch.setattr(model.server, "reply", interrupts)
+    with pytest.raises(KeyboardInterrupt):
+        made.go()
+    monkeypatch.undo()

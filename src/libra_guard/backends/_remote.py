@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
-import email.utils
 import hashlib
 import json
 import threading
-import time
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from types import ModuleType
@@ -16,13 +15,12 @@ from typing import Any, TypeVar
 
 import stamina
 
-from libra_guard.errors import BackendError, RefusedError, UsageError
+from libra_guard.backends._retries import MAX_RETRY_AFTER, Notice, retry_after
+from libra_guard.errors import BackendError, HaltedError, RefusedError, UsageError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-MAX_RETRY_AFTER = 120.0
-"""Seconds; a server that asks for more patience than this has failed for now."""
 _REFUSALS = frozenset({400, 403, 413, 422})
 """Statuses that speak of what was asked, and not of the server: a content filter (400 at OpenAI and Azure, 403 at
 OpenRouter), a text that is too long (400, 413), a field of the wrong form (422). A wrong key (401) or an unknown model
@@ -45,6 +43,7 @@ class Remote:
         name: Of the backend, for messages.
         sdk: ``openai`` or ``anthropic``; their error classes have the same names.
         close: Closes the client; called once, in the loop.
+        address: The server's, for messages.
         concurrency: Requests at a time.
         retries: Further attempts after the first.
         backoff: Seconds before the second attempt; doubled for each next one, with as much jitter.
@@ -60,6 +59,7 @@ class Remote:
         sdk: ModuleType,
         close: Callable[[], Awaitable[None]],
         *,
+        address: str,
         concurrency: int,
         retries: int,
         backoff: float,
@@ -76,7 +76,11 @@ class Remote:
             "wait_jitter": backoff,
             "wait_max": max_backoff,
         }
+        self._notice = Notice(f"the backend '{name}' at {address}")
         self._kept: dict[bytes, Any] = {}
+        self._lock = threading.Lock()
+        self._calls: set[concurrent.futures.Future[Any]] = set()
+        self._cancelled = False
         self._loop = asyncio.new_event_loop()
         thread = threading.Thread(target=self._loop.run_forever, name=f"libra-{name}", daemon=True)
         thread.start()
@@ -97,20 +101,43 @@ class Remote:
         Raises:
             RefusedError: The server does not take one item.
             BackendError: One item failed for good.
+            HaltedError: ``cancel`` was called.
         """
         if not self.close.alive:
             raise BackendError(f"the backend '{self._name}' is closed")
         keys = [hashlib.sha256(repr((settings, item)).encode(errors="surrogatepass")).digest() for item in items]
-        future = asyncio.run_coroutine_threadsafe(self._all(call, items, keys), self._loop)
+        with self._lock:
+            self._check()
+            future = asyncio.run_coroutine_threadsafe(self._all(call, items, keys), self._loop)
+            self._calls.add(future)
         try:
             return future.result()
+        except concurrent.futures.CancelledError:
+            self._check()
+            raise
         except BaseException:
             future.cancel()
             raise
+        finally:
+            with self._lock:
+                self._calls.discard(future)
+
+    def cancel(self) -> None:
+        """Ends all calls under way with their pauses, from any thread; nothing more is sent."""
+        with self._lock:
+            self._cancelled = True
+            calls = list(self._calls)
+        for call in calls:
+            call.cancel()
+
+    def _check(self) -> None:
+        if self._cancelled:
+            raise HaltedError(f"the backend '{self._name}' was told to end")
 
     async def _all(
         self, call: Callable[[Item], Awaitable[Result]], items: Sequence[Item], keys: Sequence[bytes]
     ) -> list[Result]:
+        self._check()
         failures: list[BackendError] = []
         found: dict[int, Result] = {}
 
@@ -154,6 +181,12 @@ class Remote:
 
     def _retry(self, error: Exception) -> bool | float:
         """Whether to try again, or after how many seconds."""
+        again = self._again(error)
+        if again is not False:
+            self._notice.take(self._words(error))
+        return again
+
+    def _again(self, error: Exception) -> bool | float:
         if isinstance(error, (self._sdk.APIConnectionError, UnreadableError, json.JSONDecodeError)):
             return True
         status = getattr(error, "status_code", 0)
@@ -168,28 +201,14 @@ class Remote:
         if isinstance(error, self._sdk.APITimeoutError):
             return "the server did not answer in time"
         if isinstance(error, self._sdk.APIConnectionError):
-            return f"no connection to the server: {error.__cause__ or error}"
+            cause = error.__cause__ or error
+            return f"no connection to the server: {str(cause) or type(cause).__name__}"
         if isinstance(error, json.JSONDecodeError):
             return f"the server's answer is no JSON: {error}"
         status = getattr(error, "status_code", None)
         if status is None:
             return str(error)
         return f"the server answered {status}: {_message(getattr(error, 'body', None)) or error}"
-
-
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that a server asks to wait (RFC 9110, 10.2.3: seconds or a date); None where it does not."""
-    value = headers.get("retry-after")
-    if value is None:
-        return None
-    try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except (ValueError, OverflowError):
-        return None
 
 
 @contextlib.contextmanager

@@ -72,6 +72,7 @@ class AnthropicBackend(Backend):
             self.name,
             anthropic,
             self._client.close,
+            address=self._client.base_url.netloc.decode(),
             concurrency=concurrency,
             retries=retries,
             backoff=backoff,
@@ -119,6 +120,10 @@ class AnthropicBackend(Backend):
             "base_url": str(self._client.base_url),
             "anthropic": anthropic.__version__,
         }
+
+    def cancel(self) -> None:
+        """See the base class."""
+        self._remote.cancel()
 
     def close(self) -> None:
         """Ends the connections; also done when the backend is forgotten."""

@@ -187,6 +187,13 @@ class Backend(ABC):
         """Tokens that the prompt takes, the template's own included."""
         return sum(len(s) for s in self.spans([*(m.content for m in prompt.messages), prompt.prefix])) + 32
 
+    def cancel(self) -> None:
+        """Ends all calls of a server, from any thread: those under way and later ones raise ``HaltedError``.
+
+        A model in this process is not told: its calls end by themselves.
+        """
+        return
+
     def provenance(self) -> dict[str, Any]:
         """What ran: backend, model, revision, dtype, device, library versions. Kept beside every result."""
         return {"backend": self.name}

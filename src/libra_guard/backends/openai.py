@@ -80,6 +80,7 @@ class OpenAIBackend(Backend):
             self.name,
             openai,
             self._client.close,
+            address=self._client.base_url.netloc.decode(),
             concurrency=concurrency,
             retries=retries,
             backoff=backoff,
@@ -163,6 +164,10 @@ class OpenAIBackend(Backend):
             "base_url": str(self._client.base_url),
             "openai": openai.__version__,
         }
+
+    def cancel(self) -> None:
+        """See the base class."""
+        self._remote.cancel()
 
     def close(self) -> None:
         """Ends the connections; also done when the backend is forgotten."""

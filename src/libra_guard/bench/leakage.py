@@ -1,4 +1,4 @@
-"""Whether a benchmark's questions stand in training data, the same or nearly so."""
+"""Whether a benchmark's questions, or its posts, stand in training data, the same or nearly so."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from libra_guard.bench.rows import BenchRow
+from libra_guard.data.base import own_text
 from libra_guard.errors import DataError
 from libra_guard.io import BadRow, read_rows
 
 
 @dataclass(frozen=True)
 class Leak:
-    """A row whose question stands in training data."""
+    """A row whose question, or the post that it is, stands in training data."""
 
     row: str
     """Its id."""
@@ -47,14 +48,17 @@ def _leaks(rows: Sequence[BenchRow], path: str) -> Iterable[Leak]:
     from libra_guard.data.near_duplicates import NearSettings, matches, sign
 
     theirs = [
-        (row.file, row.line, question)
+        (row.file, row.line, own_text(question, row.data.get("response")))
         for row in read_rows(path)
         if not isinstance(row, BadRow) and isinstance(question := row.data.get("question"), str)
     ]
     if not theirs:
         raise DataError(f"{path}: no row has a 'question'; nothing could be checked against it")
     settings = NearSettings()
-    near = matches(sign([row.question for row in rows], settings), sign([text for _, _, text in theirs], settings))
+    near = matches(
+        sign([own_text(row.question, row.response) for row in rows], settings),
+        sign([text for _, _, text in theirs], settings),
+    )
     for row, place, similarity in zip(rows, near.of.tolist(), near.similarity.tolist(), strict=True):
         if place >= 0:
             file, line, question = theirs[place]

@@ -9,7 +9,8 @@ import typer
 
 from libra_guard.cli import bench_people
 from libra_guard.cli.bench_people import Against
-from libra_guard.cli.bench_shown import say, say_all, spare_inputs
+from libra_guard.cli.bench_shown import say, say_all
+from libra_guard.cli.options import spare_inputs
 from libra_guard.errors import UsageError
 
 if TYPE_CHECKING:

@@ -1,14 +1,11 @@
-"""What `libra bench` tells people, and what it must not write over."""
+"""What `libra bench` tells people."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
-
-from libra_guard.errors import UsageError
 
 if TYPE_CHECKING:
     from libra_guard.bench.agreement import Agreement
@@ -31,19 +28,6 @@ def say_all(lines: Iterable[str]) -> None:
         say(line)
     if len(told) > SHOWN:
         say(f"… and {len(told) - SHOWN} more")
-
-
-def spare_inputs(outputs: Iterable[Path], inputs: Iterable[str | Path]) -> None:
-    """Sees to it that nothing that is read is written over.
-
-    Raises:
-        UsageError: A file to be written is one of the inputs, or lies in a folder that is one.
-    """
-    read = [path for path in map(Path, inputs) if path.exists()]
-    files = [file for path in read for file in (path.iterdir() if path.is_dir() else [path])]
-    for out in (out for out in outputs if out.exists()):
-        if any(file.samefile(out) for file in files):
-            raise UsageError(f"{out} is read, and would be written over: choose another --out")
 
 
 def show(found: Outcome) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from libra_guard.errors import UsageError
+from libra_guard.cli.options import spare_inputs
 
 
 def browse(
@@ -22,10 +22,9 @@ def browse(
     stderr; then the exit code is 1.
     """
     from libra_guard.data.browse import render, sample_rows
-    from libra_guard.io import Hub, list_files, write_atomic
+    from libra_guard.io import write_atomic
 
-    if not Hub.of(path) and out.exists() and any(file.samefile(out) for file in list_files(path)):
-        raise UsageError(f"{out}: would overwrite the data set itself")
+    spare_inputs([out], [path])
     found = sample_rows(path, sample, seed)
     write_atomic(out, render(found, path, seed))
     typer.echo(f"{out}: {len(found.rows)} of {found.total} rows", err=True)

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from libra_guard.cli.options import spare_inputs
 from libra_guard.errors import UsageError
 
 app = typer.Typer(help="Public data sets: what can be read, and reading it.", no_args_is_help=True)
@@ -58,9 +59,7 @@ def get(
     """
     source = _on_the_hub(name) if source is None else source
     rejects = out and out.with_name(f"{out.stem}.rejects.jsonl")
-    for path in filter(None, (out, rejects)):
-        if Path(source).exists() and path.exists() and path.samefile(source):
-            raise UsageError(f"{path}: would overwrite the data set itself")
+    spare_inputs([path for path in (out, rejects) if path], [source])
     written, reasons = _write(name, source, out, rejects)
     counts = ", ".join(f"{count} {kind}" for kind, count in written.items())
     typer.echo(f"{name}: {counts or 'nothing'}, {reasons.total()} rejects", err=True)

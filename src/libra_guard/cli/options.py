@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -103,3 +104,16 @@ def part_of(text: str) -> Shard:
     if not match or not int(match[1]) < int(match[2]):
         raise UsageError(f"--shard {text}: write R/N with 0 ≤ R < N, e.g. 0/4")
     return Shard(int(match[1]), int(match[2]))
+
+
+def spare_inputs(outputs: Iterable[Path], inputs: Iterable[str | Path]) -> None:
+    """Sees to it that nothing that is read is written over.
+
+    Raises:
+        UsageError: A file to be written is one of the inputs, or lies in a folder that is one.
+    """
+    read = [path for path in map(Path, inputs) if path.exists()]
+    files = [file for path in read for file in (path.iterdir() if path.is_dir() else [path])]
+    for out in (out for out in outputs if out.exists()):
+        if any(file.samefile(out) for file in files):
+            raise UsageError(f"{out} is read, and would be written over: choose another --out")

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from libra_guard.cli.options import spare_inputs
 from libra_guard.cli.synth import ConfigArgument, SetOption, StoreOption, bars_of_steps, read_config
 from libra_guard.errors import UsageError
 
@@ -24,8 +25,8 @@ def translate(
     Each text is translated back and compared with the original; what has become another text is a reject. Exits with 1
     if there are any. Stopped and called again, it pays for nothing twice.
     """
-    from libra_guard.data.registry import load_dataset_rows
-    from libra_guard.io import BadRow, atomic, dumps
+    from libra_guard.data.registry import load_dataset_rows, load_importer
+    from libra_guard.io import BadRow, dumps, write_atomic
     from libra_guard.synth.language.translate import translate as into_chinese
     from libra_guard.synth.seats.cast import Cast
     from libra_guard.synth.seats.store import CallStore
@@ -35,21 +36,30 @@ def translate(
     seat = found.seats.writer
     if seat not in found.models:
         raise UsageError(f"{config}: no model sits as the writer to translate")
+    if load_importer(name).info.language == "zh":
+        raise UsageError(f"'{name}' is Chinese: there is nothing to translate")
+    rejects_file, calls_file = (
+        out.with_name(f"{out.stem}.rejects.jsonl"),
+        store or out.with_name(f"{out.stem}.calls.sqlite"),
+    )
+    spare_inputs((out, rejects_file, calls_file), (source,))
     read = list(load_dataset_rows(name, source))
     rows = [row for row in read if not isinstance(row, BadRow)]
     rejects = [{"reason": row.reason, "row": row._asdict()} for row in read if isinstance(row, BadRow)]
     done = []
-    with CallStore(store or out.with_name(f"{out.stem}.calls.sqlite")) as calls, bars_of_steps() as progress:
-        writer = Cast(found, calls, config.parent).writer(seat)
+    with CallStore(calls_file) as calls, bars_of_steps() as progress:
+        cast = Cast(found, calls, config.parent)
+        writer = cast.writer(seat)
         with progress("translate", len(rows)) as advance:
             for piece in pieces(rows):
                 told, failed = into_chinese(piece, found.translate, writer)
                 done += told
                 rejects += [{"reason": why.reason, "row": row.model_dump(mode="json")} for row, why in failed]
                 advance(len(piece))
-    with atomic(out.with_name(f"{out.stem}.rejects.jsonl")) as bad, atomic(out) as good:
-        bad.writelines(dumps(row) + "\n" for row in rejects)
-        good.writelines(dumps(row.model_dump(mode="json")) + "\n" for row in done)
+    rejects_file.unlink(missing_ok=True)
+    if rejects:
+        write_atomic(rejects_file, "".join(dumps(row) + "\n" for row in rejects))
+    write_atomic(out, "".join(dumps(row.model_dump(mode="json")) + "\n" for row in done))
     typer.echo(f"{name}: {len(done)} translated, {len(rejects)} rejects", err=True)
     if rejects:
         raise typer.Exit(1)

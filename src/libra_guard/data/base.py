@@ -185,6 +185,16 @@ def split_of(question: str) -> str:
     return next(name for name, buckets in SPLITS.items() if bucket in buckets)
 
 
+def own_text(question: str, response: object = None) -> str:
+    """The text that tells a row from the others of its set: the question, or of a post, which nobody asked for, itself.
+
+    Args:
+        question: ``POST_REQUEST`` where the row is a post.
+        response: The post; whatever else stands there is none.
+    """
+    return response if question == POST_REQUEST and isinstance(response, str) and response else question
+
+
 def split_text(sample: Sample) -> str:
     """The text to split by.
 

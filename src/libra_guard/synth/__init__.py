@@ -1,1 +1,1 @@
-"""The data pipeline, one file a step: elements, queries, augmentation, answers, annotation. To come."""
+"""The data pipeline, one file a step: elements, queries, augmentation, imports, duplicates, answers, votes, stages."""

@@ -30,16 +30,20 @@ class ModelSettings(Strict):
     """Addresses of servers of this model, which share the work; none: the backend's own default."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Further options of the backend. Keys of servers come from the environment, not from here."""
+    key_env: str | None = None
+    """Name of the environment variable that holds the key of its servers; without it ``endpoints`` are sent none, but
+    for the provider's own address."""
     raw: bool = False
     """A base model without a chat template: prompts are plain text that it goes on from."""
     temperature: float = Field(default=0.8, ge=0)
     """Of what it writes and answers; 0 for a server that takes none."""
     concurrency: int = Field(default=16, ge=1)
-    """Calls at a time, on each endpoint; a model in this process is called one by one."""
+    """Calls at a time, on each endpoint; a model in this process is called one by one. Of entries that name one address
+    the lowest holds for all of them together."""
     batch: int = Field(default=8, ge=1)
     """Of a model in this process: texts at a time."""
     a_minute: float | None = Field(default=None, gt=0)
-    """Calls a minute, on each endpoint."""
+    """Calls a minute, on each endpoint; of entries that name one address as for ``concurrency``."""
     price: Price = Price()
     patience: int = Field(default=5, ge=1)
     """Failures in a row after which an endpoint is given up."""
@@ -137,7 +141,8 @@ class AnnotateSettings(Strict):
 
     explain: bool = True
     """Also keep the judges' analyses."""
-    chunk: int = Field(default=64, ge=1)
+    chunk: int | None = Field(default=None, ge=1)
+    """Pairs that are judged between two looks at the progress; None: as many as keep all judges busy."""
 
 
 class SplitSettings(Strict):
@@ -152,7 +157,7 @@ class SplitSettings(Strict):
 class SynthConfig(ConfigFile):
     """A run."""
 
-    kind: ClassVar[str] = "a pipeline's settings"
+    kind: ClassVar[str] = "configuration of the pipeline"
 
     name: str = Field(pattern=r"[A-Za-z0-9][\w.-]*")
     licence: str = "other"

@@ -9,20 +9,24 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from libra_guard.backends._options import is_secret
 from libra_guard.guards.registry import guard_entry
 from libra_guard.io import Hub, file_hash, model_hash
 from libra_guard.synth.config import JudgeSettings, ModelSettings
-from libra_guard.synth.seats.cast import identity
+from libra_guard.synth.seats.cast import CONNECTION, identity
 from libra_guard.synth.work import Work
 
 
 def settings_of(sections: Iterable[str], seats: Iterable[str], work: Work) -> dict[str, Any]:
-    """Sections of the settings, and who sits in the seats, with the content of every file that they name."""
+    """Sections of the settings, and who sits in the seats, with the content of every file that they name.
+
+    It is written down: what is secret or says how a server is reached is left out.
+    """
     config = work.config
     return {
         "seed": config.seed,
-        "settings": config.model_dump(mode="json", include=set(sections)),
-        "seats": {seat: _seat(seat, work) for seat in seats},
+        "settings": _lasting(config.model_dump(mode="json", include=set(sections))),
+        "seats": {seat: _lasting(_seat(seat, work)) for seat in seats},
         # Times that a writer is asked; a setting of the queries that holds for all that it writes.
         **({"attempts": config.queries.attempts} if "writer" in seats else {}),
         "texts": _texts_hash(),
@@ -51,6 +55,14 @@ def content(path: str | Path) -> str:
             of_it = hashlib.file_digest(stream, "sha256").hexdigest()
         digest.update(f"{file.relative_to(path)}\0{of_it}\0".encode())
     return "sha256:" + digest.hexdigest()
+
+
+def _lasting(settings: Any) -> Any:
+    if isinstance(settings, dict):
+        left_out = CONNECTION | {"endpoints"}
+        kept = (key for key in settings if key not in left_out and not is_secret(str(key)))
+        return {key: _lasting(settings[key]) for key in kept}
+    return [_lasting(one) for one in settings] if isinstance(settings, (list, tuple)) else settings
 
 
 def _seat(seat: str, work: Work) -> list[Any]:

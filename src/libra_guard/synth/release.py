@@ -78,12 +78,17 @@ def _figures(work: Work, placed: Sequence[Placed]) -> card.CardFigures:
     usage: dict[str, Usage] = {}
     lacking = Counter[str]()
     contamination: list[dict[str, Any]] = []
+    sets: list[dict[str, Any]] = []
     for record in work.records:
         rejects.setdefault(record["step"], Counter()).update(record["reasons"])
         for model, spent in record["usage"].items():
-            usage[model] = usage.get(model, Usage()) + Usage(**spent)
+            tokens = spent["prompt_tokens"], spent["new_tokens"]
+            money = work.cast.price(model).of(*tokens)
+            usage[model] = usage.get(model, Usage()) + Usage(spent["calls"], *tokens, money)
         lacking.update(record["figures"].get("lacking", {}))
         contamination += record["figures"].get("contamination", ())
+        # Each part of a step in shards tells of all of them.
+        sets = record["figures"].get("sets", sets)
     first, second = ([one.sample for one in placed if one.stage == stage] for stage in STAGES)
     return card.figures(
         first,
@@ -94,6 +99,7 @@ def _figures(work: Work, placed: Sequence[Placed]) -> card.CardFigures:
         work.config,
         lacking=dict(sorted(lacking.items())),
         contamination=contamination,
+        sets=sets,
     )
 
 

@@ -19,7 +19,7 @@ from pydantic import BaseModel
 
 from libra_guard.data.near_duplicates import Engine
 from libra_guard.data.reasons import reason_kind
-from libra_guard.errors import LibraError, UsageError
+from libra_guard.errors import LibraError, StoppedError, UsageError
 from libra_guard.io import bytes_hash, file_hash
 from libra_guard.predict.shards import Shard
 from libra_guard.synth.checks import check
@@ -152,8 +152,12 @@ class Run:
         with CallStore(self._store) as store:
             extra = {"progress": self._progress} if self._progress else {}
             # Nobody sees what other shards spend: each has its share.
-            cast = Cast(self.config.model_copy(update={"budget": self._share()}), store, self._beside)
-            yield Work(self.config, cast, self._data, self.shard, self._engine, **extra)
+            cast = Cast(self.config.model_copy(update={"budget": self._share()}), store, self._beside, self._say)
+            try:
+                yield Work(self.config, cast, self._data, self.shard, self._engine, **extra)
+            except BaseException as error:
+                cast.halt.tell(error)
+                raise
 
     def _share(self) -> BudgetSettings:
         tokens, money, count = self.config.budget.tokens, self.config.budget.money, self.shard.count
@@ -213,7 +217,7 @@ class Run:
         failed = [reject for reject in done.rejects if reject.failed]
         allowed = self.config.failures * (len(done.rows) + len(failed))
         if len(failed) > allowed:
-            raise LibraError(
+            raise StoppedError(
                 f"{name}: models failed on {len(failed)} rows, and {int(allowed)} may be lost (failures: "
                 f"{self.config.failures}); the first: {failed[0].reason}; what was answered is kept: run again to go on"
             )
@@ -234,7 +238,7 @@ class Run:
             "reasons": dict(sorted(reasons.items())),
             "figures": done.figures,
             "files": list(done.files),
-            "usage": {model: asdict(usage) for model, usage in _since(before, work.cast)},
+            "usage": dict(_since(before, work.cast)),
         }
         self._folder.write(name, cut, done.rows, done.rejects, record)
         return _outcome(name, [record], skipped=False)
@@ -312,11 +316,12 @@ def _most(reasons: Counter[str]) -> str:
     return f", but rejects: {told}" if told else ""
 
 
-def _since(before: dict[str, Usage], cast: Cast) -> Iterator[tuple[str, Usage]]:
+def _since(before: dict[str, Usage], cast: Cast) -> Iterator[tuple[str, dict[str, int]]]:
+    """Calls and tokens of each model. No money: its last digits hang on the order in which it was added up."""
     for model, usage in cast.used():
-        spent = usage - before.get(model, Usage())
-        if spent.calls:
-            yield model, spent
+        spent = asdict(usage - before.get(model, Usage()))
+        if spent["calls"]:
+            yield model, {name: count for name, count in spent.items() if name != "money"}
 
 
 def _elements(work: Work, inputs: dict[str, Rows], out: Path) -> Done:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import ceil
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +21,8 @@ Advance = Callable[[int], None]
 """Told how many more rows are done."""
 AT_ONCE = 256
 """Rows that are asked for between two looks at the progress."""
+_EACH = 4
+"""Rows for each worker of a model between two looks: towards their end some have nothing to do."""
 
 
 class Reject(NamedTuple):
@@ -76,6 +79,11 @@ class Work:
     def path(self, name: str) -> str:
         """A path of the settings: as it is written where there is such a file, else in the data folder."""
         return name if "://" in name or Path(name).exists() else str(self.data / name)
+
+
+def at_once(workers: Iterable[int], least: int = AT_ONCE) -> int:
+    """Rows between two looks at the progress: enough for the model with the most workers, a multiple of ``least``."""
+    return ceil(_EACH * max(workers) / least) * least
 
 
 def pieces(rows: Sequence[Any], size: int = AT_ONCE) -> Iterator[Sequence[Any]]:

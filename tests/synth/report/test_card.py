@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import yaml
@@ -107,6 +108,27 @@ def test_the_95th_percentile_is_that_of_the_nearest_rank():
 def test_splits_are_those_of_the_root_questions():
     rows = [sample(0, question=f"改写{i}", root_question="根") for i in range(9)]
     assert made(stage1=rows).stages["stage1"].splits == {split_of("根"): 9}
+
+
+def test_the_card_says_under_whose_terms_the_imported_questions_stand():
+    about = {
+        "set": "s-eval",
+        "file": "zh.jsonl",
+        "licence": "CC BY-NC-SA 4.0",
+        "address": "https://example.org",
+        "revision": "",
+        "repeated": 3,
+    }
+    found = figures(STAGE1, STAGE2, LEFT_OUT, REJECTS, USAGE, config(), sets=[about])
+    assert "| s-eval | zh.jsonl | CC BY-NC-SA 4.0 | https://example.org | – | 3 |" in render(found)
+    assert "terms of their publishers" not in render(made())
+
+
+def test_the_table_shows_the_sub_categories_that_were_asked_for_or_are_there():
+    shown = render(made(queries={"only": ["Pornography"]}))
+    table = shown.partition("## Coverage")[2].partition("Evenness")[0]
+    names = re.findall(r"^\| ([A-Z][\w ]+?)(?: \*\*\(few\)\*\*)? \|", table, re.MULTILINE)
+    assert set(names) == {GAMBLING, CYBER, "Pornography"}
 
 
 def test_coverage():

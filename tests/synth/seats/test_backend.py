@@ -46,8 +46,10 @@ def store(tmp_path: Path) -> Iterator[CallStore]:
         yield opened
 
 
-def made(store: CallStore, *backends: Backend, budget: BudgetSettings | None = None, **options: Any) -> StoredBackend:
-    places = [Endpoint(backend) for backend in backends]
+def made(
+    store: CallStore, *backends: Backend, budget: BudgetSettings | None = None, concurrency: int = 1, **options: Any
+) -> StoredBackend:
+    places = [Endpoint(backend, concurrency=concurrency) for backend in backends]
     return StoredBackend("m", {"model": "m"}, places, store, Budget(budget or BudgetSettings()), **options)
 
 
@@ -304,8 +306,8 @@ def test_calls_that_fail_together_are_one_failure_and_the_endpoint_rests(store: 
                 together.wait()
             return super().generate(prompts, **options)
 
-    endpoint = Endpoint(Busy(fails=lambda text: text in "坏歹凶"), Pace(None, clock=lambda: now[0]), rest=30)
-    backend = StoredBackend("m", "m", [endpoint], store, Budget(BudgetSettings()), concurrency=3, patience=2)
+    endpoint = Endpoint(Busy(fails=lambda text: text in "坏歹凶"), Pace(None, clock=lambda: now[0]), 3, rest=30)
+    backend = StoredBackend("m", "m", [endpoint], store, Budget(BudgetSettings()), patience=2)
     backend.attempt(asked("甲"))
     assert len(backend.attempt(asked(*"坏歹凶"))) == 3
     assert endpoint.failures == 1
@@ -324,8 +326,8 @@ def test_an_endpoint_that_never_answered_is_given_up_at_once(store: CallStore) -
             return super().generate(prompts, **options)
 
     # With a rest nothing would end for an hour.
-    endpoint = Endpoint(Absent(fails=lambda _: True), rest=3600)
-    backend = StoredBackend("m", "m", [endpoint], store, Budget(BudgetSettings()), concurrency=3, patience=3)
+    endpoint = Endpoint(Absent(fails=lambda _: True), concurrency=3, rest=3600)
+    backend = StoredBackend("m", "m", [endpoint], store, Budget(BudgetSettings()), patience=3)
     with pytest.raises(EndpointsLostError, match="3 failures in a row"):
         backend.generate(asked(*"一二三"))
 
@@ -347,17 +349,17 @@ def test_an_endpoint_that_answers_after_all_goes_on(store: CallStore) -> None:
                 assert counted.wait(20)
             return super().generate(prompts, **options)
 
-    endpoint = Seen(Uneven(fails=lambda text: text == "坏"))
-    backend = StoredBackend("m", "m", [endpoint], store, Budget(BudgetSettings()), concurrency=2, patience=1)
+    endpoint = Seen(Uneven(fails=lambda text: text == "坏"), concurrency=2)
+    backend = StoredBackend("m", "m", [endpoint], store, Budget(BudgetSettings()), patience=1)
     assert told(backend.attempt(asked(*"坏慢甲"))) == ["no answer to 坏", "慢:42", "甲:42"]
 
 
 def test_who_waits_for_the_pace_looks_at_the_budget_again(store: CallStore) -> None:
     server = Server()
     # The clock stands still: who waits would wait for ever.
-    endpoint = Endpoint(server, Pace(60, clock=lambda: 0.0))
+    endpoint = Endpoint(server, Pace(60, clock=lambda: 0.0), 8)
     budget = Budget(BudgetSettings(tokens=1))
-    backend = StoredBackend("m", "m", [endpoint], store, budget, concurrency=8)
+    backend = StoredBackend("m", "m", [endpoint], store, budget)
     with pytest.raises(BudgetSpentError):
         backend.generate(asked(*"一二三四五六七八"))
     assert len(server.asked) == 1
@@ -368,6 +370,6 @@ def test_an_interrupt_ends_the_waiting(store: CallStore, monkeypatch: pytest.Mon
         raise KeyboardInterrupt
 
     monkeypatch.setattr(endpoints, "wait", interrupted)
-    endpoint = Endpoint(Server(), Pace(60, clock=lambda: 0.0))
+    endpoint = Endpoint(Server(), Pace(60, clock=lambda: 0.0), 4)
     with pytest.raises(KeyboardInterrupt):
-        StoredBackend("m", "m", [endpoint], store, Budget(BudgetSettings()), concurrency=4).generate(asked(*"一二三"))
+        StoredBackend("m", "m", [endpoint], store, Budget(BudgetSettings())).generate(asked(*"一二三"))

@@ -99,3 +99,21 @@ def test_a_server_rests_as_long_as_its_backend_pauses(make: MakeCast) -> None:
     made = make(models)
     rests = {name: [one.rest for one in made.backend(name)._endpoints] for name in models}
     assert rests == {"one": [7.0, 7.0], "two": [30.0]}
+
+
+def test_a_server_is_asked_no_more_by_two_entries_than_by_one(make: MakeCast) -> None:
+    models = {
+        "one": {"model": "a", "endpoints": [HERE, THERE], "concurrency": 8},
+        "two": {"model": "b", "endpoints": [THERE], "concurrency": 3},
+    }
+    made = make(models)
+    one, two = made.backend("one"), made.backend("two")
+    assert [place.concurrency for place in one._endpoints] == [8, 3]
+    assert one._endpoints[1].pace is two._endpoints[0].pace
+    assert (one.workers, two.workers) == (11, 3)
+    assert one.lane == two.lane
+
+
+def test_a_model_in_this_process_takes_no_key(make: MakeCast) -> None:
+    with pytest.raises(UsageError, match=r"models\.one\.key_env: the backend 'scripted' takes no key"):
+        make({"one": {"backend": "scripted", "model": "a", "key_env": "OWN_KEY"}}).check()

@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 
 from libra_guard.backends.base import Backend, Completion, Prompt
+from libra_guard.errors import RefusedError
 from libra_guard.records import Method
 from libra_guard.synth.config import ModelSettings
 from libra_guard.synth.seats.backend import StoredBackend
 from libra_guard.synth.seats.budget import Budget, BudgetSettings
 from libra_guard.synth.seats.endpoints import Endpoint
-from libra_guard.synth.seats.failure import Failure
-from libra_guard.synth.seats.roles import Reply, Responder, Writer
+from libra_guard.synth.seats.failure import Failure, UnreadableError
+from libra_guard.synth.seats.roles import Reply, Responder, UselessWriterError, Writer
 from libra_guard.synth.seats.store import CallStore
 
 Seat = Callable[..., tuple[StoredBackend, ModelSettings]]
@@ -86,3 +87,42 @@ def test_an_answer_tells_whether_it_was_cut_off(
     seat: Seat, raw: bool, text: str, cut: bool, found: Reply | Failure
 ) -> None:
     assert Responder("m", *seat((text, cut), raw=raw), seed=1).answer(["问"], max_tokens=9) == [found]
+
+
+def unreadable(text: str) -> str:
+    raise UnreadableError("no lines")
+
+
+def test_a_writer_none_of_whose_first_answers_can_be_read_is_asked_nothing_more(seat: Seat) -> None:
+    backend, settings = seat(*[("散文", False)] * 400)
+    writer = Writer("m", backend, settings, seed=1, attempts=3)
+    with pytest.raises(UselessWriterError, match=r"models\.m: none of its first 32 answers .*: 32 × no lines; nothing"):
+        writer.write([f"写{number}" for number in range(100)], parse=unreadable)
+    assert backend.usage.calls == 32
+
+
+def test_few_answers_condemn_no_writer_and_all_attempts_count(seat: Seat) -> None:
+    backend, settings = seat(*[("散文", False)] * 400)
+    writer = Writer("m", backend, settings, seed=1, attempts=3)
+    assert len(writer.write([f"写{number}" for number in range(10)], parse=unreadable)) == 10
+    with pytest.raises(UselessWriterError, match="none of its first 33 answers"):
+        writer.write(["再写", "又写", "还写"], parse=unreadable)
+
+
+def test_one_answer_that_can_be_read_is_enough(seat: Seat) -> None:
+    backend, settings = seat(("诗", False), *[("散文", False)] * 400)
+    parse = [str] + [unreadable] * 99
+    found = Writer("m", backend, settings, seed=1, attempts=2).write([f"写{n}" for n in range(100)], parse=parse)
+    assert found == ["诗"] + [Failure("no lines", "散文")] * 99
+    assert backend.usage.calls == 100 + 99
+
+
+def test_a_model_that_fails_is_no_writer_that_cannot_be_read(seat: Seat) -> None:
+    class Picky(Says):
+        def complete(self, prompts: Sequence[Prompt], **options: Any) -> list[Completion]:
+            raise RefusedError("not this one")
+
+    backend, settings = seat()
+    backend._endpoints[0].backend = Picky()
+    found = Writer("m", backend, settings, seed=1).write([f"写{n}" for n in range(100)], parse=str)
+    assert found == [Failure("not this one", model=True)] * 100

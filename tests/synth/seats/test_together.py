@@ -10,12 +10,12 @@ import pytest
 
 from libra_guard.backends.base import Prompt
 from libra_guard.backends.scripted import ScriptedBackend
-from libra_guard.errors import BackendError
+from libra_guard.errors import BackendError, HaltedError
 from libra_guard.synth.seats.backend import StoredBackend
 from libra_guard.synth.seats.budget import Budget, BudgetSettings
 from libra_guard.synth.seats.endpoints import Endpoint
 from libra_guard.synth.seats.store import CallStore
-from libra_guard.synth.seats.together import Halt, HaltedError, Task, side_by_side
+from libra_guard.synth.seats.together import Halt, Task, side_by_side
 
 SECONDS = 20
 """A wait that a right program never sits out."""

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from libra_guard.records import Conversation, Label, Vote
-from libra_guard.synth.config import SynthConfig
+from libra_guard.synth.config import AnnotateSettings, SynthConfig
 from libra_guard.synth.records import Answered
 from libra_guard.synth.seats.failure import Failure
 from libra_guard.synth.seats.together import Halt
@@ -28,7 +31,8 @@ CONFIG = SynthConfig.checked(
 class Judge:
     """Says what it was told to say of an answer, and keeps what it was asked."""
 
-    lane = None
+    lane: str | None = None
+    workers = 1
 
     def __init__(self, name: str, said: dict[str, Label | Failure | None]) -> None:
         self.name, self.said = name, said
@@ -75,3 +79,43 @@ def test_a_pair_that_a_judge_failed_on_is_rejected_and_the_others_stay() -> None
         ("one", "the model failed", True),
         ("two", "the model failed", True),
     ]
+
+
+def test_the_arbiter_is_asked_while_the_judges_have_the_next_pairs() -> None:
+    """Either waits for the other: with the arbiter after the judges, or before the next pairs, neither would go on."""
+    meeting = threading.Barrier(2)
+
+    class Meets(Judge):
+        def votes(self, pairs: Sequence[Conversation], *, explain: bool) -> list[Vote | Failure]:
+            if self.asked or self.lane == "last":
+                meeting.wait(30)
+            return super().votes(pairs, explain=explain)
+
+    table = {"1": (SAFE, UNSAFE, SAFE), "2": (SAFE, SAFE, None), "3": (SAFE, SAFE, None), "4": (UNSAFE, UNSAFE, None)}
+    made: dict[str, Judge] = {}
+    for number, name in enumerate(("a", "b", "last")):
+        made[name] = (Judge if name == "b" else Meets)(name, {answer: says[number] for answer, says in table.items()})
+        made[name].lane = name
+    cast: Any = SimpleNamespace(judge=lambda settings: made[settings.guard], halt=Halt())
+    done = annotate(Work(CONFIG, cast, Path()), [pair(answer) for answer in table])
+    rows: Sequence[Any] = done.rows
+    assert [row.response for row in rows] == list(table)
+    assert [row.arbiter and row.arbiter.label for row in rows] == [SAFE, None, None, None]
+
+
+@pytest.mark.parametrize(("workers", "sizes"), [(1, [64, 64, 64, 8]), (40, [192, 8]), (50, [200])])
+def test_a_judge_with_many_workers_is_given_enough_to_do(workers: int, sizes: list[int]) -> None:
+    given = []
+
+    class Counts(Judge):
+        def votes(self, pairs: Sequence[Conversation], *, explain: bool) -> list[Vote | Failure]:
+            given.append(len(pairs))
+            return [Vote(judge=self.name, label=SAFE) for _ in pairs]
+
+    judges = {"a": Counts("a", {}), "b": Judge("b", {str(number): SAFE for number in range(200)})}
+    judges["a"].workers = workers
+    cast: Any = SimpleNamespace(judge=lambda settings: judges[settings.guard], halt=Halt())
+    seats = CONFIG.seats.model_copy(update={"arbiter": None})
+    config = CONFIG.model_copy(update={"annotate": AnnotateSettings(), "seats": seats})
+    annotate(Work(config, cast, Path()), [pair(str(number)) for number in range(200)])
+    assert given == sizes

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from libra_guard.data.base import DatasetInfo
+from libra_guard.data.base import DatasetInfo, as_post
 from libra_guard.errors import UsageError
 from libra_guard.io import BadRow
 from libra_guard.predict.shards import Shard
@@ -73,8 +73,21 @@ def test_each_question_comes_once_and_its_intent_is_what_the_set_says(monkeypatc
 
 
 def test_what_is_to_be_known_of_a_set_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    about = {"set": "set", "licence": "CC BY 4.0", "address": "https://example.org/set", "revision": "v2"}
-    assert imported(monkeypatch).figures == {"sets": {"set.jsonl": about}}
+    about = {
+        "set": "set",
+        "file": "set.jsonl",
+        "licence": "CC BY 4.0",
+        "address": "https://example.org/set",
+        "revision": "v2",
+        "repeated": 1,
+    }
+    assert imported(monkeypatch).figures == {"sets": [about]}
+
+
+def test_posts_are_no_queries(monkeypatch: pytest.MonkeyPatch) -> None:
+    post = Sample(**as_post("这店真差劲。", Label.SAFE))
+    with pytest.raises(UsageError, match=r"'set' \(set.jsonl\) holds posts, which ask nothing"):
+        imported(monkeypatch, [post])
 
 
 def test_a_sample_keeps_the_order_and_shards_make_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:

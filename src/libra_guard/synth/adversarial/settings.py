@@ -37,7 +37,7 @@ class StageSettings(Strict):
 class AdversarialConfig(ConfigFile):
     """A run of rounds."""
 
-    kind: ClassVar[str] = "settings of adversarial rounds"
+    kind: ClassVar[str] = "file of adversarial rounds"
 
     recipe: str
     """The classifier's, relative to this file."""

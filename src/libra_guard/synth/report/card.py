@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from libra_guard import __version__
 from libra_guard.backends._options import is_secret
 from libra_guard.configuration import Strict
 from libra_guard.data.base import SPLITS, split_of
@@ -84,6 +85,20 @@ class Answers(Strict):
     """Answers that ended at the limit of tokens."""
 
 
+class Imported(Strict):
+    """A public set that questions came from."""
+
+    set: str
+    file: str
+    """Its name without its folder."""
+    licence: str
+    address: str
+    revision: str
+    """The version that the importer was written for; empty where its publisher names none."""
+    repeated: int
+    """Rows whose question an earlier row had."""
+
+
 class HeldOut(Strict):
     """A benchmark or another held-out file that the queries were compared with."""
 
@@ -101,6 +116,8 @@ class CardFigures(Strict):
 
     name: str
     licence: str
+    version: str
+    """Of libra-guard."""
     seed: int
     offline: bool
     """Whether a grammar wrote or answered."""
@@ -111,6 +128,8 @@ class CardFigures(Strict):
     stages: dict[str, StageFigures]
     left_out: dict[str, int]
     """Reason → judged pairs in neither stage."""
+    wanted: list[str]
+    """Sub-categories that were asked for."""
     starved: dict[str, int]
     """Sub-category → rows of both stages, where they are few."""
     one_sided: list[str]
@@ -125,6 +144,8 @@ class CardFigures(Strict):
     """Step → kind of reason → rows."""
     lacking: dict[str, int]
     """Sub-category and intent → queries that the writer did not bring."""
+    sets: list[Imported]
+    """What was imported, under whose terms."""
     contamination: list[HeldOut]
     """How near the queries came to each held-out file; those that did were dropped."""
     usage: dict[str, Usage]
@@ -142,6 +163,7 @@ def figures(
     *,
     lacking: Mapping[str, int] | None = None,
     contamination: Sequence[Mapping[str, Any]] = (),
+    sets: Sequence[Mapping[str, Any]] = (),
 ) -> CardFigures:
     """Counts and measures what a run made; the order of the rows does not matter.
 
@@ -154,6 +176,7 @@ def figures(
         settings: The run's.
         lacking: Sub-category and intent → queries that it came short of.
         contamination: Fields of ``HeldOut``, the file with its folder.
+        sets: Fields of ``Imported``.
     """
     rows, judged = [*stage1, *stage2], [*stage1, *stage2, *(one.sample for one in left_out)]
     per_sub = _counts(rows, "sub_category_name")
@@ -170,6 +193,7 @@ def figures(
         arbiter=arbiter.name if arbiter else None,
         stages={"stage1": _stage(stage1), "stage2": _stage(stage2)},
         left_out=_tally(one.reason for one in left_out),
+        wanted=list(wanted),
         starved=_starved(wanted),
         one_sided=[name for name in wanted if wanted[name] in per_sub.get(name, {}).values()],
         evenness=_evenness(list(wanted.values())),
@@ -181,6 +205,8 @@ def figures(
         },
         lacking=dict(lacking or {}),
         contamination=[HeldOut.model_validate({**one, "file": Path(one["file"]).name}) for one in contamination],
+        sets=[Imported.model_validate(one) for one in sets],
+        version=__version__,
         rejects={step: _kinds(reasons) for step, reasons in rejects.items() if reasons},
         # Money added up in another order differs in its last digits.
         usage={model: replace(spent, money=round(spent.money, 6)) for model, spent in sorted(usage.items())},
@@ -199,6 +225,7 @@ def render(found: CardFigures) -> str:
         size=next((name for name, limit in _SIZES if rows < limit), "n>10M"),
         labels=_LABELS,
         sub_categories=[sub.name for sub in SUB_CATEGORIES],
+        shown={*found.wanted, *(name for stage in found.stages.values() for name in stage.counts["sub_category"])},
         config=json.dumps(found.config, ensure_ascii=False, indent=2, sort_keys=True),
     )
 

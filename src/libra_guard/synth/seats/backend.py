@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import asdict
 from typing import Any, TypeVar
 
@@ -38,9 +38,9 @@ class StoredBackend(Backend):
         price: Of its tokens.
         batch: Items in one call. The items of a call are cut into groups by their number, and a group is asked for
             as a whole: where an answer depends on its neighbours, it is the same after a kill.
-        concurrency: Calls at a time, on each endpoint.
         patience: Failures in a row after which an endpoint is given up.
-        halt: Is asked before each call.
+        halt: Is asked before each call, and told of what ends the work.
+        lane: Of a server: the models of one lane are asked in turn; by default it has one of its own.
     """
 
     def __init__(
@@ -53,19 +53,24 @@ class StoredBackend(Backend):
         *,
         price: Price | None = None,
         batch: int = 1,
-        concurrency: int = 1,
         patience: int = 5,
         halt: Halt | None = None,
+        lane: Hashable = None,
     ) -> None:
         self._endpoints, self._store, self._budget = list(endpoints), store, budget
         self._halt = halt or Halt()
+        for endpoint in self._endpoints:
+            self._halt.ends(endpoint.backend.cancel)
         self._model, self._identity, self._price = model, identity, price or Price()
-        self._batch, self._concurrency, self._patience = batch, concurrency, patience
+        self._batch, self._patience = batch, patience
         first = self._endpoints[0].backend
         # A class variable of others: here it is the name of what is wrapped.
         self.name = first.name  # type: ignore[misc]
         self.capabilities, self.context, self.continues = first.capabilities, first.context, first.continues
-        self.served = is_served(type(first))
+        self.lane: Hashable | None = (lane or id(self)) if is_served(type(first)) else None
+        """See ``together.Task``."""
+        self.workers = sum(endpoint.concurrency for endpoint in self._endpoints)
+        """Calls at a time, on all endpoints."""
         self.usage = Usage()
         """Of all calls that were asked of this object, those that the store answered included."""
 
@@ -168,10 +173,10 @@ class StoredBackend(Backend):
 
         queue = Queue(
             self._endpoints,
-            concurrency=self._concurrency,
             patience=self._patience,
             check=self._check,
             run=run,
+            end=self._halt.tell,
         )
         for group, error in queue.do(missing):
             found |= {keys[i]: error for i in group if keys[i] not in found}

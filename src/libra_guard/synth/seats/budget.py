@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pydantic import Field
 
 from libra_guard.configuration import Strict
-from libra_guard.errors import LibraError
+from libra_guard.errors import StoppedError
 
 
-class BudgetSpentError(LibraError):
+class BudgetSpentError(StoppedError):
     """The run has spent what it may; what was answered is kept."""
 
 
@@ -58,7 +58,7 @@ class Usage:
 class Budget:
     """Counts what is spent, and says when it is enough.
 
-    Calls that are in flight when a limit is reached still end, and are kept: a limit is passed by these at most.
+    A limit is passed by the calls that are in flight when it is reached, at most.
 
     Args:
         settings: The limits.

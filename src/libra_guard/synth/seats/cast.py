@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -14,13 +15,14 @@ from libra_guard.io import model_hash
 from libra_guard.records import Method
 from libra_guard.synth.config import JudgeSettings, ModelSettings
 from libra_guard.synth.seats.backend import StoredBackend, is_served
-from libra_guard.synth.seats.budget import Budget, BudgetSettings, Pace, Usage
+from libra_guard.synth.seats.budget import Budget, BudgetSettings, Price, Usage
 from libra_guard.synth.seats.endpoints import Endpoint
 from libra_guard.synth.seats.roles import Judge, Responder, Writer
+from libra_guard.synth.seats.servers import Servers, addresses, with_key
 from libra_guard.synth.seats.store import CallStore, key_of
 from libra_guard.synth.seats.together import Halt
 
-_CONNECTION = {
+CONNECTION = {
     "api_key",
     "backoff",
     "base_url",
@@ -89,16 +91,23 @@ class Cast:
         config: The run's settings.
         store: Where calls are kept.
         beside: Folder that files named by the settings are looked for in where they are not there as written.
+        say: Told of an interrupt, for people.
     """
 
-    def __init__(self, config: CastSettings, store: CallStore, beside: Path = Path(".")) -> None:
+    def __init__(
+        self,
+        config: CastSettings,
+        store: CallStore,
+        beside: Path = Path("."),
+        say: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self._config, self._store, self._beside = config, store, beside
-        self.halt = Halt()
+        self.halt = Halt(say)
         """Ends what all its models do."""
         spent = Usage()
         for model, (asked, new) in store.spent().items():
-            price = config.models[model].price if model in config.models else None
-            spent += Usage(0, asked, new, price.of(asked, new) if price else 0.0)
+            spent += Usage(0, asked, new, self.price(model).of(asked, new))
+        self._servers = Servers(config.models)
         self._budget = Budget(config.budget, spent)
         self._open: dict[str, StoredBackend] = {}
         self._owned: dict[bytes, tuple[str, StoredBackend]] = {}
@@ -150,6 +159,8 @@ class Cast:
         self._check_apart()
         for name, model in self._config.models.items():
             known = option_names(backend_class(model.backend))
+            if model.key_env and "api_key" not in known:
+                raise UsageError(f"models.{name}.key_env: the backend '{model.backend}' takes no key")
             for option in model.options:
                 if option not in known:
                     raise unknown_option(f"models.{name}.options.{option}", {f"the backend '{model.backend}'": known})
@@ -177,6 +188,10 @@ class Cast:
         if name not in self._open:
             self._open[name] = self._opened(name, self._config.models[name])
         return self._open[name]
+
+    def price(self, name: str) -> Price:
+        """Of a model's tokens; a judge's own model costs nothing."""
+        return self._config.models[name].price if name in self._config.models else Price()
 
     def used(self) -> list[Used]:
         """What was asked of each model so far, stored answers included, in the order of their names."""
@@ -211,21 +226,26 @@ class Cast:
             raise UsageError(
                 f"models.{name}: the backend '{settings.backend}' runs in this process: it has no endpoints"
             )
-        options = {"concurrency": settings.concurrency} | settings.options if served else settings.options
-        own: list[dict[str, Any]] = [{"base_url": address} for address in settings.endpoints] or [{}]
-        backends = [load_backend(settings.backend, settings.model, **options, **one) for one in own]
-        rest = options.get("max_backoff", _REST) if served else 0.0
+        rest = settings.options.get("max_backoff", _REST) if served else 0.0
+        endpoints = []
+        for address, (pace, concurrency) in zip(addresses(settings), self._servers.limits(name), strict=True):
+            options = {"concurrency": concurrency} | settings.options if served else settings.options
+            if address is not None:
+                options = {**options, "base_url": address}
+            options = with_key(f"models.{name}", settings.backend, options, settings.key_env)
+            made = load_backend(settings.backend, settings.model, **options)
+            endpoints.append(Endpoint(made, pace, concurrency if served else 1, rest))
         return StoredBackend(
             name,
             identity(settings),
-            [Endpoint(backend, Pace(settings.a_minute), rest) for backend in backends],
+            endpoints,
             self._store,
             self._budget,
             price=settings.price,
             batch=1 if served else settings.batch,
-            concurrency=settings.concurrency if served else 1,
             patience=settings.patience,
             halt=self.halt,
+            lane=self._servers.lane(name),
         )
 
     def _own(self, backend: str, model: str, **options: Any) -> Backend:
@@ -234,7 +254,7 @@ class Cast:
         key = key_of(**about)
         if key in self._owned:
             return self._owned[key][1]
-        made = load_backend(backend, model, **options)
+        made = load_backend(backend, model, **with_key("seats", backend, options))
         name = f"{backend}:{Path(model).name}"
         if name in {*self._config.models, *(known for known, _ in self._owned.values())}:
             name += f"@{key.hex()[:8]}"
@@ -267,4 +287,4 @@ def _model(name: str) -> str:
 
 
 def _answering(options: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in options.items() if key not in _CONNECTION}
+    return {key: value for key, value in options.items() if key not in CONNECTION}

@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from libra_guard.backends.base import Backend
-from libra_guard.errors import BackendError, RefusedError
+from libra_guard.errors import BackendError, RefusedError, StoppedError
 from libra_guard.synth.seats.budget import Pace
 
 _LOOK = 0.5
 """Seconds between two looks at whether a worker that rests is still wanted."""
 
 
-class EndpointsLostError(BackendError):
+class EndpointsLostError(BackendError, StoppedError):
     """No endpoint of a model answers any more: the run cannot go on, and what was answered is kept."""
 
 
@@ -27,6 +27,8 @@ class Endpoint:
 
     backend: Backend
     pace: Pace = field(default_factory=lambda: Pace(None))
+    concurrency: int = 1
+    """Calls at a time."""
     rest: float = 0.0
     """Seconds without a new call after a failure, where it has answered before: a busy server may come back."""
     failures: int = 0
@@ -65,24 +67,24 @@ class Queue:
 
     Args:
         endpoints: Of one model.
-        concurrency: Calls at a time, on each.
         patience: Failures in a row after which an endpoint is given up; one that answers a call that was under way
             then is taken back.
         check: Called before each call; what it raises ends the work.
         run: Asks an endpoint for a group.
+        end: Told why the work ends before it is done; gives up the calls under way.
     """
 
     def __init__(
         self,
         endpoints: Sequence[Endpoint],
         *,
-        concurrency: int,
         patience: int,
         check: Callable[[], None],
         run: Callable[[Endpoint, list[int]], None],
+        end: Callable[[BaseException], None],
     ) -> None:
-        self._endpoints, self._concurrency, self._patience = endpoints, concurrency, patience
-        self._check, self._run = check, run
+        self._endpoints, self._patience = endpoints, patience
+        self._check, self._run, self._tell = check, run, end
         self._changed = threading.Condition()
         self._waiting: deque[_Group] = deque()
         self._running = 0
@@ -99,12 +101,12 @@ class Queue:
         if not groups:
             return []
         self._waiting.extend(_Group(group) for group in groups)
-        workers = [n for n in range(len(self._endpoints)) for _ in range(self._concurrency)]
+        workers = [n for n, one in enumerate(self._endpoints) for _ in range(one.concurrency)]
         with ThreadPoolExecutor(len(workers)) as pool:
             try:
                 wait([pool.submit(self._work, number) for number in workers])
             except BaseException as error:
-                # An interrupt: the workers end with the call that they are in.
+                # An interrupt: a worker whose model is in this process still ends the call that it is in.
                 self._end(error)
         if self._fatal:
             raise self._fatal
@@ -186,3 +188,4 @@ class Queue:
         with self._changed:
             self._fatal = self._fatal or error
             self._changed.notify_all()
+        self._tell(error)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Sequence
 from typing import NamedTuple, TypeVar
 
-from libra_guard.backends.base import Backend, Completion, Prompt
-from libra_guard.errors import BackendError
+from libra_guard.backends.base import Completion, Prompt
+from libra_guard.data.reasons import reason_kind
+from libra_guard.errors import BackendError, LibraError
 from libra_guard.guards.base import Guard
 from libra_guard.records import Conversation, Verdict, Vote
 from libra_guard.synth.config import ModelSettings
@@ -22,6 +24,8 @@ Parsed = TypeVar("Parsed")
 # Where a base model begins to write the other side's part.
 _NEXT_TURN = re.compile(r"\n+\s*(?:用户|问|助手|答|User|Human)\s*[:：]")
 _RAW = "respond_raw.j2"
+_TRIAL = 32
+"""Answers of a writer after which it is given up where none of them could be read."""
 
 
 def _one_turn(question: str) -> str:
@@ -29,8 +33,14 @@ def _one_turn(question: str) -> str:
     return _NEXT_TURN.sub(lambda found: f" {found[0].strip()}", "\n".join(question.splitlines()))
 
 
+class UselessWriterError(LibraError):
+    """None of a writer's first answers can be read; the others would cost as much and be no better."""
+
+
 class Writer:
     """A model that writes in a form that can be read.
+
+    One whose first answers are all unreadable is asked nothing more.
 
     Args:
         name: In the run's settings.
@@ -45,6 +55,8 @@ class Writer:
     ) -> None:
         self.name, self.backend = name, backend
         self._settings, self._seed, self._attempts = settings, seed, attempts
+        self._unread: Counter[str] | None = Counter()
+        """Reasons, as long as no answer could be read."""
 
     @property
     def raw(self) -> bool:
@@ -73,6 +85,7 @@ class Writer:
         Raises:
             BudgetSpentError: The budget is spent.
             EndpointsLostError: The model is gone.
+            UselessWriterError: None of its first answers can be read.
         """
         written = self.write_seeded(prompts, parse=parse, begins=begins, max_tokens=max_tokens, lines=lines)
         return [found for found, _ in written]
@@ -87,10 +100,26 @@ class Writer:
         lines: bool = False,
     ) -> list[tuple[Parsed | Failure, int]]:
         """As ``write``, each with the seed of the attempt that brought it."""
+        readers = [parse] * len(prompts) if callable(parse) else list(parse)
+        written: list[tuple[Parsed | Failure, int]] = []
+        # The first ones alone: whether it is of any use is to be known before all are asked for.
+        trial = _TRIAL if self._unread is not None else 0
+        for part in (slice(trial), slice(trial, None)):
+            written += self._written(prompts[part], readers[part], begins, max_tokens, lines=lines)
+        return written
+
+    def _written(
+        self,
+        prompts: Sequence[str],
+        readers: Sequence[Callable[[str], Parsed]],
+        begins: str,
+        max_tokens: int,
+        *,
+        lines: bool,
+    ) -> list[tuple[Parsed | Failure, int]]:
         found: list[Parsed | Failure] = [Failure("not asked")] * len(prompts)
         seeds = [self._seed] * len(prompts)
         waiting = list(range(len(prompts)))
-        readers = [parse] * len(prompts) if callable(parse) else parse
         for attempt in range(self._attempts):
             asked = [Prompt.from_user(prompts[i], prefix=begins, raw=self.raw) for i in waiting]
             temperature = self._settings.temperature
@@ -103,6 +132,7 @@ class Writer:
                 found[place] = self._read(answer, begins, readers[place], lines=lines)
                 if isinstance(found[place], Failure) and not isinstance(answer, BackendError):
                     again.append(place)
+            self._try([found[place] for place in waiting])
             # A model without chance says the same again.
             if not again or temperature == 0:
                 break
@@ -113,6 +143,22 @@ class Writer:
         """Who wrote, for a row's provenance; the seed is that of the attempt."""
         prompt = f"{template}@{prompt_hash(template)}"
         return MadeBy(step=step, model=self.name, prompt=prompt, seed=seed, method=method)
+
+    def _try(self, brought: Sequence[object]) -> None:
+        """Looks at one attempt's answers as long as none could be read."""
+        if self._unread is None:
+            return
+        failures = [one for one in brought if isinstance(one, Failure)]
+        if len(failures) < len(brought):
+            self._unread = None
+            return
+        self._unread.update(reason_kind(one.reason) for one in failures if not one.model)
+        if (count := self._unread.total()) >= _TRIAL:
+            reasons = ", ".join(f"{times} × {reason}" for reason, times in self._unread.most_common(3))
+            raise UselessWriterError(
+                f"models.{self.name}: none of its first {count} answers could be read: {reasons}; nothing more is "
+                "asked: let another model write, or leave out what this one cannot"
+            )
 
     def _read(
         self, answer: Completion | BackendError, begins: str, parse: Callable[[str], Parsed], *, lines: bool
@@ -155,9 +201,14 @@ class Responder:
         self._settings, self._seed = settings, seed
 
     @property
-    def lane(self) -> StoredBackend | None:
+    def lane(self) -> Hashable | None:
         """See ``together.Task``."""
-        return self.backend if self.backend.served else None
+        return self.backend.lane
+
+    @property
+    def workers(self) -> int:
+        """Calls at a time."""
+        return self.backend.workers
 
     def answer(self, questions: Sequence[str], *, max_tokens: int) -> list[Reply | Failure]:
         """An answer to each question.
@@ -198,10 +249,16 @@ class Judge:
         self.name, self.guard = name, guard
 
     @property
-    def lane(self) -> Backend | None:
+    def lane(self) -> Hashable | None:
         """See ``together.Task``."""
         backend = self.guard.backend
-        return backend if isinstance(backend, StoredBackend) and backend.served else None
+        return backend.lane if isinstance(backend, StoredBackend) else None
+
+    @property
+    def workers(self) -> int:
+        """Calls at a time."""
+        backend = self.guard.backend
+        return backend.workers if isinstance(backend, StoredBackend) else 1
 
     def votes(self, pairs: Sequence[Conversation], *, explain: bool) -> list[Vote | Failure]:
         """A vote on each pair: all at once; where that fails, one by one, so that a bad pair costs one pair.

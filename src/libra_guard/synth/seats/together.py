@@ -7,24 +7,43 @@ from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Generic, NamedTuple, TypeVar
 
-from libra_guard.errors import LibraError
+from libra_guard.errors import HaltedError
 
 Found = TypeVar("Found")
 
 
-class HaltedError(LibraError):
-    """Other work of the run failed or was interrupted, and this one was told to end."""
-
-
 class Halt:
-    """Whether the run is to end: asked before each call of a model, in whatever thread."""
+    """Whether the run is to end: asked before each call of a model, in whatever thread.
 
-    def __init__(self) -> None:
+    Args:
+        say: Told of an interrupt, for people.
+    """
+
+    def __init__(self, say: Callable[[str], None] = lambda _: None) -> None:
+        self._say = say
         self._told = threading.Event()
+        self._lock = threading.Lock()
+        self._ends: list[Callable[[], None]] = []
 
-    def tell(self) -> None:
-        """Ends all work after the calls that are under way."""
-        self._told.set()
+    def ends(self, end: Callable[[], None]) -> None:
+        """Adds what gives up calls that are under way; called once the run is to end."""
+        with self._lock:
+            self._ends.append(end)
+            over = self._told.is_set()
+        if over:
+            end()
+
+    def tell(self, why: BaseException) -> None:
+        """Ends all work: no call begins any more, and servers are not waited for."""
+        with self._lock:
+            if self._told.is_set():
+                return
+            self._told.set()
+            ends = list(self._ends)
+        for end in ends:
+            end()
+        if isinstance(why, KeyboardInterrupt):
+            self._say("stopping: what was answered is kept; run again to go on")
 
     def check(self) -> None:
         """To be called before each call.
@@ -40,8 +59,8 @@ class Task(NamedTuple, Generic[Found]):
     """What one seat is asked."""
 
     lane: Hashable | None
-    """Tasks of one lane are done in turn, so that a server is not asked for more than its settings say. None: the work
-    is done in this process, whose cores or accelerator all such tasks share."""
+    """Tasks of one lane are done in turn, as those of one address are, which is not to be asked for more than the
+    settings say. None: the work is done in this process, whose cores or accelerator all such tasks share."""
     work: Callable[[], Found]
 
 
@@ -71,7 +90,7 @@ def side_by_side(tasks: Sequence[Task[Found]], halt: Halt) -> list[Found]:
                 found[number] = tasks[number].work()
         except BaseException as error:
             errors.append(error)
-            halt.tell()
+            halt.tell(error)
 
     served = [lane for lane in lanes if lane is not None]
     # The main thread is where an interrupt arrives; it does what needs no thread, and then waits.
@@ -82,7 +101,8 @@ def side_by_side(tasks: Sequence[Task[Found]], halt: Halt) -> list[Found]:
             wait(waiting)
         except BaseException as error:
             errors.insert(0, error)
-            halt.tell()
+            halt.tell(error)
     if errors:
-        raise errors[0]
+        # What ended because it was told to is not why.
+        raise next((error for error in errors if not isinstance(error, HaltedError)), errors[0])
     return [found[number] for number in range(len(tasks))]

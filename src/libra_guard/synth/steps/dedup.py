@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from libra_guard.data.base import own_text
 from libra_guard.data.near_duplicates import Engine, NearSettings, Signed, duplicates, matches, sign
 from libra_guard.errors import UsageError
 from libra_guard.io import BadRow, Row, read_rows
@@ -184,5 +185,7 @@ def _compare(signed: Signed, path: str, engine: Engine, reasons: list[str]) -> C
 
 
 def _question(row: Row | BadRow) -> str:
-    value: Any = None if isinstance(row, BadRow) else row.data.get("question")
-    return value if isinstance(value, str) else ""
+    if isinstance(row, BadRow):
+        return ""
+    value = row.data.get("question")
+    return own_text(value, row.data.get("response")) if isinstance(value, str) else ""

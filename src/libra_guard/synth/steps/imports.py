@@ -6,9 +6,12 @@ What a set calls harmful or harmless is so here; where it does not say, the inte
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
-from libra_guard.data.base import normalise_question
+from libra_guard.data.base import POST_REQUEST, normalise_question
 from libra_guard.data.registry import load_dataset_rows, load_importer
 from libra_guard.errors import UsageError
 from libra_guard.io import BadRow
@@ -30,11 +33,12 @@ def import_queries(work: Work) -> Done:
         This shard's queries, set by set; rows that hold none, and what could not be translated.
 
     Raises:
-        UsageError: A set is unknown, or an English one would have to be translated by a grammar.
+        UsageError: A set is unknown or holds posts, or an English one would have to be translated by a grammar.
     """
     queries: list[Query] = []
     rejects: list[Reject] = []
-    read = [(row, settings) for settings in work.config.imports for row in _rows(settings, work, rejects)]
+    repeated = Counter[str]()
+    read = [(row, settings) for settings in work.config.imports for row in _rows(settings, work, rejects, repeated)]
     part = work.part(read)
     if work.shard.rank:
         # What cannot be read, the first shard tells.
@@ -47,7 +51,8 @@ def import_queries(work: Work) -> Done:
                     _query(row, settings, work.config.seed) for row in _in_chinese(piece, settings, work, rejects)
                 ]
                 advance(len(piece))
-    return Done(queries, rejects, {"sets": {one.path: _about(one) for one in work.config.imports}})
+    sets = [_about(one) | {"repeated": repeated[one.path]} for one in work.config.imports]
+    return Done(queries, rejects, {"sets": sets})
 
 
 def is_translated(settings: ImportSettings, work: Work) -> bool:
@@ -62,19 +67,22 @@ def is_translated(settings: ImportSettings, work: Work) -> bool:
     return english
 
 
-def _about(settings: ImportSettings) -> dict[str, str]:
-    """What the card is to know of a set: its name, licence, address and the version that is read."""
+def _about(settings: ImportSettings) -> dict[str, Any]:
+    """What the card is to know of a set: its name, file, licence, address and the version that the importer knows."""
     info = load_importer(settings.set).info
-    return {"set": info.name, "licence": info.licence, "address": info.address, "revision": info.revision}
+    about = {"set": info.name, "file": Path(settings.path).name, "licence": info.licence}
+    return about | {"address": info.address, "revision": info.revision}
 
 
-def _rows(settings: ImportSettings, work: Work, rejects: list[Reject]) -> list[Row]:
+def _rows(settings: ImportSettings, work: Work, rejects: list[Reject], repeated: Counter[str]) -> list[Row]:
     found: dict[str, Row] = {}
     for row in load_dataset_rows(settings.set, work.path(settings.path)):
         if isinstance(row, BadRow):
             rejects.append(Reject(f"{row.file}:{row.line}: {row.reason}", {"text": row.text}))
-        else:
-            found.setdefault(normalise_question(row.question), row)
+        elif row.question == POST_REQUEST:
+            raise UsageError(f"imports: '{settings.set}' ({settings.path}) holds posts, which ask nothing of anybody")
+        elif found.setdefault(normalise_question(row.question), row) is not row:
+            repeated[settings.path] += 1
     rows = list(found.values())
     if settings.sample is None or settings.sample >= len(rows):
         return rows

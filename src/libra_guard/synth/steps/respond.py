@@ -17,7 +17,7 @@ from libra_guard.synth.records import Answered, Intent, MadeBy, Query, text_id
 from libra_guard.synth.seats.failure import Failure
 from libra_guard.synth.seats.roles import Reply, Responder
 from libra_guard.synth.seats.together import Task, side_by_side
-from libra_guard.synth.work import Done, Reject, Work, pieces
+from libra_guard.synth.work import Done, Reject, Work, at_once, pieces
 
 STEP = "respond"
 _SENTENCE_END = re.compile(r"[。！？!?…\n](?=[^。！？!?…\n]*$)")
@@ -40,6 +40,9 @@ class _Answering(Protocol):
     @property
     def lane(self) -> Hashable | None: ...
 
+    @property
+    def workers(self) -> int: ...
+
     def answer_all(self, queries: Sequence[Query]) -> list[Reply | Failure]: ...
 
     def made(self) -> MadeBy: ...
@@ -61,7 +64,7 @@ def respond(work: Work, queries: Sequence[Query]) -> Done:
         else:
             part.append(query)
     with work.progress(STEP, len(part)) as advance:
-        for piece in pieces(part):
+        for piece in pieces(part, at_once(seat.workers for seat in seats)):
             given = {query.id: _drawn(query, work) for query in piece}
             mine = [[query for query in piece if seat.name in given[query.id]] for seat in seats]
             tasks = [Task(seat.lane, partial(seat.answer_all, own)) for seat, own in zip(seats, mine, strict=True)]
@@ -104,7 +107,7 @@ def cut_long(text: str, longest: int) -> str:
 
 class _ByModel:
     def __init__(self, responder: Responder, max_tokens: int) -> None:
-        self.name, self.lane = responder.name, responder.lane
+        self.name, self.lane, self.workers = responder.name, responder.lane, responder.workers
         self._responder, self._max_tokens = responder, max_tokens
 
     def answer_all(self, queries: Sequence[Query]) -> list[Reply | Failure]:
@@ -115,7 +118,7 @@ class _ByModel:
 
 
 class _ByGrammar:
-    lane = None
+    lane, workers = None, 1
 
     def __init__(self, name: str, seed: int) -> None:
         self.name, self._seed, self._grammar = name, seed, Grammar.load()
