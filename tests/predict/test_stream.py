@@ -1,0 +1,435 @@
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from libra_guard.backends.scripted import ScriptedBackend
+from libra_guard.guards.base import Guard
+from libra_guard.predict.stream import (
+    SHORTENED,
+    AnswerWindows,
+    StreamSettings,
+    StreamState,
+    StreamVerdict,
+    Window,
+    judge_stream,
+)
+from libra_guard.records import Conversation, Label, Message, Role, Verdict, is_visible
+
+SMALL = StreamSettings(least=4, overlap=10, hold_chars=100)
+QUESTION = "怎么泡茶？"
+
+_PIECES = st.sampled_from(
+    [
+        "好的。",
+        "先温杯，",
+        "再投茶；",
+        "3.14 ",
+        "e.g. ",
+        "Done. ",
+        "1. 温杯\n",
+        "”",
+        "\r\n",
+        "\n\n",
+        "　",
+        "\u200b",
+        "👨‍👩‍👧",
+        "🇨🇳",
+        "é",
+        "！？",
+        "……",
+        "字" * 30,
+    ]
+)
+_ANSWERS = st.lists(_PIECES | st.text(st.characters(codec="utf-8"), max_size=12), max_size=40).map("".join)
+_QUESTIONS = st.sampled_from(["", "问", QUESTION, "长" * 49 + "？", "很长的问题" * 100])
+_SETTINGS = st.builds(
+    StreamSettings,
+    least=st.integers(1, 50),
+    overlap=st.integers(0, 25),
+    hold_chars=st.integers(100, 130),
+    work=st.sampled_from([2, 2.3, 2.5, 4]),
+)
+
+
+@st.composite
+def _chunked(draw: st.DrawFn) -> tuple[str, list[str]]:
+    answer = draw(_ANSWERS)
+    cuts = sorted(draw(st.lists(st.integers(0, len(answer)), max_size=30)))
+    return answer, [answer[i:j] for i, j in itertools.pairwise([0, *cuts, len(answer)])]
+
+
+def run(question: Any, chunks: Sequence[str], settings: StreamSettings = SMALL) -> list[Window]:
+    windows = AnswerWindows(question, settings)
+    found = []
+    for chunk in chunks:
+        found += windows.feed(chunk)
+        assert windows.pending <= settings.hold_chars
+    return found + windows.end()
+
+
+def parts(question: str, answer: str, settings: StreamSettings = SMALL) -> list[str]:
+    return [window.text for window in run(question, [answer], settings)]
+
+
+def judged(window: Window) -> str:
+    return window.conversation.messages[-1].content if window.conversation else ""
+
+
+def shows(text: str) -> bool:
+    return any(map(is_visible, text))
+
+
+@given(_QUESTIONS, _chunked(), _SETTINGS)
+@example("", ("\u200b" * 250, ["\u200b" * 250]), SMALL)
+@example(QUESTION, ("好的。" + "\n" * 150 + "再见。" + " " * 120, [""]), SMALL)
+def test_nothing_is_lost_and_nothing_that_shows_is_unjudged(
+    question: str, answer: tuple[str, list[str]], settings: StreamSettings
+) -> None:
+    windows = run(question, answer[1] if "".join(answer[1]) else [answer[0]], settings)
+    assert "".join(w.text for w in windows) == answer[0]
+    position = 0
+    for w in windows:
+        assert (w.start, w.end) == (position, position + len(w.text))
+        position = w.end
+        assert judged(w).endswith(w.text) or (not judged(w) and not shows(w.text))
+        assert answer[0][: w.end].endswith(judged(w))
+        if w.context:
+            assert w.conversation
+            context = w.context.messages[-1].content
+            assert len(judged(w)) < len(context) <= len(w.text) + max(settings.overlap, len(judged(w)))
+            assert answer[0][: w.end].endswith(context)
+
+
+@given(_QUESTIONS, _chunked(), _SETTINGS)
+def test_windows_do_not_depend_on_the_chunks(
+    question: str, answer: tuple[str, list[str]], settings: StreamSettings
+) -> None:
+    text, chunks = answer
+    assert run(question, chunks, settings) == run(question, [text], settings) == run(question, [*text], settings)
+
+
+@given(_QUESTIONS, _ANSWERS, _SETTINGS)
+def test_the_work_is_bounded(question: str, answer: str, settings: StreamSettings) -> None:
+    windows = run(question, [answer], settings)
+    work = sum(len(m.content) for w in windows if w.conversation for m in w.conversation.messages)
+    assert work <= settings.work * (len(question) + len(answer))
+
+
+@given(_QUESTIONS, _chunked(), _SETTINGS, st.lists(st.booleans(), min_size=31, max_size=31))
+def test_flushes_lose_nothing_and_cost_their_own_work(
+    question: str, answer: tuple[str, list[str]], settings: StreamSettings, flushed: list[bool]
+) -> None:
+    windows, found, flushes = AnswerWindows(question, settings), list[Window](), 0
+    for chunk, flush in zip(answer[1], flushed, strict=False):
+        found += windows.feed(chunk)
+        if flush:
+            found += windows.flush()
+            flushes += 1
+        assert windows.pending <= settings.hold_chars
+    found += windows.end()
+    assert "".join(w.text for w in found) == answer[0]
+    assert all(judged(w).endswith(w.text) or not shows(w.text) for w in found)
+    work = sum(len(m.content) for w in found if w.conversation for m in w.conversation.messages)
+    most = settings.question_chars + 2 * settings.hold_chars
+    assert work <= settings.work * (len(question) + len(answer[0])) + flushes * most
+
+
+@given(_QUESTIONS, _chunked(), _SETTINGS, st.booleans())
+def test_a_state_goes_on_elsewhere(
+    question: str, answer: tuple[str, list[str]], settings: StreamSettings, flush: bool
+) -> None:
+    here, found, there = AnswerWindows(question, settings), list[Window](), list[Window]()
+    state = here.state
+    for chunk in answer[1]:
+        found += here.feed(chunk) + (here.flush() if flush else [])
+        elsewhere = AnswerWindows.resume(question, StreamState.model_validate_json(state.model_dump_json()), settings)
+        there += elsewhere.feed(chunk) + (elsewhere.flush() if flush else [])
+        state = elsewhere.state
+        assert state == here.state
+        assert max(len(state.before), len(state.pending)) <= settings.hold_chars
+    assert there + AnswerWindows.resume(question, state, settings).end() == found + here.end()
+
+
+@given(
+    _QUESTIONS, st.text("好先再。，！\n”a ", max_size=300), st.integers(1, 50), st.text("字，", min_size=1, max_size=49)
+)
+def test_a_sentence_stands_whole_in_a_window(question: str, before: str, place: int, sentence: str) -> None:
+    answer = f"{before[:place]}。{sentence}。{before[place:]}"
+    assert any(f"{sentence}。" in judged(w) for w in run(question, [answer]))
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ("先温杯，再投茶。然后注水。", ["先温杯，再投茶。", "然后注水。"]),
+        ("他说：“先温杯。”再投茶。", ["他说：“先温杯。”", "再投茶。"]),
+        ("真的吗？！我不信……好吧。", ["真的吗？！", "我不信……", "好吧。"]),
+        ("第一行\r\n\r\n第二行", ["第一行\r\n\r\n", "第二行"]),
+        ("Pour it. Then wait! OK", ["Pour it. ", "Then wait! ", "OK"]),
+        ("About 3.14 g, e.g. green tea. Then", ["About 3.14 g, e.g. green tea. ", "Then"]),
+        ("Ask Dr. Wang of U.S. origin. Then", ["Ask Dr. Wang of U.S. origin. ", "Then"]),
+        ("1. First cup\n2. Second cup", ["1. First cup\n", "2. Second cup"]),
+        ("See a.b?c=d;e now. Then", ["See a.b?c=d;e now. ", "Then"]),
+        ("OK.Fine then!你好啊朋友", ["OK.Fine then!", "你好啊朋友"]),
+        ("**Warm the cup.** Then", ["**Warm the cup.** ", "Then"]),
+        ("先温杯。\u200b\u200b再投茶。", ["先温杯。\u200b\u200b", "再投茶。"]),
+        ("太好了！\ufe0f再投茶。", ["太好了！\ufe0f", "再投茶。"]),
+        ("好。嗯。先温杯。", ["好。嗯。", "先温杯。"]),
+        ("\n\n\n\n\n先温杯。再投茶。", ["\n\n\n\n\n先温杯。", "再投茶。"]),
+    ],
+)
+def test_where_sentences_end(answer: str, expected: list[str]) -> None:
+    assert parts(QUESTION * 9, answer) == expected
+
+
+def test_a_sentence_is_judged_as_soon_as_the_next_begins() -> None:
+    windows = AnswerWindows(QUESTION, SMALL)
+    assert windows.feed("先温杯，再投茶。") == []
+    (window,) = windows.feed("然")
+    assert window == (Conversation.from_pair(QUESTION, "先温杯，再投茶。"), None, "先温杯，再投茶。", 0, 8)
+    assert (windows.position, windows.pending) == (8, 1)
+
+
+def test_the_second_look_begins_with_a_clause() -> None:
+    windows = run(QUESTION, ["他先把水烧开，再温杯投茶。然后他就注水。"])
+    assert windows[-1].context == Conversation.from_pair(QUESTION, "再温杯投茶。然后他就注水。")
+
+
+def test_the_second_look_begins_with_a_whole_character() -> None:
+    family = "👨‍👩‍👧"
+    windows = run(QUESTION, [family * 4 + "。然后他就注水。"])
+    assert windows[-1].context == Conversation.from_pair(QUESTION, f"{family}。然后他就注水。")
+
+
+def test_sentences_are_judged_together_where_the_work_does_not_allow_more() -> None:
+    answer = "一二三四。" * 30
+    alone = parts("问", answer)
+    together = parts("很长的问题" * 10, answer)
+    assert alone[:3] == ["一二三四。"] * 3
+    assert together[:2] == ["一二三四。"] * 2
+    assert len(together) < len(alone) / 2
+    assert max(map(len, together)) <= 60
+
+
+def test_a_long_sentence_is_cut_and_its_end_repeated() -> None:
+    answer = "甲乙丙丁戊己庚，" * 30
+    windows = run(QUESTION, [answer])
+    assert [len(w.text) for w in windows] == [100, 100, 40]
+    assert [judged(w) for w in windows] == [answer[:100], answer[90:200], answer[192:]]
+
+
+def test_a_long_sentence_after_a_short_one_is_not_torn() -> None:
+    long = "字" * 99 + "。"
+    assert parts("问" * 40, "好。" + long) == ["好。", long]
+
+
+@pytest.mark.parametrize(
+    "character", ["👨‍👩‍👧", "🇨🇳", "👍🏽", "e\u0301", "\r\n", "ᄀ\u1161\u11a8", "🏴\U000e0067\U000e007f"]
+)
+@pytest.mark.parametrize("shift", range(8))
+def test_a_cut_falls_between_characters_as_they_are_shown(character: str, shift: int) -> None:
+    answer = "字" * (99 - shift) + character * 8
+    first = parts("", answer, StreamSettings(least=50, overlap=10, hold_chars=100))[0]
+    assert (len(first) - 99 + shift) % len(character) == 0
+
+
+def test_marks_without_end_are_cut_all_the_same() -> None:
+    assert [len(part) for part in parts("", "a" + "\u0301" * 250)] == [100, 100, 51]
+
+
+def test_flush() -> None:
+    windows = AnswerWindows(QUESTION, SMALL)
+    assert windows.flush() == []
+    windows.feed("\n\n")
+    assert windows.flush() == []
+    windows.feed("先温杯。再")
+    assert [w.text for w in windows.flush()] == ["再"]
+    windows.feed("投")
+    (second,) = windows.flush()
+    assert (second.text, judged(second)) == ("投", "再投")
+    (third,) = windows.feed("茶，这样就好。然")
+    assert judged(third) == "再投茶，这样就好。"
+    windows.feed("后")
+    (fourth,) = windows.flush()
+    assert judged(fourth) == "然后"
+
+
+def test_flush_takes_the_sentences_that_have_ended_first() -> None:
+    windows = AnswerWindows("长" * 40, StreamSettings(least=50, overlap=10, hold_chars=100))
+    windows.feed("先温杯。再投")
+    assert [w.text for w in windows.flush()] == ["先温杯。"]
+    assert [w.text for w in windows.flush()] == ["再投"]
+
+
+def test_flush_waits_for_a_character_to_be_whole() -> None:
+    windows = AnswerWindows(QUESTION, SMALL)
+    windows.feed("好👨\u200d")
+    assert [w.text for w in windows.flush()] == ["好"]
+    assert windows.flush() == []
+    windows.feed("👩🇨")
+    assert [w.text for w in windows.flush()] == ["👨\u200d👩"]
+
+
+def test_a_sentence_that_flushes_cut_is_judged_whole() -> None:
+    windows = AnswerWindows(QUESTION, SMALL)
+    found = []
+    for character in "一二三四五六七八九十" * 3:
+        found += windows.feed(character) + windows.flush()
+    assert [judged(w) for w in found[-2:]] == [
+        "一二三四五六七八九十" * 2 + "一二三四五六七八九",
+        "一二三四五六七八九十" * 3,
+    ]
+
+
+def test_halves_of_a_surrogate_pair_are_joined() -> None:
+    windows = AnswerWindows(QUESTION, SMALL)
+    assert windows.feed("好\ud83d") == []
+    windows = AnswerWindows.resume(QUESTION, windows.state, SMALL)
+    windows.feed("\ude00")
+    assert [w.text for w in windows.end()] == ["好😀"]
+
+
+@pytest.mark.parametrize("chunks", [["\ud83d", "好"], ["\ude00"], ["好\ud83d"], ["a\ud83d", "\ud83d\ude00"]])
+def test_a_lone_surrogate_is_refused(chunks: list[str]) -> None:
+    with pytest.raises(ValueError, match="lone surrogate"):
+        run(QUESTION, chunks)
+
+
+def test_a_long_question_is_shortened_and_it_is_said() -> None:
+    windows = AnswerWindows("开头" + "中" * 500 + "结尾", SMALL)
+    assert windows.notes == (SHORTENED,)
+    assert windows.feed("好的，这样。可")[0].conversation.question.startswith("开头")
+    assert AnswerWindows(QUESTION, SMALL).notes == ()
+
+
+def test_messages_before_the_answer() -> None:
+    messages = (
+        Message(role=Role.SYSTEM, content="系统"),
+        Message(role=Role.USER, content="一"),
+        Message(role=Role.ASSISTANT, content="二"),
+        Message(role=Role.USER, content="三" * 500),
+    )
+    (window,) = run(messages, ["好的。"])
+    assert window.conversation.messages[:3] == messages[:3]
+    assert len(window.conversation.question) <= SMALL.question_chars
+    assert run(messages[:1], ["好的。"])[0].conversation.question == ""
+    # Of what stands before, the question alone is counted.
+    (plain,) = run("三" * 500, ["好的。"])
+    assert window.conversation.messages[3:] == plain.conversation.messages
+
+
+def test_a_question_that_shows_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="content is empty"):
+        AnswerWindows("  ", SMALL)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"overlap": 101}, {"least": 201}, {"hold_chars": 99}, {"hold_ms": 0}, {"work": 1.9}, {"doubt": 1.1}, {"holds": 1}],
+)
+def test_impossible_settings(wrong: dict[str, float]) -> None:
+    with pytest.raises(ValidationError):
+        StreamSettings(**wrong)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"position": -1},
+        {"position": "0"},
+        {"position": True},
+        {"position": 1 << 60},
+        {"before": 3},
+        {"before": None},
+        {"before": "三字多", "position": 2},
+        {"before": "字" * 500, "position": 500},
+        {"repeated": 1},
+        {"repeated": -1},
+        {"pending": "字" * 500},
+        {"pending": "\ud800"},
+        {"half": 65},
+        {"half": 0xDC00},
+        {"credit": float("nan")},
+        {"credit": float("inf")},
+        {"credit": "1"},
+        {"more": 1},
+    ],
+)
+def test_a_state_that_was_never_given(wrong: dict[str, Any]) -> None:
+    given = AnswerWindows(QUESTION, SMALL).state.model_dump()
+    with pytest.raises(ValueError, match=r"StreamState|state|surrogate"):
+        AnswerWindows.resume(QUESTION, StreamState.model_validate(given | wrong), SMALL)
+
+
+class MarkedGuard(Guard):
+    """Unsafe is what has 【坏】, and what has 【甲】 and 【乙】; a score in between where one of these."""
+
+    name = "marked"
+
+    def __init__(self, *, scores: bool = True) -> None:
+        super().__init__(ScriptedBackend(logits=[]))
+        self.scores = scores
+        self.asked: list[str] = []
+
+    def _judge(self, conversations: Sequence[Conversation]) -> list[Verdict]:
+        return [self._one(c.messages[-1].content) for c in conversations]
+
+    def _one(self, text: str) -> Verdict:
+        self.asked.append(text)
+        halves = ("【甲】" in text) + ("【乙】" in text)
+        score = 0.9 if "【坏】" in text or halves == 2 else 0.3 if halves else 0.1
+        return Verdict(label=self._label(score), unsafe_score=score if self.scores else None)
+
+
+def test_a_stream_ends_with_what_is_flagged() -> None:
+    guard, chunks = MarkedGuard(), iter(["先温杯。再投", "茶【坏】。然后", "没有人读到。", "这里。"])
+    found = list(judge_stream(guard, QUESTION, chunks, settings=SMALL))
+    assert [v.text for v in found] == ["先温杯。", ""]
+    assert (found[1].start, found[1].end) == (4, 11)
+    assert [v.verdict.label for v in found if v.verdict] == [Label.SAFE, Label.UNSAFE]
+    assert list(chunks) == ["没有人读到。", "这里。"]
+
+
+def test_a_doubt_is_looked_at_again_in_context() -> None:
+    guard = MarkedGuard()
+    *safe, last = judge_stream(guard, QUESTION, ["先【甲】温杯。再【乙】投茶。"], settings=SMALL)
+    assert [v.text for v in safe] == ["先【甲】温杯。"]
+    assert last.verdict == Verdict(label=Label.UNSAFE, unsafe_score=0.9, windows=2, guard="marked")
+    assert guard.asked == ["先【甲】温杯。", "再【乙】投茶。", "先【甲】温杯。再【乙】投茶。"]
+    calm = SMALL.model_copy(update={"doubt": 0.4})
+    found = list(judge_stream(guard, QUESTION, ["先【甲】温杯。再【乙】投茶。"], settings=calm))
+    assert [v.text for v in found] == ["先【甲】温杯。", "再【乙】投茶。"]
+
+
+def test_a_guard_without_scores_looks_twice() -> None:
+    guard = MarkedGuard(scores=False)
+    found = list(judge_stream(guard, QUESTION, ["先温杯啊。再投茶啊。"], settings=SMALL))
+    assert "".join(v.text for v in found) == "先温杯啊。再投茶啊。"
+    assert guard.asked == ["先温杯啊。", "再投茶啊。", "先温杯啊。再投茶啊。"]
+
+
+def test_an_answer_that_shows_nothing() -> None:
+    guard = MarkedGuard()
+    assert list(judge_stream(guard, QUESTION, ["", " ", "\u200b"])) == [StreamVerdict(" \u200b", 0, 2, None)]
+    assert list(judge_stream(guard, QUESTION, [])) == []
+    assert guard.asked == []
+
+
+def test_what_shows_nothing_is_judged_beside_what_does() -> None:
+    windows = AnswerWindows(QUESTION, SMALL)
+    windows.feed("好的")
+    windows.flush()
+    windows.feed("\u200b\n")
+    assert [judged(w) for w in windows.end()] == ["好的\u200b\n"]
+
+
+def test_the_verdicts_say_that_the_question_was_shortened() -> None:
+    (found,) = judge_stream(MarkedGuard(), "长" * 1000, ["好的。"])
+    assert found.verdict.notes == (SHORTENED,)
