@@ -11,7 +11,7 @@ import typer
 
 import libra_guard
 from libra_guard.cli import main as cli
-from libra_guard.errors import UsageError
+from libra_guard.errors import StoppedError, UsageError
 
 Libra = Callable[..., "subprocess.CompletedProcess[bytes]"]
 HEAVY = ("torch", "transformers", "sklearn", "scipy", "pyarrow", "datasets", "pandas", "onnx", "openai", "anthropic")
@@ -93,6 +93,7 @@ def test_a_full_disk(libra: Libra) -> None:
     ("error", "code", "told"),
     [
         (UsageError("wrong"), 2, "name: wrong\n"),
+        (StoppedError("run again"), 3, "name: run again\n"),
         (PermissionError(13, "Permission denied", "/out"), 2, "name: /out: Permission denied\n"),
         (OSError("no number"), 2, "name: no number\n"),
         (BrokenPipeError(32, "Broken pipe"), 141, ""),

@@ -22,12 +22,16 @@ from libra_guard.cli import (
     evaluate,
     guards,
     infer,
+    policy,
+    serve,
     synth,
     train,
     translate,
 )
-from libra_guard.errors import LibraError
+from libra_guard.errors import LibraError, StoppedError
 
+STOPPED = 3
+"""Exit code of what ended before it was done, and goes on when it is called again."""
 CLOSED_PIPE = 128 + signal.SIGPIPE
 """Exit code where the reader of the output has gone away."""
 
@@ -44,12 +48,14 @@ app.command()(evaluate.evaluate)
 app.command()(calibrate.calibrate)
 app.command()(cascade.cascade)
 app.command(name="guards")(guards.guards)
+app.command()(serve.serve)
 app.add_typer(train.app, name="train")
 data.app.command("browse")(browse.browse)
 synth.app.command()(translate.translate)
 app.add_typer(synth.app, name="synth")
 app.add_typer(data.app, name="data")
 app.add_typer(bench.app, name="bench")
+app.add_typer(policy.app, name="policy")
 
 
 def _version(wanted: bool) -> None:
@@ -70,8 +76,9 @@ def exit_code(program: Callable[[], int | None], name: str) -> int:
     """Runs a program, the command or a script, and tells how it ended.
 
     Errors meant for people are one message, without a traceback. A fault of the program is shown whole. Both are 2, for
-    1 means "done with rejects" or "flagged". A reader of the output that goes away, as ``head`` does, ends the program
-    quietly with 141, as a shell tells of any program that this happens to.
+    1 means "done with rejects" or "flagged"; 3 where the same call goes on with what is left. A reader of the output
+    that goes away, as ``head`` does, ends the program quietly with 141, as a shell tells of any program that this
+    happens to.
 
     Args:
         program: Returns its exit code, or raises.
@@ -97,6 +104,7 @@ def _outcome(program: Callable[[], int | None], name: str) -> int:
         return code
     except LibraError as error:
         typer.echo(f"{name}: {error}", err=True)
+        return STOPPED if isinstance(error, StoppedError) else 2
     except BrokenPipeError:
         raise
     except OSError as error:

@@ -1,1 +1,1 @@
-"""Verdicts over HTTP: moderation API, guarding proxy, streaming, the page. To come."""
+"""Verdicts over HTTP: moderation API, guarding proxy, streaming, the page."""

@@ -1,0 +1,1 @@
+"""A proxy before an OpenAI-compatible server that judges what goes up and what comes down."""

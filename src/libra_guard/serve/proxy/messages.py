@@ -1,0 +1,203 @@
+"""What a chat completion request asks, and which of it is judged.
+
+The bytes go up as they came, so the guard must read in them what the upstream will read. ``read_json`` has refused keys
+that stand twice; here keys are refused that differ from a known one only in case, for Go's reader takes ``Messages``
+for ``messages``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, NoReturn
+
+from libra_guard.records import Conversation, Message, Role, check_text, is_visible
+from libra_guard.serve.errors import ApiError
+
+MAX_NAME = 64
+"""Characters of a message's ``name``, as OpenAI has it: it is shown to the model, and is not judged."""
+MAX_CHOICES = 128
+"""As OpenAI has it."""
+_SYSTEM, _USER, _ASSISTANT, _TOOL = ("system", "developer"), ("user",), ("assistant",), ("tool", "function")
+_ROLES = (*_SYSTEM, *_USER, *_ASSISTANT, *_TOOL)
+_CALLS = ("tool_calls", "function_call")
+_THOUGHT = ("reasoning_content", "reasoning")
+_FIELDS = ("messages", "stream", "n", "model", "role", "content", "name", "refusal", "type", "text", "thinking")
+_KNOWN = {name.casefold(): name for name in (*_FIELDS, *_CALLS, *_THOUGHT)}
+
+
+class Turn(NamedTuple):
+    """A message as it is judged."""
+
+    role: str
+    text: str
+    """Empty where it has none."""
+    calls: bool
+    """Whether it asks for tools, and so is no answer yet."""
+    unread: tuple[str, ...]
+    """Its parts that are no text, as ``messages[0].content[1] (image_url)``."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a request asks."""
+
+    model: str
+    stream: bool
+    n: int
+    """Choices."""
+    context: tuple[Message, ...]
+    """What stands before the answer: the system's words, earlier turns, and all that is new of the user's in one."""
+    prompts: tuple[Conversation, ...]
+    """What is judged before the request goes up; empty where there is no text."""
+    unread: tuple[str, ...]
+    """What is not judged, being no text."""
+
+    @property
+    def question(self) -> str:
+        """What is new of the user's; empty where there is no text."""
+        return self.context[-1].content if self.context and self.context[-1].role is Role.USER else ""
+
+    def answered(self, text: str) -> Conversation:
+        """The conversation with an answer, which is judged."""
+        return Conversation(messages=(*self.context, Message(role=Role.ASSISTANT, content=text)))
+
+
+def read_asked(request: Mapping[str, Any], *, max_messages: int, max_chars: int) -> Asked:
+    """What a request asks.
+
+    Judged are
+
+    - the user's messages since the last answer, all of them, as one text;
+    - what tools have returned since then, for anybody could have written it;
+    - the beginning of an answer that the caller puts into the assistant's mouth, as an answer to the question.
+
+    Earlier turns have been judged when they were new, and stand before the question for guards that read them. The
+    system's words are the operator's and are not judged, unless there are no others.
+
+    Args:
+        request: Its body.
+        max_messages: How many there may be.
+        max_chars: In one text.
+
+    Raises:
+        ApiError: 400, with the place: a message is not what it must be, or could be read in two ways.
+    """
+    _check_keys(request, "")
+    messages = request.get("messages")
+    if not isinstance(messages, list) or not messages:
+        _refuse("messages", "must be a list of messages, and not empty")
+    if len(messages) > max_messages:
+        _refuse("messages", f"has {len(messages)} messages, {max_messages} are allowed")
+    turns = [_turn(message, f"messages[{i}]", max_chars) for i, message in enumerate(messages)]
+    if not isinstance(stream := request.get("stream") or False, bool):
+        _refuse("stream", "must be true or false")
+    n = 1 if request.get("n") is None else request["n"]
+    if isinstance(n, bool) or n not in range(1, MAX_CHOICES + 1):
+        _refuse("n", f"must be a whole number from 1 to {MAX_CHOICES}")
+    model = request.get("model")
+    context, prompts, unread = _judged(turns)
+    return Asked(
+        model=model if isinstance(model, str) else "",
+        stream=stream,
+        n=int(n),
+        context=context,
+        prompts=prompts,
+        unread=unread,
+    )
+
+
+def _judged(turns: list[Turn]) -> tuple[tuple[Message, ...], tuple[Conversation, ...], tuple[str, ...]]:
+    end = len(turns)
+    while end and turns[end - 1].role in _ASSISTANT:
+        end -= 1
+    begin = next((i + 1 for i in reversed(range(end)) if turns[i].role in _ASSISTANT and not turns[i].calls), 0)
+    if not any(turn.role in _USER for turn in turns[begin:end]):
+        begin = next((i for i in reversed(range(begin)) if turns[i].role in _USER), begin)
+    new = turns[begin:end]
+    words = _join(new, _USER)
+    if not any(turn.role in _USER for turn in turns):
+        words = _join(turns, _SYSTEM)
+    context = (*_earlier(turns, begin), *_message(Role.USER, words))
+    prompts = [Conversation(messages=context)] if words else []
+    prompts += [Conversation(messages=m) for m in [_message(Role.USER, _join(new, _TOOL))] if m]
+    prompts += [Conversation(messages=(*context, *m)) for m in [_message(Role.ASSISTANT, _join(turns[end:]))] if m]
+    return context, tuple(prompts), tuple(place for turn in turns[begin:] for place in turn.unread)
+
+
+def _earlier(turns: list[Turn], begin: int) -> Iterator[Message]:
+    for i, turn in enumerate(turns):
+        # A system message holds from wherever it stands; what tools said of old is not the conversation's own.
+        if turn.role in _SYSTEM or (i < begin and turn.role not in _TOOL):
+            role = Role.SYSTEM if turn.role in _SYSTEM else Role(turn.role)
+            yield from _message(role, turn.text)
+
+
+def _message(role: Role, text: str) -> tuple[Message, ...]:
+    return (Message(role=role, content=text),) if any(map(is_visible, text)) else ()
+
+
+def _join(turns: list[Turn], roles: tuple[str, ...] = _ROLES) -> str:
+    return "\n".join(turn.text for turn in turns if turn.role in roles and turn.text)
+
+
+def _turn(message: Any, place: str, max_chars: int) -> Turn:
+    if not isinstance(message, dict):
+        _refuse(place, "must be an object")
+    _check_keys(message, place)
+    role = message.get("role")
+    if role not in _ROLES:
+        _refuse(f"{place}.role", f"must be one of {', '.join(_ROLES)}")
+    name = message.get("name")
+    if name is not None and (not isinstance(name, str) or len(name) > MAX_NAME):
+        _refuse(f"{place}.name", f"must be a text of {MAX_NAME} characters at most")
+    content = message.get("content")
+    if content is None and role not in _ASSISTANT:
+        _refuse(f"{place}.content", "is missing")
+    texts, unread = _content(content, f"{place}.content")
+    if role in _ASSISTANT:
+        texts += [text for field in ("refusal", *_THOUGHT) if isinstance(text := message.get(field), str)]
+    text = "\n".join(texts)
+    if len(text) > max_chars:
+        _refuse(f"{place}.content", f"has {len(text)} characters, {max_chars} are allowed")
+    # Blank is nothing to judge; what is invisible can be read by a model, and by no person.
+    if text.strip() and role not in _ASSISTANT:
+        try:
+            check_text(text, f"{place}.content")
+        except ValueError as error:
+            raise ApiError(400, str(error), param=f"{place}.content") from None
+    return Turn(role, text if text.strip() else "", any(message.get(field) for field in _CALLS), tuple(unread))
+
+
+def _content(content: Any, place: str) -> tuple[list[str], list[str]]:
+    """Texts, and places of what is none."""
+    if content is None or isinstance(content, str):
+        return [content] if content else [], []
+    if not isinstance(content, list):
+        _refuse(place, "must be a text or a list of parts")
+    texts, unread = list[str](), list[str]()
+    for i, part in enumerate(content):
+        found = [part] if isinstance(part, str) else _part(part, f"{place}[{i}]")
+        texts += found
+        if not found:
+            unread.append(f"{place}[{i}] ({str(part.get('type'))[:MAX_NAME]})")
+    return texts, unread
+
+
+def _part(part: Any, place: str) -> list[str]:
+    if not isinstance(part, dict):
+        _refuse(place, "must be an object")
+    _check_keys(part, place)
+    if part.get("type") == "text" and not isinstance(part.get("text"), str):
+        _refuse(f"{place}.text", "must be a text")
+    return [text for field in ("text", "refusal", "thinking") if isinstance(text := part.get(field), str)]
+
+
+def _check_keys(found: Mapping[str, Any], place: str) -> None:
+    for key in found:
+        if (known := _KNOWN.get(key.casefold(), key)) != key:
+            _refuse(f"{place}.{known}".removeprefix("."), "is spelt with other letters, which servers read differently")
+
+
+def _refuse(place: str, fault: str) -> NoReturn:
+    raise ApiError(400, f"{place} {fault}", param=place)

@@ -1,0 +1,180 @@
+"""``POST /v1/chat/completions`` before another server, and its models: what goes up and comes down is judged."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import aclosing, contextmanager
+from typing import Annotated, Any
+from urllib.parse import quote
+
+import httpx2
+from fastapi import APIRouter, Body, Depends, Request, Response
+from fastapi.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from libra_guard.policy.profile import Action
+from libra_guard.records import Target, as_json
+from libra_guard.serve.body import StrictRoute
+from libra_guard.serve.errors import ERRORS, ApiError
+from libra_guard.serve.proxy.answer import blocked_chunks, blocked_completion, head
+from libra_guard.serve.proxy.judging import Exchange, stricter
+from libra_guard.serve.proxy.messages import read_asked
+from libra_guard.serve.proxy.relay import relayed
+from libra_guard.serve.proxy.sse import DONE, read_events, write_event
+from libra_guard.serve.proxy.upstream import (
+    Upstream,
+    UpstreamError,
+    headers_down,
+    media_type,
+    read_body,
+    read_object,
+)
+from libra_guard.serve.state import Judged, Server, the_server
+
+PATH = "/v1/chat/completions"
+_EVENTS = "text/event-stream"
+_STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+"""Other proxies on the way are to hold nothing back."""
+_SCHEMA: dict[str, Any] = {
+    "required": ["messages"],
+    "properties": {
+        "model": {"type": "string"},
+        "messages": {"type": "array", "items": {"type": "object"}, "minItems": 1},
+        "stream": {"type": "boolean"},
+    },
+}
+router = APIRouter(route_class=StrictRoute, tags=["proxy"], responses=ERRORS)
+TheServer = Annotated[Server, Depends(the_server)]
+
+
+@router.post(PATH)
+async def chat(
+    request: Request, body: Annotated[dict[str, Any], Body(json_schema_extra=_SCHEMA)], server: TheServer
+) -> Response:
+    """Chat completions of the upstream, guarded: a blocked message never reaches it, a blocked answer never leaves.
+
+    The request goes up as it came, and may have every field that the upstream takes. In place of what is blocked stands
+    a safe answer with `finish_reason` `content_filter`; the field `libra` and headers `x-libra-*` tell why.
+    """
+    upstream = _upstream(server)
+    settings = server.settings
+    asked = read_asked(body, max_messages=settings.max_messages, max_chars=settings.max_chars)
+    exchange = Exchange(server, asked, request.state.request_id, server.policy(None))
+    prompt = await exchange.judge_prompts()
+    if prompt is not None and prompt.decision.action is Action.BLOCK:
+        return _blocked(exchange, prompt)
+    with _counted(server):
+        response = await _ask(upstream, server, request, "/chat/completions", await request.body())
+        if asked.stream and response.status_code < 400:
+            return await _stream(exchange, prompt, response)
+        async with aclosing(response):
+            return await _whole(exchange, prompt, response)
+
+
+@router.get("/v1/models")
+async def models(request: Request, server: TheServer) -> Response:
+    """The upstream's models."""
+    return await _passed(request, server, "/models")
+
+
+@router.get("/v1/models/{model:path}")
+async def model(request: Request, model: str, server: TheServer) -> Response:
+    """One of the upstream's models; its name may hold slashes."""
+    if {".", "..", ""} & set(model.split("/")):
+        raise ApiError(404, "there is no such model", code="model_not_found")
+    return await _passed(request, server, f"/models/{quote(model)}")
+
+
+class _Events(StreamingResponse):
+    """A stream; what it comes from is closed even if the client has gone before it began."""
+
+    media_type = _EVENTS
+
+    def __init__(
+        self, content: AsyncIterator[bytes], headers: Mapping[str, str], source: httpx2.Response | None
+    ) -> None:
+        super().__init__(content, headers={**headers, **_STREAM_HEADERS})
+        self._source = source
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            if self._source is not None:
+                await self._source.aclose()
+
+
+def _upstream(server: Server) -> Upstream:
+    if server.upstream is None:
+        message = "this server has no upstream to ask: start it with --upstream URL"
+        raise ApiError(404, message, code="no_upstream")
+    return server.upstream
+
+
+async def _ask(
+    upstream: Upstream, server: Server, request: Request, path: str, body: bytes | None = None
+) -> httpx2.Response:
+    began = time.perf_counter()
+    response = await upstream.ask(request, path, body)
+    server.metrics.upstream(time.perf_counter() - began)
+    return response
+
+
+async def _passed(request: Request, server: Server, path: str) -> Response:
+    with _counted(server):
+        async with aclosing(await _ask(_upstream(server), server, request, path)) as response:
+            return Response(await read_body(response), response.status_code, headers_down(response))
+
+
+async def _whole(exchange: Exchange, prompt: Judged | None, response: httpx2.Response) -> Response:
+    if response.status_code >= 400:
+        headers = exchange.headers(Target.PROMPT, prompt)
+        return Response(await read_body(response), response.status_code, headers_down(response) | headers)
+    completion = await read_object(response)
+    answer, choice = await exchange.judge_completion(completion)
+    stage = stricter(prompt, answer)
+    judged = prompt if stage is Target.PROMPT else answer
+    completion["libra"] = exchange.extension(stage, judged, choice if stage is Target.RESPONSE else None)
+    return _json(completion, headers_down(response) | exchange.headers(stage, judged))
+
+
+async def _stream(exchange: Exchange, prompt: Judged | None, response: httpx2.Response) -> Response:
+    if media_type(response) != _EVENTS:
+        async with aclosing(response):
+            await read_object(response)
+        raise UpstreamError("garbage", "the upstream was asked for a stream, and answered without one")
+    headers = headers_down(response) | exchange.headers(Target.PROMPT, prompt)
+    return _Events(relayed(exchange, read_events(response)), headers, response)
+
+
+def _blocked(exchange: Exchange, prompt: Judged) -> Response:
+    asked, text = exchange.asked, exchange.safe_answer(prompt)
+    found, headers = exchange.extension(Target.PROMPT, prompt), exchange.headers(Target.PROMPT, prompt)
+    if not asked.stream:
+        return _json(blocked_completion(asked, text, found), headers)
+
+    async def events() -> AsyncIterator[bytes]:
+        start = head(asked, "chat.completion.chunk")
+        for i in range(asked.n):
+            for chunk in blocked_chunks(start, i, text, found, role=True):
+                yield write_event(chunk)
+        yield DONE
+
+    return _Events(events(), headers, None)
+
+
+def _json(completion: Mapping[str, Any], headers: Mapping[str, str]) -> Response:
+    # Every text in it that was judged can be encoded.
+    body = as_json(completion, ensure_ascii=False).encode("utf-8", "replace")
+    return Response(body, headers={**headers, "content-type": "application/json"})
+
+
+@contextmanager
+def _counted(server: Server) -> Iterator[None]:
+    try:
+        yield
+    except UpstreamError as error:
+        server.metrics.upstream_failed(error.kind)
+        raise

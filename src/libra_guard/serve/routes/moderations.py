@@ -1,0 +1,70 @@
+"""POST /v1/moderations: what OpenAI's moderation clients ask."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Request, Response
+
+from libra_guard.policy.profile import Action
+from libra_guard.records import Conversation, Target
+from libra_guard.serve.body import StrictRoute
+from libra_guard.serve.categories import OPENAI, SCENARIOS_ZH
+from libra_guard.serve.errors import ERRORS
+from libra_guard.serve.pool import Served
+from libra_guard.serve.schemas import (
+    LibraResult,
+    ModerationRequest,
+    ModerationResponse,
+    ModerationResult,
+    check_limits,
+)
+from libra_guard.serve.state import Judged, Server, the_server
+
+router = APIRouter(route_class=StrictRoute, tags=["verdicts"], responses=ERRORS)
+PATH = "/v1/moderations"
+_TEXT_ALONE: dict[str, list[str]] = {code: ["text"] for code in OPENAI}
+
+
+@router.post(PATH, response_model=ModerationResponse)
+async def moderations(
+    body: ModerationRequest, request: Request, server: Annotated[Server, Depends(the_server)]
+) -> Response:
+    """Judge texts, as OpenAI's API of this name does: each by itself, as a question of a user's."""
+    served = server.pool.get(body.model or server.policy(body.policy).guard)
+    texts = body.texts()
+    target = Target.PROMPT if Target.PROMPT in served.guard.targets else Target.RESPONSE
+    read = Conversation.from_pair if target is Target.PROMPT else Conversation.from_answer
+    conversations = [read(text) for text in texts]
+    check_limits(conversations, server.settings, lambda i: f"input[{i}]" if len(texts) > 1 else "input")
+    judged = await server.decide_all(
+        conversations, guard=served.name, policy=body.policy, route=PATH, request_id=request.state.request_id
+    )
+    made = ModerationResponse(
+        id=f"modr-{request.state.request_id}",
+        model=served.name,
+        results=[_result(one, served, target) for one in judged],
+    )
+    return Response(made.model_dump_json(), media_type="application/json")
+
+
+def _result(judged: Judged, served: Served, target: Target) -> ModerationResult:
+    verdict, decision = judged
+    flagged = decision.action is Action.BLOCK
+    libra = LibraResult.model_construct(
+        label=verdict.label,
+        unsafe_score=verdict.unsafe_score,
+        scenarios=served.categories.scenarios(verdict.categories),
+        scenarios_zh=tuple(SCENARIOS_ZH[name] for name in decision.scenarios),
+        decision=decision,
+        guard=served.name,
+        target=target,
+        notes=verdict.notes,
+    )
+    return ModerationResult.model_construct(
+        flagged=flagged,
+        categories=served.categories.named(verdict.categories if flagged else {}),
+        category_scores=served.categories.scores(verdict.categories),
+        category_applied_input_types=_TEXT_ALONE,
+        libra=libra,
+    )

@@ -1,0 +1,176 @@
+"""POST /v1/guard/stream: an answer judged while it grows. The server keeps nothing between two requests."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import Annotated, Any, NamedTuple, Self
+
+from fastapi import APIRouter, Depends, Request, Response
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from libra_guard.policy.answers import Language, language_of
+from libra_guard.policy.decide import Decision
+from libra_guard.policy.profile import Action
+from libra_guard.predict.stream import AnswerWindows, StreamState, Window
+from libra_guard.records import Conversation, Message, Role, Verdict
+from libra_guard.serve.body import StrictRoute
+from libra_guard.serve.errors import ERRORS, ApiError
+from libra_guard.serve.schemas import HARD_LIMIT, Name, Text, check_limits
+from libra_guard.serve.state import Judged, Server, the_server
+from libra_guard.serve.streaming import judge_windows
+
+router = APIRouter(route_class=StrictRoute, tags=["verdicts"], responses=ERRORS)
+PATH = "/v1/guard/stream"
+
+_FIRST: Any = {"question": "怎么泡绿茶？", "text": "水温要在八十度左右。先温"}
+_STATE = {"position": 10, "before": "水温要在八十度左右。", "repeated": 0, "pending": "先温", "credit": 27.0}
+_LATER: Any = {"question": "怎么泡绿茶？", "text": "杯，再投茶。", "state": _STATE, "end": True}
+
+
+class StreamRequest(BaseModel):
+    """What an answer has grown by."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, json_schema_extra={"examples": [_FIRST, _LATER]}
+    )
+
+    question: Text | None = None
+    """What was asked; the same in every request."""
+    messages: Annotated[list[Message], Field(min_length=1, max_length=HARD_LIMIT)] | None = None
+    """In place of it, all messages before the answer, for guards that read them."""
+    text: str
+    """What is new; it may be empty."""
+    state: StreamState | None = None
+    """As the last request returned it; null in the first one."""
+    end: bool = False
+    """Whether nothing follows."""
+    guard: Name | None = None
+    """By default the profile's, else the server's first."""
+    policy: Name | None = None
+    language: Language | None = None
+    """Of the safe answer; by default the question's."""
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Self:
+        if self.question is not None and self.messages is not None:
+            raise ValueError("give a question or messages, not both")
+        return self
+
+
+class StreamWindow(BaseModel):
+    """A part of the answer: ``answer[start:end]``."""
+
+    start: int
+    end: int
+    verdict: Verdict | None
+    """None where the part is white space: there was nothing to judge."""
+    decision: Decision | None
+
+
+class StreamResponse(BaseModel):
+    """What follows for the answer so far."""
+
+    released: str
+    """May be shown now, after what was released before."""
+    stopped: bool
+    """Whether the last window is blocked: nothing from its start on may be shown, and nothing need be sent here."""
+    answer: str | None
+    """What the profile says in place of what was stopped."""
+    windows: list[StreamWindow]
+    """Those that were judged, in order, up to the first that is blocked."""
+    state: StreamState | None
+    """For the next request; null where none is to follow."""
+
+
+@router.post(PATH, response_model=StreamResponse)
+async def stream(body: StreamRequest, request: Request, server: Annotated[Server, Depends(the_server)]) -> Response:
+    """Judge an answer while it is written: send what is new, show what is released.
+
+    Text is judged sentence by sentence; what has no end yet is held back, in the state. Not to lose the place where a
+    request failed (429, 504), send it again.
+    """
+    windows = _resumed(body, server)
+    profile = server.policy(body.policy)
+    server.pool.get(body.guard or profile.guard)
+    # Thousands of characters take milliseconds, in which others need not wait.
+    opened = await asyncio.to_thread(windows.feed, body.text)
+    opened += windows.end() if body.end else []
+    parts = await _judged(opened, body, request, server, windows.notes)
+    last = parts[-1].judged if parts else None
+    answer = None
+    if last and last.decision.action is Action.BLOCK:
+        answer = profile.answer(last.decision, body.language or _language(body))
+    stopped = answer is not None
+    made = StreamResponse(
+        released="".join(window.text for window, _ in parts[: len(parts) - stopped]),
+        stopped=stopped,
+        answer=answer,
+        windows=[_told(part) for part in parts],
+        state=None if stopped or body.end else windows.state,
+    )
+    return Response(made.model_dump_json(), media_type="application/json")
+
+
+class _Part(NamedTuple):
+    window: Window
+    judged: Judged | None
+
+
+async def _judged(
+    opened: list[Window], body: StreamRequest, request: Request, server: Server, notes: tuple[str, ...]
+) -> list[_Part]:
+    """The windows up to the first that is blocked, a batch of them at once."""
+    decide = partial(
+        server.decide_all,
+        guard=body.guard,
+        policy=body.policy,
+        deadline=asyncio.get_running_loop().time() + server.settings.deadline_ms / 1000,
+        route=PATH,
+        request_id=request.state.request_id,
+    )
+    size, parts = min(server.settings.batch_size, server.settings.queue_size), list[_Part]()
+    for start in range(0, len(opened), size):
+        batch = opened[start : start + size]
+        judged = await judge_windows(decide, batch, server.settings.stream, notes=notes)
+        parts += map(_Part, batch, judged)
+        if judged[-1] and judged[-1].decision.action is Action.BLOCK:
+            break
+    return parts
+
+
+def _resumed(body: StreamRequest, server: Server) -> AnswerWindows:
+    """Where the answer stands.
+
+    Raises:
+        ApiError: 400, what stands before the answer is too long or cannot be judged, or the state was not given here.
+    """
+    settings, before = server.settings.stream, _before(body)
+    if before:
+        made = Conversation.model_construct(messages=before)
+        check_limits([made], server.settings, lambda _: "question" if body.messages is None else "messages")
+    if len(body.text) > server.settings.max_chars:
+        message = f"a text of {len(body.text)} characters is too long; {server.settings.max_chars} are taken"
+        raise ApiError(400, message, param="text", code="text_too_long")
+    if body.state is None:
+        return AnswerWindows(before, settings)
+    try:
+        return AnswerWindows.resume(before, body.state, settings)
+    except ValueError as error:
+        raise ApiError(400, f"state: {error}", param="state", code="invalid_state") from None
+
+
+def _before(body: StreamRequest) -> tuple[Message, ...]:
+    if body.messages is not None:
+        return tuple(body.messages)
+    return (Message(role=Role.USER, content=body.question),) if body.question else ()
+
+
+def _language(body: StreamRequest) -> Language:
+    asked = [message.content for message in _before(body) if message.role is Role.USER]
+    return language_of(asked[-1] if asked else body.text)
+
+
+def _told(part: _Part) -> StreamWindow:
+    (_, _, _, start, end), judged = part
+    return StreamWindow(start=start, end=end, verdict=judged and judged.verdict, decision=judged and judged.decision)

@@ -1,0 +1,215 @@
+"""What the server is told: by the command line, by the environment (``LIBRA_SERVE_*``), else by default."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from libra_guard.errors import UsageError
+from libra_guard.predict.stream import StreamSettings
+
+PREFIX = "LIBRA_SERVE_"
+HANDED_ON = "LIBRA_SERVED_WITH"
+"""Variable in which the settings as a whole go to worker processes. Not of the prefix: it is for nobody to set."""
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+_STREAM = StreamSettings()
+_SECRETS = ("api_key", "audit_key", "upstream_key")
+
+Positive = Annotated[int, Field(gt=0)]
+Listed = Annotated[tuple[str, ...], NoDecode]
+"""In the environment with commas between."""
+
+
+class ServerSettings(BaseSettings):
+    """One server's settings; they cannot be changed once it runs."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    guards: Listed = ("mini",)
+    """``NAME[:MODEL]`` or ``ALIAS=NAME[:MODEL]``; the first judges where none is named. See ``public_name``."""
+    policies: Annotated[tuple[Path, ...], NoDecode] = ()
+    """Files of policy profiles, besides the bundled ones."""
+    policy: str = "default"
+    """The profile that decides where none is named."""
+    host: str = "127.0.0.1"
+    port: int = Field(default=8300, ge=0, le=65535)
+    workers: Positive = 1
+    """Processes; each loads the guards."""
+    threads: Positive | None = None
+    """Texts that an ONNX guard judges side by side in each process; by default the cores, shared by the processes."""
+
+    api_key: SecretStr | None = None
+    """Whoever asks must have it, as ``Authorization: Bearer``."""
+    api_key_file: Path | None = None
+    """Further keys, one a line; blank lines and those that begin with # are left out. Read at start."""
+    hosts: Listed = ()
+    """Further names by which a server without a key may be called on a loopback address, as by a proxy before it."""
+    cors_origins: Listed = ()
+    """Web pages that may ask from a browser; by default none but the server's own."""
+
+    batch_size: Positive = 16
+    """Conversations that a guard is given at once."""
+    batch_wait_ms: float = Field(default=0.0, ge=0, le=1000)
+    """How long a batch waits to fill while the guard is idle. Batches form by themselves while it is busy."""
+    queue_size: Positive = 256
+    """Conversations that may wait for a guard; who comes then is told to come back (429)."""
+    deadline_ms: float = Field(default=30_000, gt=0)
+    """How long a request may take until its verdicts (504)."""
+    grace_seconds: Positive = 30
+    """How long a server that is told to stop lets what is in flight finish."""
+
+    max_body_bytes: Positive = 1_000_000
+    body_seconds: float = Field(default=20, gt=0)
+    """How long a client may take to send a body (408)."""
+    max_conversations: int = Field(default=100, gt=0, le=10_000)
+    """In one request."""
+    max_messages: int = Field(default=200, gt=0, le=10_000)
+    """In one conversation."""
+    max_chars: Positive = 100_000
+    """In one text."""
+
+    stream_overlap: int = _STREAM.overlap
+    """This and the next three: see ``predict.stream.StreamSettings``."""
+    stream_least: int = _STREAM.least
+    stream_hold_chars: int = _STREAM.hold_chars
+    stream_hold_ms: float = _STREAM.hold_ms
+
+    upstream: str | None = None
+    """Base URL of an OpenAI-compatible server, ending in ``/v1``, whose chat completions are guarded."""
+    upstream_key: SecretStr | None = None
+    """Sent up; without it, the key that the client gave goes up, unless that is the one for this server."""
+    upstream_timeout: float = Field(default=600, gt=0)
+    """Seconds."""
+
+    audit: Path | None = None
+    """File that decisions are added to."""
+    audit_key: SecretStr | None = None
+    """Makes the hashes in the audit log HMACs; 16 bytes or more."""
+    audit_text: bool = False
+    log_text: bool = False
+    """Whether messages of unforeseen errors, which may quote users, are logged."""
+    docs: bool = True
+    """Whether ``/docs`` and ``/openapi.json`` are there."""
+
+    @field_validator("guards", "policies", "hosts", "cors_origins", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("guards")
+    @classmethod
+    def _names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value:
+            raise ValueError("a guard is needed")
+        names = [public_name(spec)[0] for spec in value]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"two guards are called '{min(twice)}'; name one apart, as ALIAS=NAME:MODEL")
+        return value
+
+    @field_validator("upstream")
+    @classmethod
+    def _url(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("http://", "https://")):
+            raise ValueError("a URL is needed, http://... or https://...")
+        return value.rstrip("/") if value else None
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.queue_size < self.max_conversations:
+            raise ValueError("queue_size must be max_conversations or more: a full request could never be taken")
+        try:
+            _ = self.stream
+        except ValidationError as error:
+            found = error.errors()[0]
+            name = "".join(f"stream_{part}: " for part in found["loc"])
+            raise ValueError(name + found["msg"].removeprefix("Value error, ")) from None
+        return self
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only this machine can reach the server."""
+        return self.host in LOOPBACK
+
+    @property
+    def stream(self) -> StreamSettings:
+        """How a growing answer is cut."""
+        return StreamSettings(
+            overlap=self.stream_overlap,
+            least=self.stream_least,
+            hold_chars=self.stream_hold_chars,
+            hold_ms=self.stream_hold_ms,
+        )
+
+    def keys(self) -> tuple[str, ...]:
+        """The API keys; empty where anybody may ask.
+
+        Raises:
+            UsageError: A key is empty, or the file of keys cannot be read or has none.
+        """
+        keys = [] if self.api_key is None else [self.api_key.get_secret_value()]
+        if not all(keys):
+            raise UsageError("the API key is empty")
+        if self.api_key_file is not None:
+            keys += _keys_in(self.api_key_file)
+        return tuple(keys)
+
+    def dumped(self) -> str:
+        """All settings, secrets too, for ``handed_on``."""
+        secrets = {name: value.get_secret_value() for name in _SECRETS if (value := getattr(self, name)) is not None}
+        return json.dumps(self.model_dump(mode="json") | secrets)
+
+    @classmethod
+    def handed_on(cls) -> Self:
+        """The settings that the process which started this one put into the environment."""
+        return cls(**json.loads(os.environ[HANDED_ON]))
+
+
+def read_settings(**given: Any) -> ServerSettings:
+    """The settings: those given, else those of the environment, else by default.
+
+    Raises:
+        UsageError: One is unknown or has an impossible value; the message names its variable.
+    """
+    for name in os.environ:
+        field = name.removeprefix(PREFIX).lower()
+        if name.startswith(PREFIX) and field not in ServerSettings.model_fields:
+            near = difflib.get_close_matches(field, ServerSettings.model_fields, n=1)
+            hint = f"; did you mean {PREFIX}{near[0].upper()}?" if near else ""
+            raise UsageError(f"the environment has {name}, which is no setting of the server{hint}")
+    try:
+        return ServerSettings(**given)
+    except ValidationError as error:
+        found = error.errors()[0]
+        place = ".".join(map(str, found["loc"]))
+        name = f"{place} ({PREFIX}{str(found['loc'][0]).upper()}): " if found["loc"] else ""
+        raise UsageError(f"{name}{found['msg'].removeprefix('Value error, ')}") from None
+
+
+def public_name(spec: str) -> tuple[str, str]:
+    """The name under which a guard is served, and what ``load_guard`` takes.
+
+    >>> public_name("mini"), public_name("libra:/models/guard"), public_name("big=libra:/models/guard")
+    (('mini', 'mini'), ('libra', 'libra:/models/guard'), ('big', 'libra:/models/guard'))
+    """
+    alias, sign, named = spec.partition("=")
+    if sign and ":" not in alias:
+        return alias, named
+    return spec.partition(":")[0], spec
+
+
+def _keys_in(file: Path) -> list[str]:
+    try:
+        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+    except OSError as error:
+        raise UsageError(f"{file}: the API keys cannot be read: {error.strerror}") from None
+    except ValueError:
+        raise UsageError(f"{file}: the API keys cannot be read: not UTF-8") from None
+    if not (keys := [line for line in lines if line and not line.startswith("#")]):
+        raise UsageError(f"{file}: there is no API key in it")
+    return keys

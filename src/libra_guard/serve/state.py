@@ -1,0 +1,141 @@
+"""What the routes work with, and the one way from a conversation to a decision."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from starlette.requests import Request
+
+from libra_guard.errors import UsageError
+from libra_guard.policy.decide import Decision, decide
+from libra_guard.policy.profile import Policy
+from libra_guard.policy.watch import PolicyStore
+from libra_guard.records import Conversation, Verdict
+from libra_guard.serve.audit import Audit, Entry
+from libra_guard.serve.errors import ApiError
+from libra_guard.serve.metrics import Metrics
+from libra_guard.serve.pool import Pool, Served
+from libra_guard.serve.settings import ServerSettings
+from libra_guard.taxonomy import CategorySystem
+
+if TYPE_CHECKING:
+    from libra_guard.serve.proxy.upstream import Upstream
+
+
+_LONG = 10_000
+"""Characters from which texts are looked up in the lists outside of the event loop: it takes a microsecond for each."""
+
+
+class Judged(NamedTuple):
+    """What a guard said, and what follows from it."""
+
+    verdict: Verdict
+    decision: Decision
+
+
+@dataclass
+class Server:
+    """One worker's parts. Opened and closed by the application's lifespan."""
+
+    settings: ServerSettings
+    pool: Pool
+    policies: PolicyStore
+    metrics: Metrics
+    audit: Audit | None = None
+    upstream: Upstream | None = None
+    ready: bool = False
+    """Whether the guards are warm and the server is not being stopped."""
+
+    async def decide(self, conversation: Conversation, **options: Any) -> Judged:
+        """One conversation; see ``decide_all``."""
+        return (await self.decide_all([conversation], **options))[0]
+
+    async def decide_all(
+        self,
+        conversations: Sequence[Conversation],
+        *,
+        guard: str | None = None,
+        policy: str | None = None,
+        explain: bool = False,
+        threshold: float | None = None,
+        deadline: float | None = None,
+        route: str = "",
+        request_id: str = "",
+    ) -> list[Judged]:
+        """Judges conversations and decides upon them; counted, and written to the audit log.
+
+        Args:
+            conversations: In any number that the queue takes.
+            guard: Name of a served guard; by default the policy's, else the server's first.
+            policy: Name of a profile; by default the server's.
+            explain: Also give reasons.
+            threshold: In place of the guard's own.
+            deadline: By the event loop's clock; by default as the settings have it, from now.
+            route: For the audit log.
+            request_id: For the audit log.
+
+        Raises:
+            ApiError: The guard or the policy is unknown, or the guard does not judge such conversations, or has no
+                threshold.
+            QueueFullError: Too much waits.
+            DeadlineError: It took too long.
+            ClosingError: The server is being stopped.
+            BackendError: The guard's model failed.
+        """
+        profile = self.policy(policy)
+        served = self.pool.get(guard or profile.guard)
+        _check(served, conversations, threshold)
+        if deadline is None:
+            deadline = asyncio.get_running_loop().time() + self.settings.deadline_ms / 1000
+        verdicts = await served.batcher.judge_all(
+            conversations, explain=explain, threshold=threshold, deadline=deadline
+        )
+        long = sum(len(conversation.messages[-1].content) for conversation in conversations) > _LONG
+        decided = partial(_decided, profile, conversations, verdicts, served.guard.system)
+        judged = await asyncio.to_thread(decided) if long else decided()
+        for conversation, (verdict, decision) in zip(conversations, judged, strict=True):
+            self.metrics.decided(served.name, conversation.target, verdict, decision)
+        if self.audit is not None:
+            entries = [Entry(c, *j) for c, j in zip(conversations, judged, strict=True)]
+            await self.audit.write(entries, route=route, guard=served.name, request_id=request_id)
+        return judged
+
+    def policy(self, name: str | None) -> Policy:
+        """The profile of that name; the server's own for None.
+
+        Raises:
+            ApiError: 404, there is none.
+        """
+        try:
+            return self.policies.get(name)
+        except UsageError as error:
+            raise ApiError(404, str(error), param="policy", code="policy_not_found") from None
+
+
+async def the_server(request: Request) -> Server:
+    """For routes: ``server: Annotated[Server, Depends(the_server)]``."""
+    # Not a plain function: those are run in another thread, a hop and back for each request.
+    server: Server = request.app.state.server
+    return server
+
+
+def _decided(
+    profile: Policy, conversations: Sequence[Conversation], verdicts: Sequence[Verdict], system: CategorySystem | None
+) -> list[Judged]:
+    return [Judged(v, decide(profile, v, c, system=system)) for c, v in zip(conversations, verdicts, strict=True)]
+
+
+def _check(served: Served, conversations: Sequence[Conversation], threshold: float | None) -> None:
+    """Finds what the guard cannot do before anything waits for it."""
+    for conversation in conversations:
+        if conversation.target not in served.guard.targets:
+            able = " and ".join(sorted(target.value for target in served.guard.targets))
+            message = f"the guard '{served.name}' judges a {able}, not a {conversation.target.value}"
+            raise ApiError(400, message, param="guard", code="target_not_judged")
+    if threshold is not None and not served.guard.gives_scores:
+        message = f"the guard '{served.name}' gives no scores that a threshold could be set on"
+        raise ApiError(400, message, param="threshold", code="no_scores")

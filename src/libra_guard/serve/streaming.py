@@ -1,0 +1,249 @@
+"""A growing answer, released as it is judged: the clock and the tasks around ``AnswerWindows``."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+from libra_guard.policy.profile import Action
+from libra_guard.predict.stream import AnswerWindows, StreamSettings, Window
+from libra_guard.records import Conversation, Message
+from libra_guard.serve.batcher import QueueFullError
+from libra_guard.serve.state import Judged, Server
+
+_AHEAD = 4
+"""Upstream is read on while less than so many times ``hold_chars`` wait to be released."""
+Decide = Callable[[Sequence[Conversation]], Awaitable[list[Judged]]]
+"""``Server.decide_all`` or ``decide_patiently``, with its options."""
+
+
+class Released(NamedTuple):
+    """Text that may be sent now."""
+
+    text: str
+    start: int
+    end: int
+    """It is ``answer[start:end]``."""
+    judged: Judged | None
+    """None where the text shows nothing, white space alone: there was nothing to judge."""
+    delay: float
+    """Seconds since its first character arrived."""
+
+
+class Stopped(NamedTuple):
+    """The answer's end: from ``start`` on it must not be sent."""
+
+    judged: Judged
+    start: int
+    end: int
+
+
+async def guarded(
+    server: Server,
+    question: str | Sequence[Message],
+    chunks: AsyncIterator[str],
+    *,
+    settings: StreamSettings | None = None,
+    **options: Any,
+) -> AsyncGenerator[Released | Stopped]:
+    """Releases an answer's text in order, part by part, each after it was judged; ends with the first that is blocked.
+
+    While windows are judged, further text is read; the windows that it opens are judged together. Text that has
+    waited for ``hold_ms`` is judged as it is. The memory taken is bounded, whatever the upstream's rate: it is not
+    read on while too much waits, or while the caller does not ask for more.
+
+    Args:
+        server: Judges and decides.
+        question: What was asked, or all messages before the answer; see ``AnswerWindows``.
+        chunks: The answer's text as it arrives. Closed, if it can be, when this generator is: use ``aclosing``.
+        settings: How to cut; by default the server's.
+        options: As of ``Server.decide_all``: guard, policy, route, request_id.
+
+    Raises:
+        ValueError: A text holds a lone surrogate, or the question cannot be judged.
+        QueueFullError: The guard's queue was full until the deadline; before that, windows wait.
+        DeadlineError: A verdict came too late.
+        BackendError: The guard failed.
+        Exception: Of ``chunks``, after what had arrived was judged and released.
+    """
+    settings = settings or server.settings.stream
+    held = _Held(AnswerWindows(question, settings), settings)
+    decide = partial(decide_patiently, server, **options)
+    reading: asyncio.Task[str | None] | None = None
+    judging: asyncio.Task[list[Judged | None]] | None = None
+    batch: list[Window] = []
+    try:
+        while True:
+            if not reading and held.wants_more:
+                reading = asyncio.create_task(_next(chunks))
+            if not judging and held.opened:
+                size = min(server.settings.batch_size, server.settings.queue_size)
+                batch, held.opened = held.opened[:size], held.opened[size:]
+                judging = asyncio.create_task(judge_windows(decide, batch, settings, notes=held.windows.notes))
+            running = [task for task in (reading, judging) if task]
+            if not running:
+                break
+            # What is pending cannot be released before what is judged now: it may grow until then.
+            patience = None if judging else held.patience()
+            await asyncio.wait(running, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+            if reading and reading.done():
+                held.take(reading)
+                reading = None
+            elif held.patience() == 0:
+                held.flush()
+            if judging and judging.done():
+                for window, one in zip(batch, judging.result(), strict=False):
+                    if one and one.decision.action is Action.BLOCK:
+                        yield Stopped(one, window.start, window.end)
+                        return
+                    delay = held.delay(window.start)
+                    server.metrics.window(held.delay(window.end - 1))
+                    if window.start == 0:
+                        server.metrics.first_text(delay)
+                    held.release(window.end)
+                    yield Released(window.text, window.start, window.end, one, delay)
+                judging = None
+        if held.failure:
+            raise held.failure
+    finally:
+        await _close([task for task in (reading, judging) if task], chunks)
+
+
+async def judge_windows(
+    decide: Decide, windows: Sequence[Window], settings: StreamSettings, *, notes: tuple[str, ...] = ()
+) -> list[Judged | None]:
+    """Decides upon windows together; in a second look upon those that passed with a doubt, each with its context.
+
+    Args:
+        decide: Judges and decides.
+        windows: Of one answer, in order; they must find room in the queue together.
+        settings: Say what a doubt is.
+        notes: Of the ``AnswerWindows``, for the verdicts.
+
+    Returns:
+        One for each window up to the first that is blocked; of two looks at a window the worse one. None where a window
+        holds nothing to judge.
+
+    Raises:
+        LibraError: Of ``decide``.
+    """
+    seen = [window for window in windows if window.conversation]
+    judged = await decide([w.conversation for w in seen if w.conversation]) if seen else []
+    blocked = next((i for i, one in enumerate(judged) if one.decision.action is Action.BLOCK), len(judged))
+    passed = [i for i in range(blocked) if judged[i].decision.would is not Action.BLOCK]
+    doubtful = [i for i in passed if seen[i].context and settings.doubts(judged[i].verdict)]
+    contexts = [context for i in doubtful if (context := seen[i].context)]
+    for i, again in zip(doubtful, await decide(contexts) if contexts else [], strict=True):
+        judged[i] = max(judged[i], again, key=_severity)
+    found = iter(judged)
+    decided: list[Judged | None] = []
+    for window in windows:
+        decided.append(_noted(next(found), notes) if window.conversation else None)
+        if (last := decided[-1]) and last.decision.action is Action.BLOCK:
+            break
+    return decided
+
+
+async def decide_patiently(
+    server: Server, conversations: Sequence[Conversation], *, deadline: float | None = None, **options: Any
+) -> list[Judged]:
+    """``Server.decide_all`` for what is already under way: waits for room in the queue until the deadline."""
+    loop = asyncio.get_running_loop()
+    if deadline is None:
+        deadline = loop.time() + server.settings.deadline_ms / 1000
+    while True:
+        try:
+            return await server.decide_all(conversations, deadline=deadline, **options)
+        except QueueFullError as error:
+            if loop.time() + error.retry_after > deadline:
+                raise
+            await asyncio.sleep(error.retry_after)
+
+
+class _Held:
+    """The text that has arrived and is not released, and when it came."""
+
+    def __init__(self, windows: AnswerWindows, settings: StreamSettings) -> None:
+        self.windows = windows
+        self.opened: list[Window] = []
+        self.failure: Exception | None = None
+        self._settings = settings
+        self._arrivals: deque[tuple[int, float]] = deque()
+        """Up to which character had arrived when; of what is not released."""
+        self._released = 0
+        self._ended = False
+        self._nothing_to_flush = False
+
+    @property
+    def wants_more(self) -> bool:
+        """Whether to read on."""
+        waiting = self.windows.position + self.windows.pending - self._released
+        return not self._ended and waiting < _AHEAD * self._settings.hold_chars
+
+    def take(self, reading: asyncio.Task[str | None]) -> None:
+        """Takes what was read: text, the end, or an error that is kept until the text before it is released."""
+        try:
+            text = reading.result()
+            self.opened += self.windows.end() if text is None else self.windows.feed(text)
+            self._ended = text is None
+        except Exception as error:
+            self.failure, self._ended = error, True
+            self.opened += self.windows.end()
+        self._nothing_to_flush = False
+        received = self.windows.position + self.windows.pending
+        if received > (self._arrivals[-1][0] if self._arrivals else self._released):
+            self._arrivals.append((received, _now()))
+
+    def patience(self) -> float | None:
+        """Seconds until pending text has waited for ``hold_ms``; None where there is none."""
+        if self._nothing_to_flush or not self.windows.pending:
+            return None
+        return max(0.0, self._arrived(self.windows.position) + self._settings.hold_ms / 1000 - _now())
+
+    def flush(self) -> None:
+        """Opens a window with the text that has waited."""
+        flushed = self.windows.flush()
+        self._nothing_to_flush = not flushed
+        self.opened += flushed
+
+    def delay(self, position: int) -> float:
+        """Seconds since a character that is not released arrived."""
+        return _now() - self._arrived(position)
+
+    def release(self, end: int) -> None:
+        """Takes the text up to ``end`` as released."""
+        self._released = end
+        while self._arrivals and self._arrivals[0][0] <= end:
+            self._arrivals.popleft()
+
+    def _arrived(self, position: int) -> float:
+        return next(when for end, when in self._arrivals if end > position)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def _severity(judged: Judged) -> tuple[int, float]:
+    return judged.decision.would.severity, judged.verdict.unsafe_score or 0.0
+
+
+def _noted(judged: Judged, notes: tuple[str, ...]) -> Judged:
+    verdict = judged.verdict
+    return judged._replace(verdict=verdict.model_copy(update={"notes": (*verdict.notes, *notes)})) if notes else judged
+
+
+async def _next(chunks: AsyncIterator[str]) -> str | None:
+    return await anext(chunks, None)
+
+
+async def _close(tasks: list[asyncio.Task[object]], chunks: AsyncIterator[str]) -> None:
+    """Cancels what runs, then closes the upstream, which cannot be closed while it is being read."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    if close := getattr(chunks, "aclose", None):
+        await close()

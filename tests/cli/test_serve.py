@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import Result
+
+from libra_guard.cli import serve
+from libra_guard.errors import MissingExtraError, UsageError
+from libra_guard.serve.settings import ServerSettings
+
+Call = Callable[..., Result]
+
+
+@pytest.fixture(autouse=True)
+def _own_handler() -> Iterator[None]:
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["-g", "minni"], "did you mean 'mini'"),
+        (["-g", "words"], "needs a model"),
+        (["-g", "mini", "-g", "mini:/x"], "two guards are called 'mini'"),
+        (["--upstream", "example.org"], "http://"),
+        (["--api-key-file", "/none"], "/none: the API keys cannot be read"),
+        (["--host", "999.1.1.1", "--port", "0"], "999.1.1.1:0: "),
+    ],
+)
+def test_what_cannot_be_served(call: Call, monkeypatch: Any, options: list[str], told: str) -> None:
+    monkeypatch.setattr("libra_guard.serve.logs.set_up", lambda **_: None)
+    done = call("serve", "--port", "0", *options)
+    assert isinstance(done.exception, UsageError)
+    assert told in str(done.exception)
+
+
+@pytest.mark.parametrize("options", [["--port", "70000"], ["--workers", "0"], ["--no-such"]])
+def test_options_that_make_no_sense(call: Call, options: list[str]) -> None:
+    assert call("serve", *options).exit_code == 2
+
+
+def test_an_address_that_is_taken(call: Call, monkeypatch: Any) -> None:
+    monkeypatch.setattr("libra_guard.serve.logs.set_up", lambda **_: None)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = call("serve", "--port", str(port))
+    assert isinstance(done.exception, UsageError)
+    assert f"127.0.0.1:{port}: Address already in use" in str(done.exception)
+
+
+@pytest.mark.parametrize("module", serve._NEEDS)
+def test_a_missing_extra_is_one_line(call: Call, monkeypatch: Any, module: str) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    done = call("serve")
+    assert isinstance(done.exception, MissingExtraError)
+    assert "pip install 'libra-guard[serve]'" in str(done.exception)
+
+
+def test_answers_leave_at_once() -> None:
+    with serve._bound(ServerSettings(port=0)) as listening:
+        assert listening.proto == socket.IPPROTO_TCP
+
+
+def test_nobody_is_left_unwarned(call: Call, monkeypatch: Any) -> None:
+    monkeypatch.setattr("libra_guard.serve.logs.set_up", lambda **_: None)
+    monkeypatch.setattr(serve, "_one", lambda *_: None)
+    done = call("serve", "--host", "0.0.0.0", "--port", "0")
+    assert "warning: whoever reaches 0.0.0.0 may ask" in done.stderr
+    assert done.stdout.endswith("; no API key\n")
+    monkeypatch.setenv("LIBRA_SERVE_API_KEY", "geheim")
+    done = call("serve", "--host", "0.0.0.0", "--port", "0")
+    assert done.stderr == ""
+    assert "geheim" not in done.stdout
+
+
+class Running:
+    """The command in a process of its own."""
+
+    def __init__(self, *options: str, **environment: str) -> None:
+        command = [sys.executable, "-m", "libra_guard.cli.main", "serve", "--port", "0", *options]
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        self.process = subprocess.Popen(command, env={**os.environ, **environment}, text=True, **pipes)
+        assert self.process.stdout is not None
+        self.about = self.process.stdout.readline()
+        self.url = self.about.split(" ")[0]
+
+    def ask(self, path: str, **headers: str) -> tuple[int, str]:
+        request = urllib.request.Request(self.url + path, headers=headers)
+        try:
+            with urllib.request.urlopen(request, timeout=20) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read().decode()
+
+    def until_ready(self) -> None:
+        until = time.monotonic() + 60
+        while True:
+            assert time.monotonic() < until
+            assert self.process.poll() is None, self.process.communicate()
+            with suppress(OSError):
+                if self.ask("/readyz")[0] == 200:
+                    return
+            # Each refusal is a line in the log, which nobody reads yet: a full pipe would stop the server.
+            time.sleep(0.05)
+
+    def __enter__(self) -> Running:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+    def stop(self, how: int) -> tuple[int, list[dict[str, Any]]]:
+        """The exit code and the log."""
+        self.process.send_signal(how)
+        _, err = self.process.communicate(timeout=60)
+        return self.process.returncode, [json.loads(line) for line in err.splitlines()]
+
+
+def test_serving_until_told_to_stop() -> None:
+    with Running(LIBRA_SERVE_THREADS="1") as server:
+        assert server.about.endswith("guards: mini; policy: default; no API key\n")
+        server.until_ready()
+        code, log = server.stop(signal.SIGTERM)
+    assert code == 0
+    assert [line["message"] for line in log if line["logger"] == "libra_guard.serve.app"] == ["ready"]
+
+
+def test_several_workers(tmp_path: Path) -> None:
+    words = tmp_path / "words.txt"
+    words.write_text("坏词\n", encoding="utf-8")
+    key = {"authorization": "Bearer geheim"}
+    with Running("-g", f"words:{words}", "--workers", "2", LIBRA_SERVE_API_KEY="geheim") as server:
+        server.until_ready()
+        assert server.ask("/v1/guards")[0] == 401
+        for _ in range(10):
+            assert server.ask("/v1/guards", **key)[0] == 200
+        status, series = server.ask("/metrics", **key)
+        code, log = server.stop(signal.SIGINT)
+    assert (status, code) == (200, 0)
+    # Whoever answers counts for both.
+    assert 'libra_requests_total{method="GET",route="/v1/guards",status="200"} 10.0' in series
+    assert "geheim" not in json.dumps(log)
+
+
+def test_several_workers_that_cannot_start() -> None:
+    with Running("-g", "words:/none", "--workers", "2") as server:
+        _, err = server.process.communicate(timeout=60)
+    assert server.process.returncode == 2
+    assert "/none: there is no such file" in err
+    assert "Traceback" not in err

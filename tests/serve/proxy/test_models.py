@@ -1,0 +1,42 @@
+"""The models of an upstream."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+pytest.importorskip("fastapi")
+pytest.importorskip("openai")
+
+import openai
+from starlette.testclient import TestClient
+
+
+def test_models(live: Any, upstream: Any, script: Any) -> None:
+    body = b'{"object":"list",  "data":[{"id":"org/m","object":"model","created":1,"owned_by":"o"}]}'
+    one = b'{"id":"org/m","object":"model","created":1,"owned_by":"o"}'
+    upstream.reply = lambda asked: script.Reply(
+        headers={"content-type": "application/json"}, body=body if asked.path == "/v1/models" else one
+    )
+    server = live(upstream=upstream.url)
+    client = openai.OpenAI(base_url=server.url + "/v1", api_key="sk-user", max_retries=0)
+    assert [model.id for model in client.models.list()] == ["org/m"]
+    assert client.models.retrieve("org/m").id == "org/m"
+    assert [(asked.method, asked.path) for asked in upstream.arrived] == [
+        ("GET", "/v1/models"),
+        ("GET", "/v1/models/org/m"),
+    ]
+
+
+@pytest.mark.parametrize("path", ["%2e%2e/admin", "a/%2e%2e/%2e%2e/admin", "a//b", "%2e"])
+def test_a_model_is_no_way_elsewhere(proxy: TestClient, upstream: Any, path: str) -> None:
+    assert proxy.get(f"/v1/models/{path}").status_code == 404
+    assert upstream.arrived == []
+
+
+def test_a_name_stays_a_name(proxy: TestClient, upstream: Any, script: Any) -> None:
+    upstream.reply = lambda _: script.Reply(404, {"content-type": "application/json"}, b'{"error": {"message": "no"}}')
+    answer = proxy.get("/v1/models/a%3Fb%23%20%E4%BD%A0")
+    assert (answer.status_code, answer.json()) == (404, {"error": {"message": "no"}})
+    assert upstream.arrived[0].path == "/v1/models/a%3Fb%23%20%E4%BD%A0"

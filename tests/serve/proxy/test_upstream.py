@@ -1,0 +1,188 @@
+"""What an upstream can do wrong, and what becomes of it."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+pytest.importorskip("fastapi")
+
+from starlette.testclient import TestClient
+
+from libra_guard.errors import UsageError
+from libra_guard.serve.proxy.upstream import Upstream, error_words
+from libra_guard.serve.settings import ServerSettings
+
+PATH = "/v1/chat/completions"
+ASK = {"model": "m", "messages": [{"role": "user", "content": "你好"}]}
+JSON = {"content-type": "application/json"}
+Make = Callable[..., TestClient]
+GOOD = {"choices": [{"index": 0, "message": {"role": "assistant", "content": "好"}, "finish_reason": "stop"}]}
+
+
+def as_json(found: Any) -> bytes:
+    return json.dumps(found).encode()
+
+
+def error(message: str) -> bytes:
+    return as_json({"error": {"message": message, "type": "t", "param": None, "code": "c"}})
+
+
+def failures(proxy: TestClient, kind: str) -> int:
+    line = f'libra_upstream_errors_total{{reason="{kind}"}} '
+    return next(
+        (int(float(x.removeprefix(line))) for x in proxy.get("/metrics").text.splitlines() if x.startswith(line)), 0
+    )
+
+
+CASES = [
+    # Status, headers, body, cut; then status, kind, words of the answer.
+    ((500, JSON, error("crash"), False), 502, "status", "answered 500: crash"),
+    ((500, {}, b"<html>", False), 502, "status", "answered 500"),
+    ((502, JSON, as_json({"detail": "bad"}), False), 502, "status", "answered 502: bad"),
+    ((503, JSON | {"retry-after": "7"}, error("busy"), False), 503, "status", "answered 503: busy"),
+    ((529, JSON, as_json({"error": "overloaded"}), False), 502, "status", "answered 529: overloaded"),
+    ((302, {"location": "http://elsewhere/"}, b"", False), 502, "status", "answered 302"),
+    ((304, {}, b"", False), 502, "status", "answered 304"),
+    ((200, JSON, b'{"choices": [{"message": {"content": "\xe7\xa7', True), 502, "cut", "broke"),
+    ((200, JSON, b'{"choices": [', False), 502, "garbage", "not JSON, but application/json"),
+    ((200, {"content-type": "text/html"}, b"<html>", False), 502, "garbage", "not JSON, but text/html"),
+    ((200, {}, b"", False), 502, "garbage", "not JSON, but of no type"),
+    ((200, JSON, b"\xff\xfe", False), 502, "garbage", "not JSON"),
+    ((200, JSON, b"[" * 100_000, False), 502, "garbage", "not JSON"),
+    ((200, JSON, b"[]", False), 502, "garbage", "no JSON object"),
+    ((200, JSON, b"{}", False), 502, "garbage", "has no choices"),
+    ((200, JSON, error("in spite of 200"), False), 502, "status", "in spite of 200"),
+    ((200, JSON, as_json({"choices": {}}), False), 502, "garbage", "has no choices"),
+    ((200, JSON, as_json({"choices": [1]}), False), 502, "garbage", "choice that is no object"),
+    ((200, JSON, as_json({"choices": [{"message": None}]}), False), 502, "garbage", "message cannot be read"),
+    ((200, JSON, as_json({"choices": [{"text": "x"}]}), False), 502, "garbage", "message cannot be read"),
+    ((200, JSON, as_json({"choices": [{"message": {}, "text": "x"}]}), False), 502, "garbage", "cannot be read"),
+    ((200, JSON, as_json({"choices": [{"message": {}, "delta": {"content": "x"}}]}), False), 502, "garbage", "cannot"),
+    ((200, JSON, as_json({"choices": [{"message": {"tool_calls": "x"}}]}), False), 502, "garbage", "calls of tools"),
+    ((200, JSON, as_json({"choices": [{"message": {"tool_calls": ["x"]}}]}), False), 502, "garbage", "calls of tools"),
+    ((200, JSON, b'{"choices": [{"message": {"content": "a\\ud800"}}]}', False), 502, "garbage", "half a character"),
+    ((200, JSON | {"content-encoding": "gzip"}, b"no gzip", False), 502, "garbage", "cannot be read"),
+]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_misbehaviour(make_server: Make, upstream: Any, script: Any, stream: bool) -> None:
+    proxy = make_server(upstream=upstream.url)
+    for (sent_status, headers, body, cut), status, kind, words in CASES:
+        reply = script.Reply(sent_status, headers, body, cut)
+        upstream.reply = lambda _, reply=reply: reply
+        before = failures(proxy, kind)
+        answer = proxy.post(PATH, json={**ASK, "stream": stream})
+        found = answer.json()["error"]
+        if stream and sent_status == 200 and kind == "garbage":
+            words = ""
+        assert (answer.status_code, found["code"]) == (status, f"upstream_{kind}"), (answer.text, body[:80])
+        assert words in found["message"]
+        assert (found["type"], found["param"]) == ("server_error", None)
+        assert answer.headers.get("retry-after") == headers.get("retry-after")
+        assert failures(proxy, kind) == before + 1
+    upstream.completes(GOOD)
+    assert proxy.post(PATH, json=ASK).status_code == 200
+
+
+CALLERS_FAULTS = [
+    (400, JSON, error("too long")),
+    (401, JSON | {"www-authenticate": "Bearer"}, error("bad key")),
+    (404, JSON, error("no such model")),
+    (422, {"content-type": "text/plain"}, b"unreadable \xff"),
+    (429, JSON | {"retry-after": "3", "x-ratelimit-reset": "1s"}, error("slow down")),
+]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_the_caller_did_wrong_is_for_the_caller(
+    make_server: Make, upstream: Any, script: Any, stream: bool
+) -> None:
+    proxy = make_server(upstream=upstream.url)
+    for status, headers, body in CALLERS_FAULTS:
+        reply = script.Reply(status, headers, body)
+        upstream.reply = lambda _, reply=reply: reply
+        answer = proxy.post(PATH, json={**ASK, "stream": stream})
+        assert (answer.status_code, answer.content) == (status, body)
+        assert {name: answer.headers[name] for name in headers} == headers
+        assert answer.headers["x-libra-action"] == "pass"
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_the_servers_own_key_is_not_the_callers_business(
+    make_server: Make, upstream: Any, script: Any, status: int
+) -> None:
+    proxy = make_server(upstream=upstream.url, upstream_key="sk-up-1234")
+    upstream.reply = lambda _: script.Reply(status, JSON, error("Incorrect API key provided: sk-up-****1234"))
+    for answer in (proxy.post(PATH, json=ASK), proxy.get("/v1/models")):
+        assert answer.status_code == 502
+        assert answer.json()["error"]["code"] == "upstream_status"
+        assert "1234" not in answer.text
+
+
+def test_an_answer_that_is_too_long(make_server: Make, upstream: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("libra_guard.serve.proxy.upstream.MAX_ANSWER_BYTES", 1000)
+    proxy = make_server(upstream=upstream.url)
+    upstream.says("好" * 1000)
+    answer = proxy.post(PATH, json=ASK)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (502, "upstream_garbage")
+
+
+def test_a_packed_answer(make_server: Make, upstream: Any, script: Any) -> None:
+    proxy = make_server(upstream=upstream.url)
+    body = gzip.compress(as_json(GOOD))
+    upstream.reply = lambda _: script.Reply(200, JSON | {"content-encoding": "gzip"}, body)
+    answer = proxy.post(PATH, json=ASK)
+    assert answer.json()["choices"] == GOOD["choices"]
+    assert "content-encoding" not in answer.headers
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_timeout(make_server: Make, upstream: Any, script: Any, stream: bool) -> None:
+    proxy = make_server(upstream=upstream.url, upstream_timeout=0.05)
+    upstream.reply = lambda _: script.Reply(200, JSON, [upstream.until_closed])
+    answer = proxy.post(PATH, json={**ASK, "stream": stream})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (504, "upstream_timeout")
+    assert upstream.closed.wait(10)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_nobody_listens(make_server: Make, stream: bool) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        proxy = make_server(upstream=f"http://127.0.0.1:{taken.getsockname()[1]}/v1")
+        answer = proxy.post(PATH, json={**ASK, "stream": stream})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (502, "upstream_connect")
+    assert "127.0.0.1" not in answer.text
+
+
+@pytest.mark.parametrize("address", ["http://", "http:///v1", "http://[::1/v1", "http://a:b/v1"])
+def test_a_wrong_address(address: str) -> None:
+    with pytest.raises(UsageError, match="upstream's address"):
+        Upstream(ServerSettings(upstream=address))
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        ({"error": {"message": "a"}}, "a"),
+        ({"error": "a"}, "a"),
+        ({"message": "a"}, "a"),
+        ({"detail": "a"}, "a"),
+        ({"error": {"message": {"message": "a"}}}, "a"),
+        (" a ", "a"),
+        ("a" * 1000, "a" * 500),
+        ({"error": {"code": 1}}, ""),
+        ({"error": None}, ""),
+        ([], ""),
+        (None, ""),
+    ],
+)
+def test_words(found: Any, words: str) -> None:
+    assert error_words(found) == words

@@ -1,0 +1,336 @@
+"""Batches, bounds, deadlines, callers that go away, a guard that fails."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from libra_guard.errors import BackendError
+from libra_guard.records import Conversation
+from libra_guard.serve.batcher import Batcher, ClosingError, DeadlineError, QueueFullError
+from libra_guard.serve.metrics import Metrics
+
+BAD, FAILING = "【坏】", "【错】"
+
+
+def one(text: str) -> Conversation:
+    return Conversation.from_pair(text)
+
+
+def many(*texts: str) -> list[Conversation]:
+    return [one(text) for text in texts]
+
+
+@asynccontextmanager
+async def batching(guard: Any, **options: Any) -> AsyncIterator[Batcher]:
+    made = {"name": "fake", "batch_size": 4, "wait": 0.0, "queue_size": 8, "metrics": Metrics(), **options}
+    batcher = Batcher(guard, **made)
+    try:
+        yield batcher
+    finally:
+        guard.gate.set()
+        await batcher.close()
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    while not condition():
+        await asyncio.sleep(0.001)
+
+
+@asynccontextmanager
+async def held(guard: Any, batcher: Batcher, text: str = "first") -> AsyncIterator[asyncio.Task[Any]]:
+    """The guard is busy with one text until the block ends."""
+    guard.gate.clear()
+    task = asyncio.create_task(batcher.judge(one(text)))
+    await until(guard.entered.is_set)
+    try:
+        yield task
+    finally:
+        guard.gate.set()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    asyncio.run(asyncio.wait_for(test(), 20))
+
+
+def test_batches_form_while_the_guard_is_busy(guard: Any) -> None:
+    async def test() -> None:
+        async with batching(guard) as batcher:
+            async with held(guard, batcher):
+                tasks = [asyncio.create_task(batcher.judge(one(f"{i}{BAD * (i == 3)}"))) for i in range(6)]
+                await asyncio.sleep(0)
+            found = await asyncio.gather(*tasks)
+        assert [len(batch) for batch in guard.batches] == [1, 4, 2]
+        assert [v.label == "不安全" for v in found] == [i == 3 for i in range(6)]
+
+    run(test)
+
+
+def test_an_idle_guard_does_not_wait(guard: Any) -> None:
+    async def test() -> None:
+        async with batching(guard) as batcher:
+            for i in range(3):
+                await batcher.judge(one(str(i)))
+        assert [len(batch) for batch in guard.batches] == [1, 1, 1]
+
+    run(test)
+
+
+def test_with_a_wait_a_batch_fills_first(guard: Any) -> None:
+    async def test() -> None:
+        # As long as the test: only a full batch, or a close, ends it.
+        async with batching(guard, wait=100.0) as batcher:
+            first = asyncio.create_task(batcher.judge(one("0")))
+            await asyncio.sleep(0.02)
+            assert guard.asked == []
+            await batcher.judge_all(many("1", "2", "3"))
+            await first
+            assert guard.batches == [["0", "1", "2", "3"]]
+            last = asyncio.create_task(batcher.judge(one("4")))
+            await asyncio.sleep(0.02)
+            await batcher.close()
+            assert (await last).label == "安全"
+
+    run(test)
+
+
+def test_a_short_wait_ends(guard: Any) -> None:
+    async def test() -> None:
+        async with batching(guard, wait=0.005) as batcher:
+            await asyncio.gather(batcher.judge(one("0")), batcher.judge(one("1")))
+        assert guard.batches == [["0", "1"]]
+
+    run(test)
+
+
+def test_a_full_queue_takes_no_more_and_says_when(guard: Any) -> None:
+    async def test() -> None:
+        async with batching(guard) as batcher:
+            async with held(guard, batcher):
+                waiting = asyncio.create_task(batcher.judge_all(many(*"12345")))
+                await asyncio.sleep(0)
+                with pytest.raises(QueueFullError) as caught:
+                    await batcher.judge_all(many(*"abcd"))
+                assert 1 <= caught.value.retry_after <= 60
+                # Whole or not at all: what finds room is still taken.
+                fits = asyncio.create_task(batcher.judge_all(many(*"xyz")))
+                await asyncio.sleep(0)
+                with pytest.raises(QueueFullError):
+                    await batcher.judge(one("z"))
+            assert len(await waiting) == 5
+            assert len(await fits) == 3
+        assert sorted(guard.asked) == sorted(["first", *"12345xyz"])
+
+    run(test)
+
+
+def test_nothing_waits_for_nothing(guard: Any) -> None:
+    async def test() -> None:
+        async with batching(guard) as batcher:
+            assert await batcher.judge_all([]) == []
+        assert guard.batches == []
+
+    run(test)
+
+
+def test_who_goes_away_is_not_judged_and_frees_its_places(guard: Any) -> None:
+    async def test() -> None:
+        async with batching(guard) as batcher:
+            async with held(guard, batcher):
+                gone = asyncio.create_task(batcher.judge_all(many(*"12345678")))
+                await asyncio.sleep(0)
+                gone.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await gone
+                stays = asyncio.create_task(batcher.judge_all(many(*"abcdefgh")))
+                await asyncio.sleep(0)
+            await stays
+        assert guard.asked == ["first", *"abcdefgh"]
+
+    run(test)
+
+
+def test_one_who_goes_away_while_it_is_judged_costs_nobody_else(guard: Any) -> None:
+    async def test() -> None:
+        async with batching(guard) as batcher:
+            async with held(guard, batcher) as first:
+                other = asyncio.create_task(batcher.judge(one("other")))
+                await asyncio.sleep(0)
+                first.cancel()
+            assert (await other).label == "安全"
+
+    run(test)
+
+
+def test_what_is_late_is_not_judged(guard: Any) -> None:
+    async def test() -> None:
+        loop = asyncio.get_running_loop()
+        async with batching(guard) as batcher:
+            async with held(guard, batcher):
+                late = asyncio.create_task(batcher.judge_all(many("late", "too"), deadline=loop.time() + 0.01))
+                good = asyncio.create_task(batcher.judge(one("good"), deadline=loop.time() + 100))
+                with pytest.raises(DeadlineError):
+                    await late
+            assert (await good).label == "安全"
+            with pytest.raises(DeadlineError):
+                await batcher.judge(one("past"), deadline=loop.time() - 1)
+        assert guard.asked == ["first", "good"]
+
+    run(test)
+
+
+def test_what_is_late_is_not_judged_even_where_the_event_loop_is_late_too(guard: Any) -> None:
+    async def test() -> None:
+        async with batching(guard) as batcher:
+            async with held(guard, batcher):
+                deadline = asyncio.get_running_loop().time() + 0.01
+                late = asyncio.create_task(batcher.judge(one("late"), deadline=deadline))
+                await asyncio.sleep(0)
+                # The loop has no turn, and the guard comes to the row.
+                time.sleep(0.02)
+                guard.gate.set()
+                while batcher._waiting:
+                    time.sleep(0.001)
+            with pytest.raises(DeadlineError):
+                await late
+        assert guard.asked == ["first"]
+
+    run(test)
+
+
+def test_a_deadline_holds_while_the_guard_works(guard: Any) -> None:
+    async def test() -> None:
+        async with batching(guard) as batcher:
+            guard.gate.clear()
+            with pytest.raises(DeadlineError):
+                await batcher.judge(one("slow"), deadline=asyncio.get_running_loop().time() + 0.02)
+            guard.gate.set()
+            assert (await batcher.judge(one("next"))).label == "安全"
+
+    run(test)
+
+
+def test_one_bad_row_costs_one_row(guard: Any) -> None:
+    async def test() -> None:
+        async with batching(guard) as batcher:
+            async with held(guard, batcher):
+                texts = ["a", FAILING, "b", "c"]
+                tasks = [asyncio.create_task(batcher.judge(one(text))) for text in texts]
+                await asyncio.sleep(0)
+            found = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [isinstance(outcome, BackendError) for outcome in found] == [False, True, False, False]
+        assert [len(batch) for batch in guard.batches] == [1, 4, 1, 1, 1, 1]
+
+    run(test)
+
+
+def test_a_request_fails_as_a_whole(guard: Any) -> None:
+    async def test() -> None:
+        async with batching(guard) as batcher:
+            with pytest.raises(BackendError):
+                await batcher.judge_all(many("a", FAILING, "b"))
+            assert len(await batcher.judge_all(many("a", "b"))) == 2
+
+    run(test)
+
+
+@pytest.mark.parametrize("fault", [ValueError("bug"), MemoryError(), "too few"])
+def test_a_guard_with_a_fault_fails_its_rows_and_goes_on(guard: Any, fault: Any, monkeypatch: Any) -> None:
+    async def test() -> None:
+        judge = guard._judge
+
+        def broken(conversations: Any) -> Any:
+            verdicts = judge(conversations)
+            if conversations[0].question != "x":
+                return verdicts
+            if isinstance(fault, Exception):
+                raise fault
+            return verdicts[1:]
+
+        monkeypatch.setattr(guard, "_judge", broken)
+        async with batching(guard) as batcher:
+            with pytest.raises(BackendError):
+                await batcher.judge(one("x"))
+            assert (await batcher.judge(one("y"))).label == "安全"
+
+    run(test)
+
+
+def test_what_asks_differently_is_judged_apart(guard: Any) -> None:
+    async def test() -> None:
+        async with batching(guard, batch_size=8) as batcher:
+            async with held(guard, batcher):
+                tasks = [
+                    asyncio.create_task(batcher.judge(one(BAD), explain=explain, threshold=threshold))
+                    for explain, threshold in [(False, None), (True, None), (False, 0.95), (False, None), (True, 0.95)]
+                ]
+                await asyncio.sleep(0)
+            found = await asyncio.gather(*tasks)
+        assert [(v.label, v.analysis) for v in found] == [
+            ("不安全", None),
+            ("不安全", "因为"),
+            ("安全", None),
+            ("不安全", None),
+            ("安全", None),
+        ]
+        assert (guard.threshold, guard.question_threshold) == (0.5, None)
+
+    run(test)
+
+
+def test_closing_finishes_what_waits_and_takes_no_more(guard: Any) -> None:
+    async def test() -> None:
+        async with batching(guard) as batcher:
+            async with held(guard, batcher) as first:
+                waiting = asyncio.create_task(batcher.judge_all(many(*"12345")))
+                await asyncio.sleep(0)
+                closing = asyncio.create_task(batcher.close())
+                await asyncio.sleep(0)
+                with pytest.raises(ClosingError):
+                    await batcher.judge(one("late"))
+                assert not closing.done()
+            await closing
+            assert (await first).label == "安全"
+            assert len(await waiting) == 5
+        assert not batcher._thread.is_alive()
+
+    run(test)
+
+
+def test_the_measured_rate_tells_when_to_come_back(guard: Any, monkeypatch: Any) -> None:
+    async def test() -> None:
+        async with batching(guard) as batcher:
+            batcher._seconds_each = 2.0
+            async with held(guard, batcher):
+                task = asyncio.create_task(batcher.judge_all(many(*"12345678")))
+                await asyncio.sleep(0)
+                with pytest.raises(QueueFullError) as caught:
+                    await batcher.judge(one("z"))
+                assert caught.value.retry_after == 16
+            await task
+            assert batcher._seconds_each < 2
+
+    run(test)
+
+
+def test_metrics(guard: Any) -> None:
+    async def test() -> None:
+        metrics = Metrics()
+        async with batching(guard, metrics=metrics) as batcher:
+            async with held(guard, batcher):
+                tasks = [asyncio.create_task(batcher.judge(one(str(i)))) for i in range(3)]
+                await asyncio.sleep(0)
+                assert b'libra_queue_depth{guard="fake"} 3.0' in metrics.render()[0]
+            await asyncio.gather(*tasks)
+            series = metrics.render()[0]
+            assert b'libra_queue_depth{guard="fake"} 0.0' in series
+            assert b'libra_batch_size_sum{guard="fake"} 4.0' in series
+            assert b'libra_guard_seconds_count{guard="fake"} 2.0' in series
+
+    run(test)

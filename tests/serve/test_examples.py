@@ -1,0 +1,202 @@
+"""The examples of examples/serving, run against a real server. Those of libraries that are not here are skipped."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+import yaml
+from starlette.testclient import TestClient
+
+from libra_guard import Client
+
+EXAMPLES = Path(__file__).parents[2] / "examples" / "serving"
+BAD = "【坏】"
+Live = Callable[..., Any]
+theirs = pytest.mark.filterwarnings("default")
+"""What libraries of others warn of is theirs."""
+
+
+def load(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(f"example_{Path(name).stem}", EXAMPLES / name)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def url(live: Live) -> str:
+    """Of a server that is warm."""
+    found: str = live().url
+    with Client(found) as client:
+        while not client.ready():
+            pass
+    return found
+
+
+def test_moderation_with_the_openai_client(url: str) -> None:
+    with openai.OpenAI(base_url=f"{url}/v1", api_key="none") as client:
+        lines = load("openai_moderation.py").moderate(client, ["你好", BAD])
+    assert [line.split()[:2] for line in lines] == [["passed", "你好"], ["flagged", BAD]]
+    assert lines[1].endswith("['Illegal Activities and Crime']")
+    assert lines[1].count("illicit ") == 1
+
+
+def sse(*texts: str) -> str:
+    """A streamed chat completion."""
+    common = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+    deltas: list[tuple[dict[str, str], str | None]] = [({"role": "assistant", "content": ""}, None)]
+    deltas += [*(({"content": text}, None) for text in texts), ({}, "stop")]
+    events = [common | {"choices": [{"index": 0, "delta": d, "finish_reason": reason}]} for d, reason in deltas]
+    return "".join(f"data: {json.dumps(event)}\n\n" for event in events) + "data: [DONE]\n\n"
+
+
+@pytest.mark.parametrize(
+    ("question", "answered", "shown"),
+    [
+        ("如何泡茶？", ["泡绿茶的水温八十度左右为好。", "两三分钟。"], "泡绿茶的水温八十度左右为好。两三分钟。"),
+        (
+            "如何泡茶？",
+            ["泡绿茶的水温八十度左右为好。", f"{BAD}。", "两三分钟。"],
+            "泡绿茶的水温八十度左右为好。{answer}",
+        ),
+        (BAD, [], "{answer}"),
+    ],
+)
+def test_chat_through_the_proxy(
+    live: Live, server: Any, question: str, answered: list[str], shown: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.reply = lambda _: (200, {"content-type": "text/event-stream"}, sse(*answered))
+    url = live(upstream=f"{server.url}/v1").url
+    with openai.OpenAI(base_url=f"{url}/v1", api_key="none") as client:
+        pieces = list(load("openai_chat.py").chat(client, "m", question))
+    with Client(url) as client:
+        answer = client.check(BAD).answer
+    assert "".join(pieces).replace("\n", "") == shown.format(answer=answer)
+    assert bool(server.asked) == bool(answered)
+    assert ("block" in capsys.readouterr().err) == ("{answer}" in shown)
+
+
+@theirs
+def test_langchain(url: str) -> None:
+    models = pytest.importorskip("langchain_core.language_models.fake_chat_models")
+    with Client(url) as client:
+        answer = client.check(BAD).answer
+        model = models.FakeListChatModel(
+            responses=["泡绿茶的水温八十度左右为好。两三分钟。", f"泡绿茶的水温八十度左右为好。{BAD}。两三分钟。"]
+        )
+        chain = load("langchain_guard.py").guarded(model, client)
+        assert chain.invoke("如何泡茶？") == "泡绿茶的水温八十度左右为好。两三分钟。"
+        assert "".join(chain.stream("如何泡茶？")) == f"泡绿茶的水温八十度左右为好。{answer}"
+        assert chain.invoke(BAD) == answer
+
+
+@theirs
+def test_litellm(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # It would look for prices on the network.
+    monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+    litellm = pytest.importorskip("litellm")
+    example = load("litellm_guardrail.py")
+    handlers = pytest.importorskip("litellm.llms.openai.chat.guardrail_translation.handler")
+
+    async def ask(question: Any, answer: str | None = None) -> None:
+        guardrail = example.LibraGuardrail(api_base=url, guardrail_name="libra", default_on=True)
+        handler, request = (
+            handlers.OpenAIChatCompletionsHandler(),
+            {"messages": [{"role": "user", "content": question}]},
+        )
+        await handler.process_input_messages(request, guardrail)
+        if answer is not None:
+            choices = [{"message": {"role": "assistant", "content": answer}}]
+            await handler.process_output_response(
+                litellm.ModelResponse(choices=choices), guardrail, request_data=request
+            )
+        await guardrail.client.close()
+
+    asyncio.run(ask("如何泡茶？", "泡绿茶的水温八十度左右为好。"))
+    parts = [{"type": "text", "text": BAD}, {"type": "text", "text": "如何泡茶？"}]
+    for given in ((BAD,), (parts,), ("如何泡茶？", f"泡绿茶的水温八十度左右为好。{BAD}")):
+        with pytest.raises(litellm.exceptions.GuardrailRaisedException, match="the guard says 不安全"):
+            asyncio.run(ask(*given))
+
+
+def test_the_configuration_of_litellm_names_the_example() -> None:
+    (guardrail,) = yaml.safe_load((EXAMPLES / "litellm.yaml").read_text())["guardrails"]
+    file, name = guardrail["litellm_params"]["guardrail"].split(".")
+    assert f"class {name}(CustomGuardrail):" in (EXAMPLES / f"{file}.py").read_text()
+
+
+@theirs
+def test_nemo_guardrails(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    nemo = pytest.importorskip("nemoguardrails")
+    testing = pytest.importorskip("nemoguardrails.testing")
+    monkeypatch.setenv("LIBRA_URL", url)
+    config = nemo.RailsConfig.from_path(str(EXAMPLES / "nemo"))
+    refusal = "抱歉，这个问题我不便回答。"
+    for question, answer, said in (
+        ("如何泡茶？", "泡绿茶的水温八十度左右为好。", "泡绿茶的水温八十度左右为好。"),
+        (BAD, "泡绿茶的水温八十度左右为好。", refusal),
+        ("如何泡茶？", BAD, refusal),
+    ):
+        app = nemo.LLMRails(config, llm=testing.FakeLLMModel(responses=[answer]))
+        assert app.generate(messages=[{"role": "user", "content": question}])["content"] == said
+
+
+def test_the_configuration_of_nemo_fits_together() -> None:
+    rails = yaml.safe_load((EXAMPLES / "nemo" / "config.yml").read_text())["rails"]
+    flows = (EXAMPLES / "nemo" / "libra.co").read_text()
+    actions = (EXAMPLES / "nemo" / "actions.py").read_text()
+    for rail in ("input", "output"):
+        (flow,) = rails[rail]["flows"]
+        assert f"define flow {flow}\n  $result = execute libra_check_{rail}\n" in flows
+        assert f'@action(name="libra_check_{rail}")' in actions
+
+
+def test_an_application_of_ones_own(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIBRA_URL", url)
+    with TestClient(load("fastapi_app.py").app) as client:
+        assert client.post("/answer", json={"question": "如何泡茶？"}).json() == {"answer": "你问的是：如何泡茶？"}
+        refused = client.post("/answer", json={"question": BAD})
+        assert refused.status_code == 403
+        assert refused.json()["detail"]["scenarios"] == ["Illegal Activities and Crime"]
+        assert client.post("/answer", json={"question": 1}).status_code == 422
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_local_or_server(
+    url: str, there: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["local_or_server.py", *([url] if there else [])])
+    load("local_or_server.py").main()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["安全", "安全"]
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="there is no curl")
+@pytest.mark.parametrize(("text", "code"), [("如何泡茶？\n", 0), (f'"{BAD}"\\ \x00 $(x)\n', 1), ("", 2)])
+def test_shell(live: Live, text: str, code: int) -> None:
+    variables = {"PATH": os.environ["PATH"], "LIBRA_URL": live(api_key="k").url, "LIBRA_API_KEY": "k"}
+    done = subprocess.run(
+        ["sh", str(EXAMPLES / "check.sh")],
+        input=text,
+        text=True,
+        capture_output=True,
+        timeout=60,
+        check=False,
+        env=variables,
+    )
+    assert (done.returncode, done.stdout) == (code, ""), done.stderr
+    assert bool(done.stderr) == (code == 2)

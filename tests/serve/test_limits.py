@@ -1,0 +1,219 @@
+"""Bodies that are too long or too slow, heads without an end, clients that go away: over real sockets."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from libra_guard.serve.protocol import BoundedProtocol
+
+HEAD = b"POST /v1/moderations HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
+
+
+class Client:
+    """A connection on which a test says what it likes."""
+
+    def __init__(self, port: int) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=20)
+
+    def send(self, data: bytes) -> Client:
+        self.socket.sendall(data)
+        return self
+
+    def takes(self, data: bytes) -> bool:
+        """Whether the connection is still open for it."""
+        try:
+            self.socket.sendall(data)
+        except OSError:
+            return False
+        return True
+
+    def answer(self) -> tuple[int, dict[str, str], dict[str, Any]]:
+        """Status, headers and body of the next answer."""
+        reader = self.socket.makefile("rb")
+        status = int(reader.readline().split()[1])
+        headers = {}
+        while line := reader.readline().strip():
+            name, _, value = line.decode().partition(": ")
+            headers[name.lower()] = value
+        return status, headers, json.loads(reader.read(int(headers["content-length"])))
+
+    def is_closed(self) -> bool:
+        """Whether the server closes the connection; waits for it."""
+        try:
+            while self.socket.recv(1 << 16):
+                pass
+        except ConnectionResetError:
+            pass
+        return True
+
+
+@pytest.fixture
+def connect() -> Any:
+    opened: list[Client] = []
+
+    def make(port: int) -> Client:
+        opened.append(Client(port))
+        return opened[-1]
+
+    yield make
+    for one in opened:
+        one.socket.close()
+
+
+def length(count: int) -> bytes:
+    return HEAD + f"content-length: {count}\r\n\r\n".encode()
+
+
+def chunk(data: bytes) -> bytes:
+    return f"{len(data):x}\r\n".encode() + data + b"\r\n"
+
+
+CHUNKED = HEAD + b"transfer-encoding: chunked\r\n\r\n"
+GOOD = b'{"input": "good"}'
+
+
+def test_fifty_megabytes_are_refused_before_they_came(live: Any, connect: Any, guard: Any) -> None:
+    client = connect(live().port).send(length(50_000_000))
+    status, _, body = client.answer()
+    assert (status, body["error"]["code"]) == (413, "body_too_long")
+    assert "1,000,000" in body["error"]["message"]
+
+
+def test_a_client_that_sends_all_of_it_first_comes_to_read_the_answer(live: Any, connect: Any) -> None:
+    client = connect(live().port).send(length(5_000_000))
+    for _ in range(50):
+        client.send(b"x" * 100_000)
+    assert client.answer()[0] == 413
+    # And goes on with its next request.
+    assert client.send(length(len(GOOD)) + GOOD).answer()[0] == 200
+
+
+def test_a_client_that_asks_first_is_told_not_to_send(live: Any, connect: Any) -> None:
+    client = connect(live().port)
+    client.send(HEAD + b"expect: 100-continue\r\ncontent-length: 50000000\r\n\r\n")
+    assert client.answer()[0] == 413
+
+
+def test_a_body_without_a_length_is_counted(live: Any, connect: Any, guard: Any) -> None:
+    client = connect(live(max_body_bytes=1000).port).send(CHUNKED)
+    client.send(chunk(b'{"input": "') + chunk(b"x" * 980))
+    time.sleep(0.01)
+    client.send(chunk(b"x" * 20))
+    status, _, body = client.answer()
+    assert (status, body["error"]["code"]) == (413, "body_too_long")
+    client.send(chunk(b"x" * 50_000) + b"0\r\n\r\n" + length(len(GOOD)) + GOOD)
+    assert client.answer()[0] == 200
+
+
+@pytest.mark.parametrize(("size", "status"), [(1000, 200), (1001, 413)])
+@pytest.mark.parametrize("chunked", [False, True])
+def test_the_limit_is_a_limit(live: Any, connect: Any, size: int, status: int, chunked: bool) -> None:
+    body = b'{"input": "%s"}' % (b"x" * (size - 13))
+    assert len(body) == size
+    client = connect(live(max_body_bytes=1000).port)
+    client.send(CHUNKED + chunk(body) + b"0\r\n\r\n" if chunked else length(size) + body)
+    assert client.answer()[0] == status
+
+
+@pytest.mark.parametrize("begin", [length(100) + b"{", CHUNKED + chunk(b"{"), length(100)])
+def test_a_body_that_does_not_come_is_not_waited_for(live: Any, connect: Any, begin: bytes) -> None:
+    client = connect(live(body_seconds=0.05).port).send(begin)
+    status, headers, body = client.answer()
+    assert (status, body["error"]["code"], headers["connection"]) == (408, "body_too_slow", "close")
+    assert client.is_closed()
+
+
+def test_a_body_that_drips_is_not_waited_for_either(live: Any, connect: Any) -> None:
+    client = connect(live(body_seconds=0.1).port).send(length(1000))
+    began = time.monotonic()
+    while client.takes(b"x"):
+        assert time.monotonic() - began < 10
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("begin", [b"", b"POST /v1/moder", HEAD, HEAD + b"x-a: b"])
+@pytest.mark.parametrize("before", [False, True])
+def test_a_head_that_does_not_end_is_not_waited_for(
+    live: Any, connect: Any, monkeypatch: Any, begin: bytes, before: bool
+) -> None:
+    monkeypatch.setattr(BoundedProtocol, "head_seconds", 0.05)
+    client = connect(live().port)
+    if before:
+        # A connection that was used already; without a beginning it is uvicorn that ends it.
+        assert client.send(length(len(GOOD)) + GOOD).answer()[0] == 200
+        begin = begin or b"P"
+    assert client.send(begin).is_closed()
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_a_head_without_end_takes_no_memory(live: Any, connect: Any, before: bool) -> None:
+    client = connect(live().port)
+    if before:
+        assert client.send(length(len(GOOD)) + GOOD).answer()[0] == 200
+    client.send(HEAD + b"x-long: ")
+    # What lies between the two, in the system's buffers, is a few megabytes.
+    pieces = itertools.takewhile(lambda _: client.takes(b"x" * 10_000), range(2_000))
+    assert sum(1 for _ in pieces) < 2_000
+
+
+def test_a_good_connection_lives_on(live: Any, connect: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(BoundedProtocol, "head_seconds", 0.2)
+    client = connect(live().port)
+    for _ in range(10):
+        assert client.send(length(len(GOOD)) + GOOD).answer()[0] == 200
+        time.sleep(0.03)
+
+
+@pytest.mark.parametrize(
+    "garbage", [b"\x16\x03\x01\x02\x00", b"GET\r\n\r\n", b"\r\n\r\n\x00\r\n\r\n", HEAD + b"content-length: x\r\n\r\n"]
+)
+def test_what_is_not_http_is_closed(live: Any, connect: Any, garbage: bytes) -> None:
+    server = live()
+    assert connect(server.port).send(garbage + b"\r\n\r\n").is_closed()
+    assert connect(server.port).send(length(len(GOOD)) + GOOD).answer()[0] == 200
+
+
+def wait_for(condition: Callable[[], Any]) -> None:
+    until = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.002)
+
+
+def test_a_client_that_hangs_up_is_not_judged(live: Any, connect: Any, guard: Any) -> None:
+    server = live()
+    wait_for(lambda: server.app.state.server.ready)
+    guard.batches.clear()
+    guard.gate.clear()
+    first = connect(server.port).send(length(len(GOOD)) + GOOD)
+    wait_for(lambda: guard.asked)
+    batcher = server.app.state.server.pool.default.batcher
+    gone = connect(server.port)
+    body = b'{"input": "gone"}'
+    gone.send(length(len(body)) + body)
+    wait_for(lambda: batcher._waiting)
+    gone.socket.close()
+    wait_for(lambda: not batcher._waiting)
+    guard.gate.set()
+    assert first.answer()[0] == 200
+    assert guard.asked == ["good"]
+    wait_for(lambda: 'route="/v1/moderations",status="499"} 1.0' in server.app.state.metrics.render()[0].decode())
+
+
+def test_pipelined_requests_are_all_answered(live: Any, connect: Any) -> None:
+    client = connect(live().port).send((length(len(GOOD)) + GOOD) * 3)
+    reader = client.socket.makefile("rb")
+    for _ in range(3):
+        assert b"200" in reader.readline()
+        size = 0
+        while line := reader.readline().strip():
+            if line.lower().startswith(b"content-length"):
+                size = int(line.split()[1])
+        reader.read(size)

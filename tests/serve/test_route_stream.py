@@ -1,0 +1,238 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from libra_guard.predict.stream import SHORTENED
+
+URL = "/v1/guard/stream"
+QUESTION = "怎么泡绿茶？"
+SAFE = "先把杯子温一下，再投茶。"
+MakeServer = Callable[..., TestClient]
+
+
+def post(client: TestClient, **body: Any) -> dict[str, Any]:
+    answer = client.post(URL, json=body)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def told(client: TestClient, answer: str, size: int, **body: Any) -> tuple[str, dict[str, Any]]:
+    """What is released of an answer sent in pieces, and the last response."""
+    released, state = "", None
+    for start in range(0, len(answer), size):
+        text, end = answer[start : start + size], start + size >= len(answer)
+        last = post(client, question=QUESTION, text=text, state=state, end=end, **body)
+        released, state = released + last["released"], last["state"]
+        if last["stopped"]:
+            break
+    return released, last
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_an_answer_in_pieces(client: TestClient, guard: Any, size: int) -> None:
+    answer = f"{SAFE}\r\n{SAFE}👨‍👩‍👧 好的，就这样喝吧\u200b "
+    assert told(client, answer, size)[0] == answer
+    assert guard.asked == [f"{SAFE}\r\n", SAFE, "👨‍👩‍👧 好的，就这样喝吧\u200b "]
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_nothing_leaves_from_what_is_blocked_on(client: TestClient, guard: Any, size: int) -> None:
+    released, last = told(client, f"{SAFE}然后【坏】这样做就行了。{SAFE}", size)
+    assert released == SAFE
+    assert last["stopped"]
+    assert last["state"] is None
+    assert last["windows"][-1]["decision"]["action"] == "block"
+    assert (last["windows"][-1]["start"], last["windows"][-1]["end"]) == (12, 24)
+    assert last["answer"]
+
+
+def test_what_is_answered(client: TestClient) -> None:
+    first = post(client, question=QUESTION, text=f"{SAFE}然后")
+    assert first["released"] == SAFE
+    assert (first["stopped"], first["answer"]) == (False, None)
+    (window,) = first["windows"]
+    assert (window["start"], window["end"]) == (0, 12)
+    assert window["verdict"]["label"] == "安全"
+    assert window["decision"]["action"] == "pass"
+    assert first["state"]["pending"] == "然后"
+    held = post(client, question=QUESTION, text="注水", state=first["state"])
+    assert (held["released"], held["windows"], held["state"]["pending"]) == ("", [], "然后注水")
+    last = post(client, question=QUESTION, text="", state=held["state"], end=True)
+    assert (last["released"], last["state"]) == ("然后注水", None)
+
+
+def test_the_same_request_again_is_answered_the_same(client: TestClient) -> None:
+    first = post(client, question=QUESTION, text=f"{SAFE}然后")
+    again = [post(client, question=QUESTION, text=f"注水。{SAFE}再", state=first["state"]) for _ in range(2)]
+    assert again[0] == again[1]
+
+
+def test_a_doubt_is_looked_at_with_the_text_of_an_earlier_request(client: TestClient, guard: Any) -> None:
+    first = post(client, question=QUESTION, text=f"{SAFE}然后")
+    post(client, question=QUESTION, text="【疑】就这样注水吧。", state=first["state"], end=True)
+    assert guard.asked[1:] == ["然后【疑】就这样注水吧。", f"{SAFE}然后【疑】就这样注水吧。"]
+
+
+def test_an_answer_without_a_question(client: TestClient) -> None:
+    assert post(client, text=f"{SAFE}【坏】", end=True)["stopped"]
+
+
+def test_messages_before_the_answer(client: TestClient) -> None:
+    messages = [
+        {"role": "user", "content": "一"},
+        {"role": "assistant", "content": "二"},
+        {"role": "user", "content": "三"},
+    ]
+    assert post(client, messages=messages, text=SAFE, end=True)["released"] == SAFE
+
+
+def test_white_space_is_released_unjudged(client: TestClient, guard: Any) -> None:
+    last = post(client, question=QUESTION, text=" \n", end=True)
+    assert last["released"] == " \n"
+    assert last["windows"] == [{"start": 0, "end": 2, "verdict": None, "decision": None}]
+    assert guard.asked == []
+
+
+def test_a_profile_that_monitors(client: TestClient) -> None:
+    last = post(client, question=QUESTION, text=f"【坏】{SAFE}{SAFE}", end=True, policy="monitor")
+    assert last["released"] == f"【坏】{SAFE}{SAFE}"
+    assert [window["decision"]["would"] for window in last["windows"]] == ["block", "pass"]
+
+
+@pytest.mark.parametrize(
+    ("body", "word"),
+    [({}, "抱歉"), ({"language": "en"}, "sorry"), ({"question": "How?"}, "sorry"), ({"question": None}, "抱歉")],
+)
+def test_the_safe_answer_is_in_the_language_of_the_question(
+    client: TestClient, body: dict[str, Any], word: str
+) -> None:
+    last = post(client, **{"question": QUESTION, "text": "【坏】这样。", "end": True, **body})
+    chinese = any("\u4e00" <= c <= "\u9fff" for c in last["answer"])
+    assert chinese == (word == "抱歉")
+
+
+def test_a_long_text_is_judged_in_batches(make_server: MakeServer, guard: Any) -> None:
+    client = make_server(batch_size=4, queue_size=8, max_conversations=8)
+    assert post(client, question=QUESTION, text=SAFE * 50, end=True)["released"] == SAFE * 50
+    assert max(map(len, guard.batches)) <= 4
+
+
+def test_nothing_is_judged_after_a_block(make_server: MakeServer, guard: Any) -> None:
+    client = make_server(batch_size=2)
+    post(client, question=QUESTION, text=f"【坏】{SAFE}" + SAFE * 50, end=True)
+    assert len(guard.asked) == 2
+
+
+def test_a_shortened_question_is_said(client: TestClient) -> None:
+    last = post(client, question="长" * 1000, text=SAFE, end=True)
+    assert SHORTENED in last["windows"][0]["verdict"]["notes"]
+
+
+STATE = {"position": 12, "before": SAFE, "repeated": 0, "pending": "然后", "half": None, "credit": 20.0}
+
+
+def test_the_state_of_these_tests_is_one(client: TestClient) -> None:
+    assert post(client, question=QUESTION, text="注水。", state=STATE, end=True)["released"] == "然后注水。"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "state",
+        [],
+        7,
+        {},
+        STATE | {"position": -1},
+        STATE | {"position": 1 << 70},
+        STATE | {"position": 1.5},
+        STATE | {"position": "12"},
+        STATE | {"position": True},
+        STATE | {"position": 3},
+        STATE | {"before": None},
+        STATE | {"before": "字" * 401, "position": 401},
+        STATE | {"repeated": 13},
+        STATE | {"pending": "字" * 401},
+        STATE | {"pending": 5},
+        STATE | {"half": 1},
+        STATE | {"half": "x"},
+        STATE | {"credit": 1e300},
+        STATE | {"credit": "NaN"},
+        STATE | {"more": 1},
+        {k: v for k, v in STATE.items() if k != "credit"},
+    ],
+)
+def test_a_state_that_was_never_given(client: TestClient, wrong: Any) -> None:
+    answer = client.post(URL, json={"question": QUESTION, "text": "好", "state": wrong})
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert error["type"] == "invalid_request_error"
+    assert error["param"].startswith("state")
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "code"),
+    [
+        ({}, "text", None),
+        ({"text": None}, "text", None),
+        ({"text": 5}, "text", None),
+        ({"text": ["好"]}, "text", None),
+        ({"text": "好" * 100_001}, "text", "text_too_long"),
+        ({"text": "好", "question": ""}, "question", None),
+        ({"text": "好", "question": " "}, "question", None),
+        ({"text": "好", "question": "问" * 100_001}, "question", "text_too_long"),
+        ({"text": "好", "question": "问", "messages": [{"role": "user", "content": "问"}]}, None, None),
+        ({"text": "好", "messages": []}, "messages", None),
+        ({"text": "好", "messages": [{"role": "user", "content": "问"}] * 201}, "messages", "too_many_messages"),
+        ({"text": "好", "messages": [{"role": "tool", "content": "问"}]}, "messages[0].role", None),
+        ({"text": "好", "end": "yes"}, "end", None),
+        ({"text": "好", "end": 1}, "end", None),
+        ({"text": "好", "language": "fr"}, "language", None),
+        ({"text": "好", "stream": True}, "stream", None),
+        ({"text": "好", "guard": ""}, "guard", None),
+    ],
+)
+def test_bad_requests(client: TestClient, body: dict[str, Any], param: str | None, code: str | None) -> None:
+    answer = client.post(URL, json=body)
+    assert answer.status_code == 400, answer.text
+    error = answer.json()["error"]
+    assert error["param"] == param
+    assert code in (None, error["code"])
+    assert "问" not in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("body", "code"), [({"guard": "other"}, "model_not_found"), ({"policy": "other"}, "policy_not_found")]
+)
+def test_an_unknown_name_is_told_before_there_is_anything_to_judge(
+    client: TestClient, body: dict[str, Any], code: str
+) -> None:
+    answer = client.post(URL, json={"text": "好", **body})
+    assert answer.status_code == 404
+    assert answer.json()["error"]["code"] == code
+
+
+@pytest.mark.parametrize(
+    "raw", [b"", b"{", b'{"text": "\\ud800"}', b'{"text": "a", "text": "b"}', b'{"text": NaN}', b"\xff", b"[]"]
+)
+def test_what_is_no_json(client: TestClient, raw: bytes) -> None:
+    answer = client.post(URL, content=raw, headers={"content-type": "application/json"})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["message"]
+
+
+def test_a_guard_that_fails(client: TestClient) -> None:
+    answer = client.post(URL, json={"text": "【错】这样做。", "end": True})
+    assert answer.status_code == 502
+
+
+def test_the_examples_of_the_document_are_good(client: TestClient) -> None:
+    document = client.get("/openapi.json").json()
+    examples = document["components"]["schemas"]["StreamRequest"]["examples"]
+    released = [post(client, **example)["released"] for example in examples]
+    assert len(released) == 2
+    assert "".join(released) == "".join(example["text"] for example in examples)
+    assert post(client, **examples[0])["state"] == examples[1]["state"] | {"half": None}

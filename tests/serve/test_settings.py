@@ -1,0 +1,93 @@
+"""What the server is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from libra_guard.errors import UsageError
+from libra_guard.predict.stream import StreamSettings
+from libra_guard.serve.settings import ServerSettings, public_name, read_settings
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"port": 70000}, "port (LIBRA_SERVE_PORT): "),
+        ({"port": "x"}, "LIBRA_SERVE_PORT"),
+        ({"workers": 0}, "LIBRA_SERVE_WORKERS"),
+        ({"guards": ()}, "a guard is needed"),
+        ({"guards": ("mini", "mini:/a")}, "two guards are called 'mini'"),
+        ({"queue_size": 10}, "queue_size must be max_conversations or more"),
+        ({"max_conversations": 20_000, "queue_size": 30_000}, "LIBRA_SERVE_MAX_CONVERSATIONS"),
+        ({"upstream": "example.org/v1"}, "http://"),
+        ({"deadline_ms": 0}, "LIBRA_SERVE_DEADLINE_MS"),
+        ({"batch_wait_ms": -1}, "LIBRA_SERVE_BATCH_WAIT_MS"),
+        ({"batch_wait_ms": float("nan")}, "LIBRA_SERVE_BATCH_WAIT_MS"),
+        ({"stream_overlap": 300}, "overlap is 300"),
+        ({"stream_hold_chars": 1}, "stream_hold_chars: "),
+        ({"nonsense": 1}, "nonsense"),
+    ],
+)
+def test_settings_that_make_no_sense(given: dict[str, Any], told: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        read_settings(**given)
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_secret_is_in_no_message(monkeypatch: Any) -> None:
+    with pytest.raises(UsageError) as caught:
+        read_settings(api_key=["geheim"])
+    assert "geheim" not in str(caught.value)
+    assert "geheim" not in repr(ServerSettings(api_key="geheim", audit_key="geheim", upstream_key="geheim"))
+
+
+def test_the_environment(monkeypatch: Any) -> None:
+    monkeypatch.setenv("LIBRA_SERVE_GUARDS", "mini, big=libra:/models/guard")
+    monkeypatch.setenv("LIBRA_SERVE_POLICIES", "a.yaml,b.yaml")
+    monkeypatch.setenv("LIBRA_SERVE_CORS_ORIGINS", "https://a.example")
+    monkeypatch.setenv("LIBRA_SERVE_API_KEY", "k")
+    monkeypatch.setenv("LIBRA_SERVE_PORT", "9000")
+    found = read_settings(port=9001)
+    assert found.guards == ("mini", "big=libra:/models/guard")
+    assert found.policies == (Path("a.yaml"), Path("b.yaml"))
+    assert found.cors_origins == ("https://a.example",)
+    assert (found.keys(), found.port) == (("k",), 9001)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"), [("LIBRA_SERVE_POTR", "LIBRA_SERVE_PORT?"), ("LIBRA_SERVE_XYZQ", "no setting")]
+)
+def test_a_variable_that_nobody_reads(monkeypatch: Any, name: str, told: str) -> None:
+    monkeypatch.setenv(name, "1")
+    with pytest.raises(UsageError, match=name) as caught:
+        read_settings()
+    assert told in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("spec", "name"),
+    [
+        ("mini", ("mini", "mini")),
+        ("mini:/a=b", ("mini", "mini:/a=b")),
+        ("libra:/models/x", ("libra", "libra:/models/x")),
+        ("big=libra:/models/a=b:c", ("big", "libra:/models/a=b:c")),
+    ],
+)
+def test_public_names(spec: str, name: tuple[str, str]) -> None:
+    assert public_name(spec) == name
+
+
+def test_streams() -> None:
+    assert ServerSettings().stream == StreamSettings()
+    assert ServerSettings(stream_hold_ms=500, stream_overlap=10).stream == StreamSettings(hold_ms=500, overlap=10)
+
+
+@pytest.mark.parametrize(
+    ("host", "local"), [("127.0.0.1", True), ("localhost", True), ("::1", True), ("0.0.0.0", False)]
+)
+def test_local(host: str, local: bool) -> None:
+    assert ServerSettings(host=host).is_local == local
