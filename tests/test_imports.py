@@ -40,6 +40,7 @@ LIGHT = (
     "libra_guard.guards.libra",
     "libra_guard.guards.cascade",
     "libra_guard.guards.ensemble",
+    "libra_guard.policy",
     "libra_guard.predict.runner",
     "libra_guard.data.registry",
     "libra_guard.train.recipe",

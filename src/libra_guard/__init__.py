@@ -14,12 +14,15 @@ from libra_guard.errors import BackendError, DataError, LibraError, MissingExtra
 from libra_guard.records import Conversation, Label, Message, Method, Role, Sample, Target, Verdict
 
 if TYPE_CHECKING:
+    from libra_guard.client import AsyncClient, Client
     from libra_guard.guards.base import Guard
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AsyncClient",
     "BackendError",
+    "Client",
     "Conversation",
     "DataError",
     "Label",
@@ -34,6 +37,17 @@ __all__ = [
     "Verdict",
     "load_guard",
 ]
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        # Looked up when asked for: who judges here has no need of policies, nor of what speaks HTTP.
+        if name in ("AsyncClient", "Client"):
+            from libra_guard import client
+
+            return getattr(client, name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def load_guard(name: str, **options: Any) -> Guard:

@@ -1,0 +1,12 @@
+#!/bin/sh
+# A gate for scripts: exits with 0 where the policy lets the text of standard input pass, 1 where it does not, 2 on errors.
+# echo '如何泡一杯绿茶？' | sh check.sh && echo passed
+set -u
+answer=$(python3 -c 'import json, sys; print(json.dumps({"conversations": [{"messages": [{"role": "user", "content": sys.stdin.read()}]}]}))' |
+  curl --silent --show-error --fail --max-time 30 "${LIBRA_URL:-http://127.0.0.1:8300}/v1/guard" \
+    --header 'Content-Type: application/json' ${LIBRA_API_KEY:+--header "Authorization: Bearer $LIBRA_API_KEY"} --data-binary @-) || exit 2
+case $(printf '%s' "$answer" | python3 -c 'import json, sys; print(json.load(sys.stdin)["results"][0]["decision"]["action"])') in
+  pass) exit 0 ;;
+  review | block) exit 1 ;;
+  *) exit 2 ;;
+esac

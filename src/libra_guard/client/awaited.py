@@ -1,0 +1,131 @@
+"""The client for code that runs in asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from typing import Any, Self
+
+from libra_guard.client.protocol import (
+    Ask,
+    ClientBase,
+    Failure,
+    Growing,
+    Judged,
+    Moderation,
+    Reply,
+    Result,
+    Steps,
+    content,
+    given,
+)
+from libra_guard.records import Conversation
+
+
+class AsyncClient(ClientBase):
+    """``Client`` for code that runs in asyncio; every method of it is the same, to be awaited."""
+
+    def __init__(
+        self,
+        base_url: str = "http://127.0.0.1:8300",
+        api_key: str | None = None,
+        *,
+        timeout: float = 60.0,
+        retries: int = 3,
+    ) -> None:
+        super().__init__(base_url, api_key, timeout, retries)
+        self._http = self._httpx.AsyncClient(**self._settings)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Ends the connections."""
+        await self._http.aclose()
+
+    async def judge(
+        self,
+        conversations: Sequence[Conversation],
+        *,
+        explain: bool = False,
+        guard: str | None = None,
+        policy: str | None = None,
+    ) -> list[Judged]:
+        """See ``Client.judge``."""
+        steps = self._judge(conversations, given(guard=guard, policy=policy, explain=explain or None))
+        return await self._run(steps)
+
+    async def check(
+        self,
+        question: str,
+        response: str | None = None,
+        *,
+        explain: bool = False,
+        guard: str | None = None,
+        policy: str | None = None,
+    ) -> Judged:
+        """See ``Client.check``."""
+        pair = Conversation.from_pair(question, response)
+        return (await self.judge([pair], explain=explain, guard=guard, policy=policy))[0]
+
+    async def moderate(self, texts: Sequence[str], *, guard: str | None = None) -> list[Moderation]:
+        """See ``Client.moderate``."""
+        return await self._run(self._moderate(texts, given(model=guard)))
+
+    def stream(
+        self, question: str, chunks: AsyncIterable[str], *, guard: str | None = None, policy: str | None = None
+    ) -> AsyncGuardedStream:
+        """See ``Client.stream``; not awaited itself."""
+        return AsyncGuardedStream(self, question, chunks, given(guard=guard, policy=policy))
+
+    async def guards(self) -> list[dict[str, Any]]:
+        """See ``Client.guards``."""
+        return await self._run(self._listed("/v1/guards"))
+
+    async def ready(self) -> bool:
+        """See ``Client.ready``."""
+        reply = await self._send(Ask("GET", "/readyz"))
+        return isinstance(reply, Reply) and reply.status == 200
+
+    async def _run(self, steps: Steps[Result]) -> Result:
+        reply: Reply | Failure | None = None
+        while True:
+            try:
+                step = steps.send(reply)
+            except StopIteration as done:
+                result: Result = done.value
+                return result
+            reply = await (self._send(step) if isinstance(step, Ask) else asyncio.sleep(step.seconds))
+
+    async def _send(self, ask: Ask) -> Reply | Failure:
+        try:
+            reply = await self._http.request(ask.method, self._base + ask.path, content=content(ask.body))
+        except self._httpx.RequestError as error:
+            return self._failure(error)
+        return Reply(reply.status_code, reply.headers, reply.text)
+
+
+class AsyncGuardedStream(Growing):
+    """``GuardedStream`` over an answer that comes asynchronously."""
+
+    def __init__(self, client: AsyncClient, question: str, chunks: AsyncIterable[str], fields: dict[str, Any]) -> None:
+        super().__init__(client, question, fields)
+        self._texts = self._shown(client, chunks)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> str:
+        return await anext(self._texts)
+
+    async def _shown(self, client: AsyncClient, chunks: AsyncIterable[str]) -> AsyncIterator[str]:
+        async for chunk in chunks:
+            if self._gather(chunk) and (text := await client._run(self._sent())):
+                yield text
+            if self.stopped:
+                return
+        if text := await client._run(self._sent(end=True)):
+            yield text

@@ -1,0 +1,190 @@
+"""The client for ordinary code."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Self
+
+from libra_guard.client.protocol import (
+    Ask,
+    ClientBase,
+    Failure,
+    Growing,
+    Judged,
+    Moderation,
+    Pause,
+    Reply,
+    Result,
+    Steps,
+    content,
+    given,
+)
+from libra_guard.records import Conversation
+
+
+class Client(ClientBase):
+    """Asks a server of Libra's for verdicts. May be used by several threads at once.
+
+    Asked again are requests that met no connection, 429 and 503, after the time that ``Retry-After`` asks for or with
+    growing pauses. To judge twice changes nothing but the server's counters.
+
+    Args:
+        base_url: The server, with or without ``/v1``.
+        api_key: By default ``LIBRA_API_KEY``.
+        timeout: Seconds to wait for an answer in one attempt.
+        retries: Further attempts after the first.
+
+    Raises:
+        UsageError: The address is none, or a number makes no sense.
+        MissingExtraError: The extra ``serve`` is not installed.
+    """
+
+    def __init__(
+        self,
+        base_url: str = "http://127.0.0.1:8300",
+        api_key: str | None = None,
+        *,
+        timeout: float = 60.0,
+        retries: int = 3,
+    ) -> None:
+        super().__init__(base_url, api_key, timeout, retries)
+        self._http = self._httpx.Client(**self._settings)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the connections."""
+        self._http.close()
+
+    def judge(
+        self,
+        conversations: Sequence[Conversation],
+        *,
+        explain: bool = False,
+        guard: str | None = None,
+        policy: str | None = None,
+    ) -> list[Judged]:
+        """Judges each conversation, as ``Guard.judge`` does; more than the server takes at once go in several requests.
+
+        Args:
+            conversations: A list of any length.
+            explain: Also give an analysis.
+            guard: One of ``guards()``; by default the server's first.
+            policy: Name of a policy profile; by default the server's.
+
+        Returns:
+            One verdict each, in order, with the policy's decision.
+
+        Raises:
+            TypeError: Something else than a list of conversations was given.
+            UsageError: The server does not take the request: an unknown guard or policy, a wrong key, too long a text.
+            BackendError: The server is not there, too busy, too slow, or failed.
+        """
+        return self._run(self._judge(conversations, given(guard=guard, policy=policy, explain=explain or None)))
+
+    def check(
+        self,
+        question: str,
+        response: str | None = None,
+        *,
+        explain: bool = False,
+        guard: str | None = None,
+        policy: str | None = None,
+    ) -> Judged:
+        """Judges an answer to a question; without one, the question. Arguments and errors as of ``judge``.
+
+        Raises:
+            ValueError: A text cannot be judged; see ``records.check_text``.
+        """
+        pair = Conversation.from_pair(question, response)
+        return self.judge([pair], explain=explain, guard=guard, policy=policy)[0]
+
+    def moderate(self, texts: Sequence[str], *, guard: str | None = None) -> list[Moderation]:
+        """What the moderation interface says of each text, as user messages.
+
+        Raises:
+            TypeError: Something else than a list of texts was given.
+            ValueError: A text cannot be judged; see ``records.check_text``.
+            LibraError: As of ``judge``.
+        """
+        return self._run(self._moderate(texts, given(model=guard)))
+
+    def stream(
+        self, question: str, chunks: Iterable[str], *, guard: str | None = None, policy: str | None = None
+    ) -> GuardedStream:
+        """Guards an answer while it grows.
+
+        Args:
+            question: What is answered; empty where it is not known. It is not judged itself: ``check`` does that.
+            chunks: The answer as it comes.
+            guard: As of ``judge``.
+            policy: As of ``judge``.
+
+        Returns:
+            An iterator over text that may be shown.
+        """
+        return GuardedStream(self, question, chunks, given(guard=guard, policy=policy))
+
+    def guards(self) -> list[dict[str, Any]]:
+        """The guards that the server has, the default first.
+
+        Raises:
+            LibraError: As of ``judge``.
+        """
+        return self._run(self._listed("/v1/guards"))
+
+    def ready(self) -> bool:
+        """Whether the server is there and takes requests; never raises for one that is not."""
+        reply = self._send(Ask("GET", "/readyz"))
+        return isinstance(reply, Reply) and reply.status == 200
+
+    def _run(self, steps: Steps[Result]) -> Result:
+        reply: Reply | Failure | None = None
+        while True:
+            try:
+                step = steps.send(reply)
+            except StopIteration as done:
+                result: Result = done.value
+                return result
+            if isinstance(step, Pause):
+                time.sleep(step.seconds)
+            reply = self._send(step) if isinstance(step, Ask) else None
+
+    def _send(self, ask: Ask) -> Reply | Failure:
+        try:
+            reply = self._http.request(ask.method, self._base + ask.path, content=content(ask.body))
+        except self._httpx.RequestError as error:
+            return self._failure(error)
+        return Reply(reply.status_code, reply.headers, reply.text)
+
+
+class GuardedStream(Growing):
+    """An iterator over the text of an answer that may be shown, in pieces that end with sentences.
+
+    It ends with the answer, or before the first text that the policy blocks; ``stopped`` then says why. Nothing of
+    the answer is read after that. An error of the server is raised where text would follow that nobody judged.
+    """
+
+    def __init__(self, client: Client, question: str, chunks: Iterable[str], fields: dict[str, Any]) -> None:
+        super().__init__(client, question, fields)
+        self._texts = self._shown(client, chunks)
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> str:
+        return next(self._texts)
+
+    def _shown(self, client: Client, chunks: Iterable[str]) -> Iterator[str]:
+        for chunk in chunks:
+            if self._gather(chunk) and (text := client._run(self._sent())):
+                yield text
+            if self.stopped:
+                return
+        if text := client._run(self._sent(end=True)):
+            yield text

@@ -1,0 +1,304 @@
+"""What both clients share: what is asked, what is asked again, and how answers are read.
+
+The methods are generators that know of no connection: they yield a request or a pause, and are sent what came of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+from libra_guard.errors import BackendError, LibraError, RefusedError, UsageError, require
+from libra_guard.guards.conversations import checked_conversations
+from libra_guard.policy import Action, Decision
+from libra_guard.records import Conversation, Target, Verdict, check_text
+
+MAX_PAUSE = 60.0
+"""Seconds; a server that asks for more patience than this has failed for now."""
+_FIRST_PAUSE = 0.25
+_BUSY = frozenset({429, 503})
+_GATHERED = 40
+"""Characters of a growing answer that are sent together where no sentence ends before."""
+_ENDS = frozenset("。！？；…!?;\n")
+
+Result = TypeVar("Result")
+
+
+class Judged(Verdict):
+    """A verdict as a guard gives it, and what the server's policy makes of it."""
+
+    decision: Decision
+    answer: str | None = None
+    """The policy's safe answer, in the language of the question, where it says to block."""
+
+    @property
+    def blocked(self) -> bool:
+        """Whether the policy says to block."""
+        return self.decision.action is Action.BLOCK
+
+
+class Moderation(BaseModel):
+    """What the moderation interface says of one text; fields that are not named here are kept."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    flagged: bool
+    categories: dict[str, bool]
+    category_scores: dict[str, float]
+
+
+class Ask(NamedTuple):
+    """A request to be sent."""
+
+    method: str
+    path: str
+    body: dict[str, Any] | None = None
+
+
+class Pause(NamedTuple):
+    """Time to let pass."""
+
+    seconds: float
+
+
+class Reply(NamedTuple):
+    """What the server answered."""
+
+    status: int
+    headers: Mapping[str, str]
+    text: str
+
+
+class Failure(NamedTuple):
+    """No answer, and why."""
+
+    words: str
+    again: bool
+    """Whether the request may be sent once more."""
+
+
+class Limits(NamedTuple):
+    """What the server takes in one request; by default as where nobody set it otherwise."""
+
+    max_conversations: int = 100
+    max_body_bytes: int = 1_000_000
+
+
+# Yields what is to be done next; is sent what came of it, and nothing after a pause.
+Steps = Generator[Ask | Pause, Reply | Failure | None, Result]
+
+
+class ClientBase:
+    """What both clients share: everything but the network.
+
+    Raises:
+        UsageError: The address is none, or a number makes no sense.
+        MissingExtraError: The extra ``serve`` is not installed.
+    """
+
+    def __init__(self, base_url: str, api_key: str | None, timeout: float, retries: int) -> None:
+        if timeout <= 0 or retries < 0:
+            raise UsageError("timeout must be more than 0, retries at least 0")
+        self._httpx: Any = require("httpx2", "serve")
+        try:
+            address = self._httpx.URL(base_url)
+        except (TypeError, self._httpx.InvalidURL):
+            address = None
+        if address is None or address.scheme not in ("http", "https") or not address.host:
+            raise UsageError("base_url is no address of a server: give one such as http://127.0.0.1:8300")
+        # Users of the openai client are used to give the /v1 too.
+        self._base = base_url.rstrip("/").removesuffix("/v1")
+        # In messages; without the user and password that an address may hold.
+        self._shown = f"{address.scheme}://{address.netloc.decode()}"
+        self._timeout, self._retries = timeout, retries
+        self._limits: Limits | None = None
+        key = api_key or os.environ.get("LIBRA_API_KEY")
+        self._settings: dict[str, Any] = {
+            "timeout": timeout,
+            "headers": {"content-type": "application/json", **({"authorization": f"Bearer {key}"} if key else {})},
+        }
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._shown!r})"
+
+    def _judge(self, conversations: Sequence[Conversation], fields: dict[str, Any]) -> Steps[list[Judged]]:
+        rows = [
+            {"messages": [{"role": m.role.value, "content": m.content} for m in c.messages]}
+            for c in checked_conversations(conversations, "server", frozenset(Target))
+        ]
+        found: list[Judged] = []
+        for batch in (yield from self._batches(rows)):
+            answer = yield from self._answer(Ask("POST", "/v1/guard", {"conversations": batch, **fields}))
+            with self._reading():
+                read = [judged(row) for row in answer["results"]]
+                _same_length(read, batch)
+            found += read
+        return found
+
+    def _moderate(self, texts: Sequence[str], fields: dict[str, Any]) -> Steps[list[Moderation]]:
+        if isinstance(texts, str):
+            raise TypeError("moderate takes a list of texts, not a text")
+        found: list[Moderation] = []
+        for batch in (yield from self._batches([check_text(text, "text") for text in texts])):
+            answer = yield from self._answer(Ask("POST", "/v1/moderations", {"input": batch, **fields}))
+            with self._reading():
+                read = [Moderation.model_validate(row) for row in answer["results"]]
+                _same_length(read, batch)
+            found += read
+        return found
+
+    def _listed(self, path: str) -> Steps[list[dict[str, Any]]]:
+        answer = yield from self._answer(Ask("GET", path))
+        with self._reading():
+            return [dict(row) for row in answer["data"]]
+
+    def _batches(self, rows: list[Any]) -> Steps[list[list[Any]]]:
+        """Cuts what is more than the server takes at once; it is asked how much that is when it first matters."""
+        if len(rows) > 1 and self._limits is None:
+            answer = yield from self._answer(Ask("GET", "/v1/guards"))
+            with self._reading():
+                self._limits = Limits(**{name: int(answer[name]) for name in Limits._fields if name in answer})
+        limits = self._limits or Limits()
+        batches: list[list[Any]] = []
+        room = 0
+        for row in rows:
+            size = len(json.dumps(row, ensure_ascii=False).encode()) + 2
+            if not batches or size > room or len(batches[-1]) == limits.max_conversations:
+                batches.append([])
+                # The other fields of a request need a little of it.
+                room = limits.max_body_bytes - 1000
+            batches[-1].append(row)
+            room -= size
+        return batches
+
+    def _answer(self, ask: Ask) -> Steps[Any]:
+        """The JSON that the server answers, at the last attempt if need be."""
+        attempt = 0
+        while True:
+            reply = yield ask
+            pause = _pause(reply, attempt)
+            if pause is None or attempt == self._retries:
+                return self._read(reply, attempt)
+            yield Pause(pause)
+            attempt += 1
+
+    def _read(self, reply: Reply | Failure | None, attempt: int) -> Any:
+        tried = f" ({attempt + 1} attempts)" if attempt else ""
+        if not isinstance(reply, Reply):
+            raise BackendError(f"the server {self._shown} {reply.words if reply else 'said nothing'}{tried}")
+        if reply.status == 200:
+            with self._reading():
+                return json.loads(reply.text)
+        message, code = _error(reply.text)
+        raise _kind(reply.status, code)(f"the server {self._shown} answered {reply.status}: {message}{tried}")
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Turns the errors of reading an answer of another form into one for people."""
+        try:
+            yield
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            # Not the error's own words: they would show the answer, and with it a user's text.
+            raise BackendError(f"what answers at {self._shown} does not answer as Libra's server does") from error
+
+    def _failure(self, error: Exception) -> Failure:
+        """What to make of an error of the network."""
+        late = isinstance(error, self._httpx.TimeoutException) and not isinstance(error, self._httpx.ConnectTimeout)
+        if late:
+            # Not again: a server that is too slow has no need of the same work twice.
+            return Failure(f"did not answer within {self._timeout:g} s", again=False)
+        return Failure(f"cannot be reached: {error or type(error).__name__}", again=True)
+
+
+class Growing:
+    """An answer that grows: what of it was sent, and what the server said of it."""
+
+    stopped: Judged | None = None
+    """The verdict that ended the stream, with the decision; None where nothing did."""
+
+    def __init__(self, server: ClientBase, question: str, fields: dict[str, Any]) -> None:
+        asked = {"question": check_text(question, "question")} if question else {}
+        self._server, self._fixed = server, {**asked, **fields}
+        self._gathered, self._state = "", None
+
+    def _gather(self, chunk: str) -> bool:
+        """Adds a chunk; says whether it is time to send what there is."""
+        self._gathered += chunk
+        return len(self._gathered) >= _GATHERED or not _ENDS.isdisjoint(chunk)
+
+    def _sent(self, end: bool = False) -> Steps[str]:
+        """Sends what was gathered; returns text that may be shown now."""
+        body = {**self._fixed, "text": self._gathered, "state": self._state, "end": end}
+        self._gathered = ""
+        answer = yield from self._server._answer(Ask("POST", "/v1/guard/stream", body))
+        with self._server._reading():
+            released, self._state = answer["released"], answer["state"]
+            if answer["stopped"]:
+                self.stopped = judged({**answer["windows"][-1], "answer": answer["answer"]})
+            return str(released)
+
+
+def judged(row: Mapping[str, Any]) -> Judged:
+    """Reads a result as the server writes it: ``verdict``, ``decision``, and an ``answer`` where there is one.
+
+    Raises:
+        KeyError: One of them is missing.
+        ValueError: One of them is of another form.
+    """
+    return Judged.model_validate({**row["verdict"], "decision": row["decision"], "answer": row.get("answer")})
+
+
+def given(**fields: Any) -> dict[str, Any]:
+    """The fields of a request that were given."""
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def content(body: dict[str, Any] | None) -> bytes | None:
+    """A request's body as it is sent.
+
+    Raises:
+        UsageError: A text in it holds a lone surrogate.
+    """
+    try:
+        return None if body is None else json.dumps(body, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise UsageError("a text holds a lone surrogate, which no server takes") from None
+
+
+def _same_length(read: Sequence[object], asked: Sequence[object]) -> None:
+    if len(read) != len(asked):
+        raise ValueError(f"{len(read)} results for {len(asked)} rows")
+
+
+def _pause(reply: Reply | Failure | None, attempt: int) -> float | None:
+    """Seconds before the next attempt; None where there is to be none."""
+    growing: float = _FIRST_PAUSE * 2**attempt * random.uniform(0.5, 1.5)
+    if not isinstance(reply, Reply):
+        return growing if reply is not None and reply.again else None
+    if reply.status not in _BUSY:
+        return None
+    try:
+        asked = float(reply.headers["retry-after"])
+    except (KeyError, ValueError):
+        return growing
+    return None if asked > MAX_PAUSE else max(asked, 0.0)
+
+
+def _error(text: str) -> tuple[str, str | None]:
+    """The server's own words and its code for them; the beginning of the text where it is no error of Libra's."""
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        error = json.loads(text)["error"]
+        return str(error["message"]), error.get("code")
+    return " ".join(text.split())[:200] or "nothing", None
+
+
+def _kind(status: int, code: str | None) -> type[LibraError]:
+    if code == "refused_by_model":
+        return RefusedError
+    return UsageError if 400 <= status < 500 and status not in (408, 429) else BackendError
