@@ -26,8 +26,8 @@ from libra_guard.train.join import choose_threshold
 from libra_guard.train.mixture import Example, Reader, Split
 from libra_guard.train.recipe import Recipe
 
-HERE = Path(__file__).parent
-ROOT = HERE.parent
+ROOT = Path(__file__).parents[1]
+WORDS = ROOT / "src" / "libra_guard" / "synth" / "configs" / "sensitive_words.txt"
 SHOWN = ("accuracy", "f1_safe", "f1_unsafe", "auc", "over_refusal")
 
 
@@ -62,7 +62,7 @@ class Words:
     """Flags an answer that holds one of the words."""
 
     def __init__(self) -> None:
-        lines = (HERE / "sensitive_words.txt").read_text(encoding="utf-8").splitlines()
+        lines = WORDS.read_text(encoding="utf-8").splitlines()
         self.words = [line for line in lines if line and not line.startswith("#")]
 
     def scores(self, examples: list[Example]) -> tuple[np.ndarray, float]:

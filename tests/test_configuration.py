@@ -7,7 +7,7 @@ from typing import Any, Self
 import pytest
 from pydantic import Field, ValidationError, model_validator
 
-from libra_guard.configuration import ConfigFile, Strict, read_object, read_yaml
+from libra_guard.configuration import ConfigFile, Move, Strict, read_object, read_yaml
 from libra_guard.errors import UsageError
 
 
@@ -174,6 +174,62 @@ def test_a_file_changes_what_it_extends(tmp_path: Path, changes: str, merged: di
     middle = written(tmp_path / "deep", middle="extends: ../base.yaml")
     path = written(tmp_path, top=f"{changes}\nextends: {middle.relative_to(tmp_path)}")
     assert read_yaml(path) == merged
+
+
+class Set(Table):
+    kind = "set"
+
+    @classmethod
+    def moved(cls, settings: dict[str, Any], move: Move) -> dict[str, Any]:
+        return settings | {"tea": move(settings["tea"])}
+
+
+@pytest.mark.parametrize("name", ["leaves.txt", "../leaves.txt", "more"])
+def test_files_that_an_extended_file_names_are_found_beside_it(tmp_path: Path, name: str) -> None:
+    base = tmp_path / "base" / "deep"
+    (base / "more").mkdir(parents=True)
+    (tmp_path / "own").mkdir()
+    for folder in (base, base.parent, tmp_path / "own"):
+        (folder / "leaves.txt").touch()
+    written(base, base=f"tea: {name}")
+    written(tmp_path, middle="extends: base/deep/base.yaml")
+    path = written(tmp_path / "own", top="extends: ../middle.yaml")
+    tea = Path(Set.read(path).tea)
+    assert not tea.is_absolute()
+    assert (path.parent / tea).samefile(base / name)
+
+
+def test_what_names_no_file_and_what_the_file_itself_names_stays(tmp_path: Path) -> None:
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "leaves.txt").touch()
+    for name in ("绿茶", str(tmp_path / "base" / "leaves.txt"), "x" * 5000):
+        written(tmp_path / "base", base=f"tea: {name}")
+        assert Set.read(written(tmp_path, top="extends: base/base.yaml")).tea == name
+    assert Set.read(written(tmp_path, top="{extends: base/base.yaml, tea: leaves.txt}")).tea == "leaves.txt"
+    # As it is written, where both files lie in one folder.
+    written(tmp_path / "base", base="tea: ./leaves.txt")
+    assert Set.read(written(tmp_path / "base", top="extends: base.yaml")).tea == "./leaves.txt"
+
+
+def test_files_that_come_with_the_package_go_by_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package, own = tmp_path / "package", tmp_path / "own"
+    for folder in (package, own):
+        folder.mkdir()
+    monkeypatch.setattr(Set, "bundled", package)
+    monkeypatch.chdir(own)
+    (package / "leaves.txt").touch()
+    written(package, plain="tea: leaves.txt")
+    assert Set.read("plain").tea == "leaves.txt"
+    assert Set.find("plain").parent == package
+    assert Set.read(written(own, plain="extends: plain")).tea == "../package/leaves.txt"
+    with pytest.raises(UsageError, match=r"^plane: No such file or directory; with the package come plain$"):
+        Set.read("plane")
+    # A folder is no such file; a file is.
+    (own / "plain").mkdir()
+    assert Set.find("plain").parent == package
+    (own / "plain").rmdir()
+    (own / "plain").write_text("tea: 绿茶", encoding="utf-8")
+    assert Set.read("plain").tea == "绿茶"
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self, get_args
 
@@ -16,6 +17,8 @@ from libra_guard.errors import UsageError
 EXTENDS = "extends"
 """The key that names a file to start from."""
 Probability = Annotated[float, Field(ge=0, le=1)]
+Move = Callable[[str], str]
+"""Makes a name of a file what another settings file calls it; what names no file stays."""
 
 
 class Strict(BaseModel):
@@ -28,6 +31,8 @@ class ConfigFile(Strict):
     """What stands in one YAML file. A subclass names its ``kind`` for messages."""
 
     kind: ClassVar[str]
+    bundled: ClassVar[Path | None] = None
+    """Folder of the files that come with the package, and go by their names without ``.yaml``."""
 
     @classmethod
     def read(cls, path: str | Path) -> Self:
@@ -36,7 +41,34 @@ class ConfigFile(Strict):
         Raises:
             UsageError: The file is missing, is not YAML, or has a wrong or unknown key; the message names it.
         """
-        return cls.checked(read_yaml(path), path)
+        return cls.checked(cls.unchecked(path), path)
+
+    @classmethod
+    def unchecked(cls, path: str | Path) -> Any:
+        """What a file says, as ``read_yaml`` reads it; names of files in one that it extends are found beside that one.
+
+        Raises:
+            UsageError: As for ``read_yaml``.
+        """
+        return _read(cls.find(path), (), cls)
+
+    @classmethod
+    def find(cls, name: str | Path, beside: Path = Path(".")) -> Path:
+        """The file of that name; where there is none, the one that comes with the package under it."""
+        own = beside / name
+        if own.is_file() or str(name) not in cls.bundled_names():
+            return own
+        return cls.bundled / f"{name}.yaml" if cls.bundled else own
+
+    @classmethod
+    def bundled_names(cls) -> list[str]:
+        """Of the files that come with the package."""
+        return sorted(path.stem for path in cls.bundled.glob("*.yaml")) if cls.bundled else []
+
+    @classmethod
+    def moved(cls, settings: dict[str, Any], move: Move) -> dict[str, Any]:
+        """Unchecked settings with all names of files in them moved, where a file names files that lie beside it."""
+        return settings
 
     @classmethod
     def checked(cls, settings: Any, place: str | Path) -> Self:
@@ -67,7 +99,7 @@ def read_yaml(path: str | Path) -> Any:
     Raises:
         UsageError: A file is missing or is not YAML, or extends itself or one without keys.
     """
-    return _read(Path(path), ())
+    return _read(Path(path), (), ConfigFile)
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -87,22 +119,39 @@ def read_object(path: Path) -> dict[str, Any]:
     return found
 
 
-def _read(path: Path, above: tuple[Path, ...]) -> Any:
+def _read(path: Path, above: tuple[Path, ...], kind: type[ConfigFile]) -> Any:
     if path.resolve() in above:
         raise UsageError(f"{path}: extends itself")
     try:
         found = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}") from None
+        names = kind.bundled_names() if isinstance(error, FileNotFoundError) else ()
+        hint = f"; with the package come {', '.join(names)}" if names else ""
+        raise UsageError(f"{path}: {error.strerror}{hint}") from None
     except (yaml.YAMLError, ValueError) as error:
         raise UsageError(f"{path}: not YAML: {error}") from None
     if not isinstance(found, dict) or EXTENDS not in found:
         return found
-    extended = path.parent / str(found.pop(EXTENDS))
-    base = _read(extended, (*above, path.resolve()))
+    extended = kind.find(str(found.pop(EXTENDS)), path.parent)
+    base = _read(extended, (*above, path.resolve()), kind)
     if not isinstance(base, dict):
         raise UsageError(f"{path}: extends {extended}, which has no keys")
-    return _merged(base, found)
+    return _merged(kind.moved(base, _mover(extended.parent, path.parent)), found)
+
+
+def _mover(old: Path, new: Path) -> Move:
+    """Of names of files beside one folder to those of the same files seen from another one."""
+    if old.resolve() == new.resolve():
+        return lambda name: name
+
+    def move(name: str) -> str:
+        there = old / name
+        if not name or Path(name).is_absolute() or not os.path.exists(there):
+            return name
+        # Relative: what a run writes down of its settings is the same wherever the two folders lie together.
+        return os.path.relpath(there.parent.resolve() / there.name, new.resolve())
+
+    return move
 
 
 def _told(error: ValidationError, model: type[BaseModel]) -> Iterator[str]:

@@ -43,6 +43,17 @@ def test_what_stands_in_the_folder(make_round: MakeRound) -> None:
     assert (one.folder / "rules" / "hate_speech_and_abuse.md").read_text(encoding="utf-8") == rules_of("仇恨与辱骂")
 
 
+@pytest.mark.parametrize(
+    ("scenario", "words"),
+    [
+        ("伦理道德", ("中国台湾", "国家领导人", "编造国家政策")),
+        ("违法犯罪", ("黄历", "解梦", "八字起名", "属相")),
+    ],
+)
+def test_the_rules_draw_the_line_at_what_annotators_meet(scenario: str, words: tuple[str, ...]) -> None:
+    assert not [word for word in words if word not in rules_of(scenario)]
+
+
 def test_everyone_has_all_rows_in_an_order_of_their_own(make_round: MakeRound) -> None:
     one = make_round(40)
     orders = []

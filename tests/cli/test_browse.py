@@ -32,6 +32,23 @@ def test_the_page_is_written(call, rows, tmp_path):
     assert out.read_bytes() != first
 
 
+def test_the_files_of_a_pipeline_are_told_and_spared(call, rows, tmp_path):
+    data = tmp_path / "data"
+    for stage in ("stage1", "stage2"):
+        (data / stage).mkdir(parents=True)
+        (data / stage / "train.jsonl").write_bytes(rows.read_bytes())
+    for name in ("card.json", "README.md"):
+        (data / name).write_text("{}")
+    result = browse(call, data, tmp_path / "page.html")
+    assert result.exit_code == 0
+    told = result.stderr.splitlines()
+    assert told[0].endswith("page.html: 40 of 40 rows")
+    assert told[1:] == [f"  20 in {data / stage / 'train.jsonl'}" for stage in ("stage1", "stage2")]
+    before = (data / "stage2" / "train.jsonl").read_bytes()
+    assert isinstance(browse(call, data, data / "stage2" / "train.jsonl").exception, UsageError)
+    assert (data / "stage2" / "train.jsonl").read_bytes() == before
+
+
 def test_unreadable_rows_are_counted(call, rows, tmp_path):
     with rows.open("a") as stream:
         stream.write("{\n")

@@ -27,10 +27,25 @@ def test_the_offline_run_makes_a_data_set_that_datasets_loads(tmp_path: Path) ->
     assert code == 0, error
     assert "queries: 15 rows, 0 rejects" in told
     card = (tmp_path / "data" / "README.md").read_text(encoding="utf-8")
-    assert "Written by a grammar, judged by mini, words:sensitive_words.txt" in card
+    assert "written by grammar, answered by grammar, judged by mini, words:sensitive_words.txt" in card
     code, told, _ = call("run", CONFIG, "--out", tmp_path, *SMALL)
     assert code == 0
     assert told.count("stand there already") == 8
+
+
+@pytest.mark.parametrize("how", ["by name", "extended"])
+def test_settings_that_come_with_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path)
+    config = tmp_path / "mine" / "mine.yaml"
+    config.write_text(f"extends: {CONFIG}\nname: mine\n", encoding="utf-8")
+    code, told, error = call("run", "offline" if how == "by name" else config, "--out", "out", *SMALL)
+    assert code == 0, error
+    assert told.splitlines()[0].startswith("note: responders: 1; a set to train on wants 3 or more")
+    assert told.count("note: ") == 1
+    assert f"# {'mine' if how == 'extended' else 'libra-offline'}\n" in Path("out/data/README.md").read_text("utf-8")
+    if how == "by name":
+        assert "note: " not in call("elements", "offline", "--out", "out", *SMALL)[1]
 
 
 def test_steps_by_themselves(tmp_path: Path) -> None:
@@ -86,7 +101,7 @@ def test_what_is_done_is_told_when_a_later_step_stops(tmp_path: Path) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     code, _, error = call("run", tmp_path / "none.yaml", "--out", tmp_path / "out")
     assert code
-    assert "none.yaml: No such file" in error
+    assert "none.yaml: No such file or directory; with the package come local-lm, offline, servers" in error
 
 
 def test_a_judge_that_is_not_there_is_named_before_hours_are_spent(tmp_path: Path) -> None:

@@ -306,6 +306,55 @@ def test_the_same_rows_give_the_same_bytes(write):
     assert data["chinese"]["Gambling"] == "赌博"
 
 
+# What comes out of a pipeline
+
+
+@pytest.fixture
+def pipeline(write, tmp_path):
+    for name in ("stage1", "stage2"):
+        (tmp_path / name).mkdir()
+    write({"name": "toy", "stages": {}}, name="card.json")
+    (tmp_path / "README.md").touch()
+    write(sample(1), sample(2), name="stage1/train.jsonl")
+    write(sample(3), name="stage1/dev.jsonl")
+    write(sample(4), name="stage2/train.jsonl")
+    write(sample(5), name="left_out.jsonl")
+    return tmp_path
+
+
+def test_of_a_pipeline_the_samples_of_both_stages_are_shown(pipeline):
+    found = sample_rows(pipeline, 9, 1)
+    shown = [(row["facets"]["stage"], row["facets"]["file"], row["row"]["id"]) for row in found.rows]
+    assert shown == [
+        ("stage1", "dev.jsonl", 3),
+        ("stage1", "train.jsonl", 1),
+        ("stage1", "train.jsonl", 2),
+        ("stage2", "train.jsonl", 4),
+    ]
+    names = ("stage1/dev.jsonl", "stage1/train.jsonl", "stage2/train.jsonl")
+    assert list(found.files.items()) == [(str(pipeline / name), n) for name, n in zip(names, (1, 2, 1), strict=True)]
+    assert "stage" not in page(pipeline / "left_out.jsonl").data["rows"][0]["facets"]
+
+
+def test_where_no_row_went_into_a_stage_what_was_left_out_is_shown(pipeline):
+    for file in pipeline.glob("stage*/*"):
+        file.unlink()
+    assert [row["row"]["id"] for row in sample_rows(pipeline, 9, 1).rows] == [5]
+    (pipeline / "left_out.jsonl").unlink()
+    with pytest.raises(UsageError, match="there is a card and no data"):
+        sample_rows(pipeline, 9, 1)
+
+
+def test_a_file_of_that_name_alone_is_data(write):
+    assert len(sample_rows(write(sample(), name="card.json").parent, 9, 1).rows) == 1
+
+
+def test_files_without_rows_are_told_too(write, tmp_path):
+    write(sample(), name="a.jsonl")
+    write(name="b.jsonl")
+    assert list(sample_rows(tmp_path, 9, 1).files.values()) == [1, 0]
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
 def test_in_a_browser_hostile_texts_stay_texts(write, tmp_path):

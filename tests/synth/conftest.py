@@ -38,7 +38,7 @@ def says(prompt: Prompt) -> str:
         label = "不安全" if "支持你" in answer else "安全"
         return json.dumps({"答案": label, "分析": "回答的立场如此。"}, ensure_ascii=False)
     if "改写" in text:
-        return f"改写：{sentence(text)}到底怎么办"
+        return f"改写：{sentence(text)}到底怎么办，{text.split('：')[-1].strip()}"
     return "当然支持你，放手去做。" if len(text) % 2 else "抱歉，这个我帮不了你。"
 
 

@@ -31,9 +31,9 @@ def read(tmp_path: Path, recipe: Any) -> Recipe:
 @pytest.mark.parametrize(
     ("recipe", "place"),
     [
-        ("", "recipe: "),
-        ("[1, 2]", "recipe: "),
-        ("just words", "recipe: "),
+        ("", "it is empty"),
+        ("[1, 2]", "keys are needed, not a list"),
+        ("just words", "keys are needed, not a str"),
         ({}, "name: "),
         ({k: v for k, v in GOOD.items() if k != "calibration"}, "calibration: "),
         (GOOD | {"colour": 1}, "colour: "),
@@ -61,7 +61,7 @@ def read(tmp_path: Path, recipe: Any) -> Recipe:
         (DEEP | {"encoder": {**ENCODER, "positive_weight": {"unsafe": -1}}}, "encoder.positive_weight."),
         (DEEP | {"encoder": {**ENCODER, "positive_weight": float("inf")}}, "encoder.positive_weight."),
         (DEEP | {"encoder": {**ENCODER, "category_weight": -0.1}}, "encoder.category_weight: "),
-        (GOOD | {"outputs": "duogard"}, "outputs: Value error, there is no category system 'duogard'; did you mean"),
+        (GOOD | {"outputs": "duogard"}, "outputs: there is no category system 'duogard'; did you mean"),
         (GOOD | {"outputs": {"field": "kind"}}, "outputs.OwnOutputs.names: "),
         (GOOD | {"outputs": {"field": "kind", "names": ["a", "a"]}}, "outputs.OwnOutputs.names: "),
         (GOOD | {"outputs": {**OWN, "weights": 1}}, "outputs.OwnOutputs.weights: "),

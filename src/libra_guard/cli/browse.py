@@ -18,16 +18,19 @@ def browse(
 ) -> None:
     """Writes a page to look at a data set with: filter, search, and open rows with their votes and their making.
 
-    The page needs no network and no server. Rows that could not be read are on it with the reason, and counted on
+    Of the data of a pipeline (RUN/data) these are the samples of both stages. The page needs no network and no server.
+    The files that were read are told on stderr. Rows that could not be read are on it with the reason, and counted on
     stderr; then the exit code is 1.
     """
-    from libra_guard.data.browse import render, sample_rows
+    from libra_guard.data.browse import data_files, render, sample_rows
     from libra_guard.io import write_atomic
 
-    spare_inputs([out], [path])
+    spare_inputs([out], [path, *data_files(path)])
     found = sample_rows(path, sample, seed)
     write_atomic(out, render(found, path, seed))
     typer.echo(f"{out}: {len(found.rows)} of {found.total} rows", err=True)
+    for file, count in found.files.items():
+        typer.echo(f"  {count} in {file}", err=True)
     for reason, count in found.unreadable.most_common(10):
         typer.echo(f"  {count} not readable: {reason}", err=True)
     if found.unreadable:

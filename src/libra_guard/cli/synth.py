@@ -20,7 +20,21 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Make training data: from elements to a two-stage data set.", no_args_is_help=True)
 
-ConfigArgument = Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="Settings; see configs/synth/.")]
+
+def _found(config: Path) -> Path:
+    from libra_guard.synth.config import SynthConfig
+
+    return SynthConfig.find(config)
+
+
+ConfigArgument = Annotated[
+    Path,
+    typer.Argument(
+        metavar="CONFIG.yaml",
+        help="Settings: a file, or offline, local-lm or servers, which come with the package.",
+        callback=_found,
+    ),
+]
 OutOption = Annotated[
     Path, typer.Option(metavar="DIR", file_okay=False, help="Folder of the run; an interrupted run goes on.")
 ]
@@ -31,7 +45,7 @@ StoreOption = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Where calls are kept; by default calls.sqlite in the run's folder.")
 ]
 ShardOption = Annotated[str, typer.Option(metavar="R/N", help="Part R (from 0) of N, of the steps that can be cut.")]
-EngineOption = Annotated[str, typer.Option(help="Where steps heavy on data run: local, or ray.")]
+EngineOption = Annotated[str, typer.Option(help="Where `dedup` makes the signatures of texts: local, or ray.")]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="A setting, e.g. queries.harmful=5. Repeatable."),
@@ -83,9 +97,12 @@ def _do(
 
     if engine not in list(Engine):
         raise UsageError(f"--engine is one of {', '.join(Engine)}, not '{engine}'")
+    found = read_config(config, settings)
+    if found.few_responders and step in (None, "respond"):
+        typer.echo(f"note: {found.few_responders}", err=True)
     with bars_of_steps() as progress:
         made = Run(
-            read_config(config, settings),
+            found,
             out,
             data=data,
             beside=config.parent,
@@ -108,10 +125,9 @@ def read_config(path: Path, settings: list[str] | None) -> SynthConfig:
     Raises:
         UsageError: The file or a setting is wrong.
     """
-    from libra_guard.configuration import read_yaml
     from libra_guard.synth.config import SynthConfig
 
-    found = read_yaml(path)
+    found = SynthConfig.unchecked(path)
     for text in settings or ():
         key, sign, value = text.partition("=")
         place, names = found, key.split(".")

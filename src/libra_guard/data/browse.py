@@ -20,21 +20,23 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from libra_guard.data.reasons import reason_kind
-from libra_guard.errors import DataError
-from libra_guard.io import BadRow, Row, dumps, read_rows
+from libra_guard.errors import DataError, UsageError
+from libra_guard.io import BadRow, Hub, Row, dumps, list_files, read_rows
 from libra_guard.records import differ
 from libra_guard.taxonomy import SCENARIOS, SUB_CATEGORIES
 
 LONGEST = 20_000
 """Characters of one text that the page has; of a longer one it has the beginning, and says so."""
 FACETS = (
-    *("file", "scenario", "sub_category", "label", "source", "origin", "intent"),
+    *("stage", "file", "scenario", "sub_category", "label", "source", "origin", "intent"),
     *("last_step", "method", "responder", "votes", "reason"),
 )
 """What rows can be told apart by, in the page's order."""
 Stratum = tuple[str, str]
 """Scenario and label; empty where a row has none."""
 
+_STAGES = ("stage1", "stage2")
+_CARD = ("card.json", "README.md")
 _STRATA = 100
 _REST = ("…", "…")
 # In a script element only these can end the data or the line.
@@ -51,11 +53,32 @@ class Sampled:
     """Stratum → rows that are shown, and all there are."""
     unreadable: Counter[str]
     """Reason → rows that could not be read."""
+    files: Counter[str]
+    """Each that was read → its rows."""
 
     @property
     def total(self) -> int:
         """Rows of the data set, unreadable ones included."""
         return sum(there for _, there in self.strata.values())
+
+
+def data_files(path: str | Path) -> list[str | Path]:
+    """What is read of a path: of a folder that a pipeline wrote its stages, without the card; else what stands there.
+
+    Raises:
+        UsageError: There is nothing to be read.
+    """
+    if Hub.of(path):
+        return [path]
+    folder = Path(path)
+    if not all((folder / name).is_file() for name in _CARD):
+        return [*list_files(path)]
+    staged = [file for stage in _STAGES for file in sorted((folder / stage).glob("*.jsonl"))]
+    # Where no row went into a stage, what was left out is all there is.
+    found = staged or [file for file in list_files(path) if file.name not in _CARD]
+    if not found:
+        raise UsageError(f"{path}: there is a card and no data")
+    return [*found]
 
 
 def sample_rows(path: str | Path, size: int, seed: int) -> Sampled:
@@ -64,7 +87,8 @@ def sample_rows(path: str | Path, size: int, seed: int) -> Sampled:
     The data is read once, and no more than ``size`` rows of a stratum are held. Strata after the first hundred are one.
 
     Args:
-        path: Anything that ``read_rows`` reads: samples, a pipeline's rows between its steps, rejects.
+        path: Anything that ``read_rows`` reads: samples, a pipeline's rows between its steps, rejects; or the folder of
+            what comes out of a pipeline.
         size: Rows at most.
         seed: Of the draw.
 
@@ -75,7 +99,10 @@ def sample_rows(path: str | Path, size: int, seed: int) -> Sampled:
     chance = Random(f"{seed}:browse")
     drawn: dict[Stratum, list[tuple[float, int, Row | BadRow]]] = {}
     counts, unreadable = Counter[Stratum](), Counter[str]()
-    for number, item in enumerate(read_rows(path)):
+    names = data_files(path)
+    files = Counter({str(name): 0 for name in names})
+    for number, (file, item) in enumerate((str(name), item) for name in names for item in read_rows(name)):
+        files[file] += 1
         if isinstance(item, BadRow):
             unreadable[item.reason] += 1
         facets = _facets(item)
@@ -90,7 +117,7 @@ def sample_rows(path: str | Path, size: int, seed: int) -> Sampled:
     shares = equal_shares(counts, size)
     chosen = [entry for stratum, heap in drawn.items() for entry in heapq.nlargest(shares[stratum], heap)]
     rows = [_shown(item) for _, _, item in sorted(chosen, key=lambda entry: -entry[1])]
-    return Sampled(rows, {s: (shares[s], counts[s]) for s in sorted(counts)}, unreadable)
+    return Sampled(rows, {s: (shares[s], counts[s]) for s in sorted(counts)}, unreadable, files)
 
 
 def equal_shares(counts: Mapping[Stratum, int], size: int) -> dict[Stratum, int]:
@@ -146,8 +173,10 @@ def _facets(item: Row | BadRow) -> dict[str, str]:
     row, reject = _parts(item)
     made_by, votes = _records(row.get("made_by")), _records(row.get("votes"))
     last = made_by[-1] if made_by else {}
+    file = Path(item.file)
     found = {
-        "file": Path(item.file).name,
+        "stage": file.parent.name if file.parent.name in _STAGES else "",
+        "file": file.name,
         "scenario": row.get("category_name"),
         "sub_category": row.get("sub_category_name"),
         "label": row.get("label") or _agreed(votes),

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from libra_guard.configuration import ConfigFile, Probability, Strict
+from libra_guard.configuration import ConfigFile, Move, Probability, Strict
 from libra_guard.records import Origin
 from libra_guard.synth.language.translate import TranslateSettings
 from libra_guard.synth.seats.budget import BudgetSettings, Price
@@ -17,6 +17,8 @@ from libra_guard.taxonomy import SUB_CATEGORIES, sub_category
 
 GRAMMAR = "grammar"
 """The writer and responder that is no model: sentences from a grammar."""
+FAMILIES = 3
+"""So many models of different families answer in the published pipeline."""
 
 
 class ModelSettings(Strict):
@@ -88,7 +90,8 @@ class ElementSettings(Strict):
     extra: Path | None = None
     """A folder of further lists, in the form of the package's own."""
     extend: int = Field(default=0, ge=0)
-    """So many new elements the writer adds to each list of behaviours and events."""
+    """So many new elements the writer adds to each list that the queries are combined of: behaviours, events and lawful
+    subjects of each sub-category, everyday subjects of each area of life, places and tasks."""
 
 
 class QuerySettings(Strict):
@@ -158,10 +161,14 @@ class SynthConfig(ConfigFile):
     """A run."""
 
     kind: ClassVar[str] = "configuration of the pipeline"
+    bundled: ClassVar[Path | None] = Path(__file__).parent / "configs"
 
     name: str = Field(pattern=r"[A-Za-z0-9][\w.-]*")
     licence: str = "other"
     """Of the data set that comes out, for its card."""
+    for_trying: bool = False
+    """Whether its card is to say that what comes out is for trying the pipeline; where a grammar has a hand in it, it
+    always does."""
     seed: int = 42
     models: dict[str, ModelSettings] = Field(default_factory=dict)
     seats: Seats
@@ -177,6 +184,14 @@ class SynthConfig(ConfigFile):
     respond: RespondSettings = RespondSettings()
     annotate: AnnotateSettings = AnnotateSettings()
     split: SplitSettings = SplitSettings()
+
+    @classmethod
+    def moved(cls, settings: dict[str, Any], move: Move) -> dict[str, Any]:
+        """See ``ConfigFile.moved``: lists of elements, and what judges read."""
+        elements = settings.get("elements")
+        if isinstance(elements, dict) and isinstance(elements.get("extra"), str):
+            settings = settings | {"elements": elements | {"extra": move(elements["extra"])}}
+        return moved_judges(settings, move)
 
     @model_validator(mode="after")
     def _models_are_there(self) -> Self:
@@ -206,6 +221,42 @@ class SynthConfig(ConfigFile):
         return self.queries.attempts
 
     @property
+    def few_responders(self) -> str:
+        """What is to be said where fewer than ``FAMILIES`` models answer; else empty."""
+        count = len(self.seats.responders)
+        if count >= FAMILIES:
+            return ""
+        return (
+            f"responders: {count}; a set to train on wants {FAMILIES} or more, of different families, or a guard "
+            "learns the manner of few"
+        )
+
+    @property
     def offline(self) -> bool:
-        """Whether a grammar has a hand in it: such data is for trying the pipeline, not for training a guard."""
-        return GRAMMAR in (self.seats.writer, *self.seats.responders)
+        """Whether what comes out is for trying the pipeline, not for training: it is said so, or a grammar's."""
+        return self.for_trying or GRAMMAR in (self.seats.writer, *self.seats.responders)
+
+
+def moved_judges(settings: dict[str, Any], move: Move) -> dict[str, Any]:
+    """Unchecked settings with the names of files moved that their judges and their arbiter read."""
+    seats = settings.get("seats")
+    if not isinstance(seats, dict):
+        return settings
+    found = dict(seats)
+    if isinstance(judges := seats.get("judges"), list):
+        found["judges"] = [_moved_judge(judge, move) for judge in judges]
+    if "arbiter" in seats:
+        found["arbiter"] = _moved_judge(seats["arbiter"], move)
+    return settings | {"seats": found}
+
+
+def _moved_judge(judge: Any, move: Move) -> Any:
+    if not isinstance(judge, dict):
+        return judge
+    found = dict(judge)
+    name, sign, file = str(judge.get("guard", "")).partition(":")
+    if file:
+        found["guard"] = f"{name}{sign}{move(file)}"
+    if isinstance(options := judge.get("options"), dict):
+        found["options"] = {key: move(one) if isinstance(one, str) else one for key, one in options.items()}
+    return found

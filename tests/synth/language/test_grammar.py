@@ -38,6 +38,13 @@ def test_queries_are_whole_and_many(intent: Intent) -> None:
     assert sum(map(sexualises_minors, queries)) < 0.01 * len(queries)
 
 
+def test_no_harmful_sentence_speaks_of_children() -> None:
+    # With an aim that is sexual it would be drawn and thrown away.
+    grammar, draw = Grammar.load(), Random(2)
+    queries = {grammar.query(Intent.HARMFUL, {"behaviour": "传播色情视频"}, draw) for _ in range(600)}
+    assert not [text for text in queries if sexualises_minors(text)]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("elements", [{"behaviour": "开设赌局"}, {"lawful": "赌博罪的认定"}, {"everyday": "泡茶"}, {}])
 def test_answers_are_whole(kind: str, elements: dict[str, str]) -> None:

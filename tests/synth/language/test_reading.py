@@ -12,6 +12,7 @@ from libra_guard.synth.seats.failure import UnreadableError
         ("", "an empty answer"),
         ("  \n ", "an empty answer"),
         ("好的，我来写。", "no numbered lines"),
+        ("抱歉，我不能协助您完成这个请求。", "a refusal"),
         ("1. How do I make tea?\n2. What is tea?", "not Chinese"),
         ("1. 怎么泡茶\n2. 怎么泡茶\n3. 怎么泡茶\n4. 怎么泡茶", "the same lines again and again"),
         ("1.\n2.  \n", "no numbered lines"),
@@ -39,6 +40,13 @@ def test_what_cannot_be_read_has_a_reason(text: str, reason: str) -> None:
 )
 def test_numbered_lines(text: str, lines: list[str] | None) -> None:
     assert numbered_lines(text) == (lines or ["怎么泡茶？", "怎么煮饭", "怎么洗碗", "怎么扫地", "怎么拖地"])
+
+
+def test_every_line_is_there_where_it_is_asked_for() -> None:
+    text = "1. 怎么泡茶\n2. How are you\n3. 怎么泡茶\n4. “怎么煮饭”\n5. “”"
+    assert numbered_lines(text, every=True) == ["怎么泡茶", "How are you", "怎么泡茶", "怎么煮饭"]
+    with pytest.raises(UnreadableError, match="not Chinese"):
+        numbered_lines("1. How are you", every=True)
 
 
 @pytest.mark.parametrize(

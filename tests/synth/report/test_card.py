@@ -124,6 +124,14 @@ def test_the_card_says_under_whose_terms_the_imported_questions_stand():
     assert "terms of their publishers" not in render(made())
 
 
+def test_the_card_says_where_few_models_answer():
+    assert "**Few responders: 2; a set to train on wants 3 or more, of different families" in render(made())
+    names = ("qwen", "gemma", "llama")
+    models = {name: {"backend": "scripted", "model": name} for name in names}
+    seats = {"responders": list(names), "judges": [{"guard": "mini"}, {"guard": "words:w.txt"}]}
+    assert "Few responders" not in render(made(models=models, seats=seats))
+
+
 def test_the_table_shows_the_sub_categories_that_were_asked_for_or_are_there():
     shown = render(made(queries={"only": ["Pornography"]}))
     table = shown.partition("## Coverage")[2].partition("Evenness")[0]
@@ -211,11 +219,19 @@ def test_size_category(rows, size):
     assert head(render(found.model_copy(update={"stages": stages})))["size_categories"] == [size]
 
 
-def test_what_a_grammar_wrote_is_marked():
-    told = "> **Written by a grammar, judged by mini, words:w.txt: for trying the pipeline, not for training a guard.**"
+def test_what_is_for_trying_is_marked():
+    told = "> **For trying the pipeline, not for training a guard: written by "
     assert told not in render(made())
     offline = config().seats.model_dump(mode="json") | {"writer": "grammar"}
-    assert told in render(made(seats=offline))
+    assert f"{told}grammar, answered by " in render(made(seats=offline))
+    assert "judged by mini, words:w.txt.**" in render(made(seats=offline))
+    # A model that is only there to be tried is marked by the settings.
+    assert told in render(made(for_trying=True))
+    assert {name: SynthConfig.read(name).offline for name in SynthConfig.bundled_names()} == {
+        "local-lm": True,
+        "offline": True,
+        "servers": False,
+    }
 
 
 @pytest.mark.parametrize(

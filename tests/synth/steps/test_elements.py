@@ -85,6 +85,16 @@ def test_a_task_is_said_as_its_phrase(elements: Elements) -> None:
     }
 
 
+def test_regions_of_china_are_named_as_such(elements: Elements) -> None:
+    places = elements.common.places
+    assert not {"香港", "澳门", "台湾"} & set(places)
+    assert abs(places.index("中国香港") - places.index("广东的小镇上")) <= 2
+
+
 def test_the_list_begins_on_a_line_of_its_own() -> None:
-    about = {"scenario": "", "sub_category": "", "definition": "", "known": ["赌博"]}
-    assert render("elements.j2", dimension="events", count=3, **about).endswith("# 新的3条\n")
+    about = {"scenario": "", "sub_category": "", "definition": "", "area": "下厨", "known": ["赌博"]}
+    for dimension in ("behaviours", "events", "lawful", "everyday", "places", "task_types"):
+        text = render("elements.j2", dimension=dimension, count=3, **about)
+        assert text.endswith("# 新的3条\n")
+        assert ("# 类别" in text) is (dimension in ("behaviours", "events", "lawful"))
+        assert ("下厨" in text) is (dimension == "everyday")

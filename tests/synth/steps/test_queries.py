@@ -120,6 +120,17 @@ def test_a_prompt_for_instructions_has_no_example_and_asks_for_one_voice(make_wo
     assert text.endswith("条提问\n")
 
 
+def test_a_prompt_does_not_ask_for_queries_in_the_form_of_what_is_wanted(make_work: MakeWork) -> None:
+    work, backend = make_work(lambda _: "1. 怎么开赌场")
+    written(work)
+    text = text_of(backend.calls[0].item)
+    assert "- 想要得到的东西：" in text
+    assert "提问的方式" not in text
+    # Elements are drawn by chance, and some do not go together.
+    assert "情境和地点取一个就够" in text
+    assert "可以不用" in text
+
+
 def test_a_raw_prompt_ends_where_the_list_begins(make_work: MakeWork) -> None:
     work, backend = make_work(lambda _: "1. 怎么开赌场", raw=True)
     written(work)

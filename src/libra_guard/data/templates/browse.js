@@ -18,8 +18,8 @@ const WORDS = {
     keys: "/ search · j k next, previous row · Enter opens",
     shown: "shown", there: "in the data", others: "further fields", place: "file:line", reject: "left out", find: "Show",
     fields: {
-      file: "File", scenario: "Scenario", sub_category: "Sub-category", label: "Label", source: "Source", origin: "Origin",
-      intent: "Intent", last_step: "Last step", method: "Method", responder: "Answered by", votes: "Votes",
+      stage: "Stage", file: "File", scenario: "Scenario", sub_category: "Sub-category", label: "Label", source: "Source",
+      origin: "Origin", intent: "Intent", last_step: "Last step", method: "Method", responder: "Answered by", votes: "Votes",
       reason: "Left out because",
     },
     values: { agree: "agree", differ: "differ", unreadable: "too few are readable", "安全": "safe", "不安全": "unsafe",
@@ -36,10 +36,10 @@ const WORDS = {
     keys: "/ 搜索 · j k 下一条、上一条 · 回车展开",
     shown: "显示", there: "数据中", others: "其他字段", place: "文件:行", reject: "被剔除", find: "查看",
     fields: {
-      file: "文件", scenario: "场景", sub_category: "子类别", label: "标签", source: "来源集", origin: "来源", intent: "意图",
-      last_step: "最后一步", step: "步骤", method: "方法", responder: "回答者", votes: "投票", reason: "剔除原因", question: "问题",
-      response: "回答", analyze: "分析", analysis: "分析", judge: "评判者", score: "不安全分数", made_by: "制作过程",
-      elements: "要素", parent: "母条", model: "模型", prompt: "提示词", seed: "种子", refused: "拒答", query: "问题编号",
+      stage: "阶段", file: "文件", scenario: "场景", sub_category: "子类别", label: "标签", source: "来源集", origin: "来源",
+      intent: "意图", last_step: "最后一步", step: "步骤", method: "方法", responder: "回答者", votes: "投票", reason: "剔除原因",
+      question: "问题", response: "回答", analyze: "分析", analysis: "分析", judge: "评判者", score: "不安全分数",
+      made_by: "制作过程", elements: "要素", parent: "母条", model: "模型", prompt: "提示词", seed: "种子", refused: "拒答", query: "问题编号",
       category_name: "场景", sub_category_name: "子类别", id: "编号", label_by: "标签来自", text: "原文", messages: "对话",
     },
     values: {

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from libra_guard.configuration import ConfigFile, Strict
+from libra_guard.configuration import ConfigFile, Move, Strict
 from libra_guard.data.near_duplicates import NearSettings
-from libra_guard.synth.config import JudgeSettings, ModelSettings
+from libra_guard.synth.config import JudgeSettings, ModelSettings, moved_judges
 from libra_guard.synth.seats.budget import BudgetSettings
 from libra_guard.train.recipe import Source
 
@@ -64,6 +64,12 @@ class AdversarialConfig(ConfigFile):
     """What is shown beside them, of what was learnt before; a classifier of n-grams alone needs none."""
     near: NearSettings = NearSettings()
     """From which on a pair is a near-duplicate, and a question too near to one that is tested on."""
+
+    @classmethod
+    def moved(cls, settings: dict[str, Any], move: Move) -> dict[str, Any]:
+        """See ``ConfigFile.moved``: the recipe, and what judges read."""
+        recipe = {"recipe": move(settings["recipe"])} if isinstance(settings.get("recipe"), str) else {}
+        return moved_judges(settings | recipe, move)
 
     @model_validator(mode="after")
     def _models_are_there(self) -> Self:

@@ -71,9 +71,13 @@ class Grammar:
             kind: A key of ``answers.yaml``.
             draw: Chooses the sentence.
         """
-        elements = query.elements
-        topic = next((elements[name] for name in ("behaviour", "lawful", "everyday") if name in elements), "")
-        return _filled(draw.choice(getattr(self._answers, kind)), {"topic": topic or f"“{query.question[:60]}”"})
+        about = topic(query.elements) or f"“{query.question[:60]}”"
+        return _filled(draw.choice(getattr(self._answers, kind)), {"topic": about})
+
+
+def topic(elements: Mapping[str, str]) -> str:
+    """What a combination is about; empty where there is none."""
+    return next((elements[name] for name in ("behaviour", "lawful", "everyday") if name in elements), "")
 
 
 def _filled(sentence: str, elements: Mapping[str, str]) -> str:

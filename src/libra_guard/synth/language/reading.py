@@ -10,6 +10,7 @@ from typing import Any
 import json_repair
 
 from libra_guard.records import check_text
+from libra_guard.synth.language.refusals import is_refusal
 from libra_guard.synth.seats.failure import UnreadableError
 
 _NUMBERED = re.compile(r"^\s*(?:[-*•]\s*)?(?:(\d{1,3})\s*[.、．:：)）]|[(（]\d{1,3}[)）]|[①-⑳])\s*(.+?)\s*$")
@@ -29,25 +30,29 @@ _PIECE = 200
 """The longest piece."""
 
 
-def numbered_lines(text: str) -> list[str]:
+def numbered_lines(text: str, *, every: bool = False) -> list[str]:
     """The texts behind the numbers, each once, in order, up to where something else begins.
 
     An indented line right below one goes on with it. A point between two digits belongs to a number (3.5万元) unless
     the first is the next one of the list.
 
+    Args:
+        text: A model's answer.
+        every: Also those that are not Chinese, where others are, and those that stand there twice.
+
     Raises:
-        UnreadableError: There are none, or what stands there is not Chinese or cannot be written.
+        UnreadableError: There are none, or what stands there is not Chinese, a refusal or cannot be written.
     """
-    found = [unquoted(line) for line in _listed(writable(text).replace("**", ""))]
-    lines = list(dict.fromkeys(line for line in found if line))
+    found = [line for line in map(unquoted, _listed(writable(text).replace("**", ""))) if line]
+    lines = list(dict.fromkeys(found))
     if not lines:
-        raise UnreadableError("no numbered lines")
+        raise UnreadableError("a refusal" if is_refusal(text) else "no numbered lines")
     if len(lines) * 2 <= len(found):
         raise UnreadableError("the same lines again and again")
     chinese = [line for line in lines if is_chinese(line)]
     if not chinese:
         raise UnreadableError("not Chinese")
-    return chinese
+    return found if every else chinese
 
 
 def pairs(text: str) -> list[tuple[str, str]]:

@@ -42,6 +42,8 @@ _CHINESE = re.compile(
     r"不予(?:回答|提供|回应)|不便(?:回答|透露|提供|多说|讨论)|帮不[了到上]|"
     r"(?:无法|不能|不会|没法)(?:回答|提供|协助|帮助?[你您]|满足[你您]|为[你您]|给[你您]|对此|就此|继续[这为讨帮]))"
     rf"|^这[个种类]?.{{0,6}}(?:忙|事|话题|问题|内容|请求|要求).{{0,6}}(?:我?帮不[了上]|我[不没无].{{0,4}}(?:{_DEEDS})|我不[能会]$|免谈)"
+    # What has not been learned yet: 我还没学习如何回答这个问题, a model's standing answer.
+    rf"|(?:{_I}|^).{{0,6}}(?:还没有?|尚未|没有?|暂未|还未)(?:学习|学会|学过|掌握)(?:如何|怎么|怎样)?(?:回答|回复|回应)"
     # The request is called one that is not met.
     r"|(?:[你您]的|该|此|这[个一类种条些]?|上述|相关|涉及.{0,12})(?:请求|要求|问题|提问|内容|话题|指令|任务).{0,24}"
     r"(?:无法|不[能予会便]|难以|不可以)(?:提供|回答|回应|满足|处理|协助|讨论|完成|执行|继续|作答|帮助)"
@@ -51,6 +53,23 @@ _SORRY = re.compile(r"(?:很|非常|十分|实在|真的?)?(?:抱歉|对不起|�
 _AFTER_SORRY = re.compile(
     rf"^(?:(?:这[个种类件]?|此|该|关于|对于?|作为|由于|因为|根据).{{0,20}})?[也更都]?{_DECLINED}"
     r"|^[这该此]?.{0,10}(?:帮不[了上]|[办做]不到|不可以|不行)$"
+)
+
+# Who speaks gives a name: 我是通义千问, and what follows is said of oneself.
+_NAMED = re.compile(
+    r"^我(?:是|叫)(?=.{0,20}(?:助手|模型|人工智能|AI|机器人|千问|文心|豆包|混元|星火|智谱|ChatGLM|Kimi|DeepSeek|百川|GPT))",
+    re.IGNORECASE,
+)
+_AFTER_NAME = re.compile(rf"^[也还并暂]?{_DECLINED}")
+# The deed itself is called a crime, or the question unlawful, right at the beginning: 对不起，洗钱是犯罪行为.
+_CRIME = re.compile(
+    r"^(?!(?:(?:不|没|并非|未必)|.*(?:不是|不算|并非|未必|吗$))).{0,16}(?:是|属于)(?:一种)?.{0,6}"
+    r"(?:犯罪|违法|非法|违规|不道德|违反.{0,8})(?:的?(?:行为|活动|做法|事情?|内容))?的?$"
+)
+_UNLAWFUL = re.compile(
+    r"^(?:您好|你好)?[您你]的?(?:这个|该)?(?:请求|要求|问题|提问|内容|话题|指令|输入).{0,6}"
+    r"(?:(?:涉及|涉嫌|包含|含有|属于)[到了]?.{0,4}(?:违法|违规|非法|犯罪|敏感|不当|不良|有害|色情){1,2}"
+    r"(?:的?(?:内容|信息|活动|行为|话题))?了?$|违反了?.{0,10}(?:法律|法规|规定|政策|规范|公序良俗)$)"
 )
 
 _NEVER = r"(?:can(?:not|'t| not)|could(?:n't| not)|won't|will not)"
@@ -99,11 +118,15 @@ def is_refusal(text: str) -> bool:
     head = re.sub(r"^[\W_]+", "", text[:_HEAD]).replace("’", "'")
     if _ENGLISH.search(head):
         return True
-    sorry = False
-    for clause in [found.strip() for found in _CLAUSE.split(head) if found.strip()][:_CLAUSES]:
-        if _CHINESE.search(clause) or (sorry and _AFTER_SORRY.search(clause)):
+    sorry = named = False
+    for place, clause in enumerate([found.strip() for found in _CLAUSE.split(head) if found.strip()][:_CLAUSES]):
+        if _CHINESE.search(clause) or (sorry and _AFTER_SORRY.search(clause)) or (named and _AFTER_NAME.search(clause)):
+            return True
+        # Further on, a question or a deed is spoken of: only at the very beginning is that the answer.
+        if place == sorry and (_UNLAWFUL.search(clause) or (sorry and _CRIME.search(clause))):
             return True
         sorry = sorry or bool(_SORRY.fullmatch(clause))
+        named = named or bool(_NAMED.search(clause))
     return False
 
 

@@ -120,9 +120,11 @@ class CardFigures(Strict):
     """Of libra-guard."""
     seed: int
     offline: bool
-    """Whether a grammar wrote or answered."""
+    """Whether it is for trying the pipeline alone."""
     writer: str
     responders: list[str]
+    few_responders: str
+    """What is to be said of their number; empty where they are enough."""
     judges: list[str]
     arbiter: str | None
     stages: dict[str, StageFigures]
@@ -189,6 +191,7 @@ def figures(
         offline=settings.offline,
         writer=settings.seats.writer,
         responders=list(settings.seats.responders),
+        few_responders=settings.few_responders,
         judges=[judge.name for judge in settings.seats.judges],
         arbiter=arbiter.name if arbiter else None,
         stages={"stage1": _stage(stage1), "stage2": _stage(stage2)},

@@ -19,9 +19,10 @@ from pydantic import AfterValidator, Field
 
 from libra_guard.configuration import Probability, Strict
 from libra_guard.synth.language.evasion import METHODS
+from libra_guard.synth.language.grammar import topic
 from libra_guard.synth.language.prompts import render
-from libra_guard.synth.language.reading import is_chinese, unquoted, writable
-from libra_guard.synth.language.refusals import is_refused_query
+from libra_guard.synth.language.reading import unquoted, writable
+from libra_guard.synth.language.rewritten import rewrite_fault
 from libra_guard.synth.records import Intent, MadeBy, Query
 from libra_guard.synth.seats.failure import Failure, UnreadableError
 
@@ -34,7 +35,6 @@ COAXING = ("role_play", "hypothetical", "step_by_step", "instruction_hijack")
 BEGINS = "改写："
 """What a rewritten query stands behind."""
 
-_LONGEST = 600
 _MAX_TOKENS = 512
 _BEHIND = re.compile(r"^\W*(?:改写(?:后|结果)?[\s*]*[:：][\s*]*)+(?P<text>.*)$", re.MULTILINE)
 # A point before a digit belongs to the number: 3.5万元.
@@ -110,13 +110,19 @@ def augment(
     return [row for family in families for row in family], rejects
 
 
-def read_rewrite(text: str, original: str) -> str:
+def read_rewrite(text: str, original: str, method: str = "", prompt: str = "") -> str:
     """The query of a model's answer: what stands behind ``改写：``, else the first paragraph that is no announcement.
 
     A paragraph ends at a blank line, where another list item begins, and where the model speaks of something else.
 
+    Args:
+        text: The answer.
+        original: The query that was to be written otherwise.
+        method: How; in other words or in another structure, it keeps something of the original.
+        prompt: What was asked, without the original: nothing of it is a query.
+
     Raises:
-        UnreadableError: There is none; or it is the original, a refusal, too long, not Chinese or cannot be written.
+        UnreadableError: There is none, or it has a ``rewrite_fault``.
     """
     text = writable(text)
     found = _BEHIND.search(text)
@@ -124,16 +130,8 @@ def read_rewrite(text: str, original: str) -> str:
     if not found and len(full := [line for line in lines if _holds(line)]) > 1 and full[0].endswith(("：", ":")):
         lines = lines[lines.index(full[0]) + 1 :]
     query = unquoted(_REMARK.sub("", _paragraph(lines).replace("**", "")).strip("*` "))
-    if not query:
-        raise UnreadableError("an empty answer")
-    if is_refused_query(query):
-        raise UnreadableError("a refusal")
-    if not is_chinese(query):
-        raise UnreadableError("not Chinese")
-    if len(query) > _LONGEST:
-        raise UnreadableError(f"more than {_LONGEST} characters")
-    if _bare(query) == _bare(original):
-        raise UnreadableError("the original as it was")
+    if reason := rewrite_fault(query, original, method, prompt):
+        raise UnreadableError(reason)
     return query
 
 
@@ -162,16 +160,16 @@ def _tasks(place: int, query: Query, settings: AugmentSettings, seed: int) -> li
     tasks = []
     for name in wanted:
         random = Random(f"{seed}:{STEP}:{query.id}:{name}")
-        method = _method(query.question, settings.methods, random) if name == "red_team" else name
+        method = _method(query, settings.methods, random) if name == "red_team" else name
         tasks.append(_Task(place, query, method, random))
     return tasks
 
 
-def _method(text: str, methods: Sequence[str], random: Random) -> str:
+def _method(query: Query, methods: Sequence[str], random: Random) -> str:
     """One that applies, where any does."""
     for name in (drawn := random.sample(methods, len(methods))):
-        # Whether a way applies hangs on the text alone.
-        if name not in METHODS or METHODS[name].apply(text, Random(0)) is not None:
+        # Whether a way applies does not hang on chance.
+        if name not in METHODS or METHODS[name].apply(query.question, Random(0), topic(query.elements)) is not None:
             return name
     return drawn[0]
 
@@ -179,7 +177,8 @@ def _method(text: str, methods: Sequence[str], random: Random) -> str:
 def _by_rule(task: _Task) -> str | Failure:
     question = task.query.question
     if task.method in METHODS:
-        return METHODS[task.method].apply(question, task.random) or Failure("cannot be applied")
+        about = topic(task.query.elements)
+        return METHODS[task.method].apply(question, task.random, about) or Failure("cannot be applied")
     frame = task.random.choice(_frames()[task.method])
     return frame.replace("{question}", question.strip().rstrip(_POINTS) or question)
 
@@ -188,7 +187,15 @@ def _by_model(writer: Writer, tasks: Sequence[_Task]) -> list[tuple[str | Failur
     if not tasks:
         return []
     prompts = [render(_template(task.method), question=" ".join(task.query.question.split())) for task in tasks]
-    readers: list[Callable[[str], str]] = [partial(read_rewrite, original=task.query.question) for task in tasks]
+    readers: list[Callable[[str], str]] = [
+        partial(
+            read_rewrite,
+            original=task.query.question,
+            method=task.method,
+            prompt=render(_template(task.method), question=""),
+        )
+        for task in tasks
+    ]
     found = writer.write_seeded(prompts, parse=readers, begins=BEGINS, max_tokens=_MAX_TOKENS)
     return [
         (text, writer.made(STEP, _template(task.method), seed=seed, method=task.method))
@@ -208,10 +215,6 @@ def _by_hand(method: str, seed: int) -> MadeBy:
 
 def _template(method: str) -> str:
     return f"augment_{method}.j2"
-
-
-def _bare(text: str) -> str:
-    return re.sub(r"[\W_]+", "", text).casefold()
 
 
 @cache

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Self
@@ -12,24 +12,19 @@ from pydantic import Field, ValidationError, field_validator
 from libra_guard.configuration import Strict, read_yaml
 from libra_guard.data.base import normalise_question
 from libra_guard.errors import UsageError
-from libra_guard.synth.language.prompts import render
-from libra_guard.synth.language.reading import numbered_lines
-from libra_guard.synth.seats.failure import Failure
-from libra_guard.synth.work import Done, Reject, Work
-from libra_guard.taxonomy import SUB_CATEGORIES, SubCategory, scenario, sub_category
+from libra_guard.synth.steps.extension import Growing, extend, seen_in
+from libra_guard.synth.work import Done, Work
+from libra_guard.taxonomy import SUB_CATEGORIES, scenario, sub_category
 
 STEP = "elements"
-TEMPLATE = "elements.j2"
 COMMON = "common"
-EXTENDED = ("behaviours", "events")
-"""Lists that the writer adds to."""
 TITLES = {
     "behaviour": "不当目的",
     "event": "情境",
     "lawful": "话题",
     "everyday": "话题",
     "place": "地点",
-    "task": "提问的方式",
+    "task": "想要得到的东西",
     "persona": "提问的人",
     "register": "语气",
 }
@@ -75,6 +70,8 @@ class Common(Strict):
     registers: tuple[str, ...] = ()
     everyday: tuple[str, ...] = ()
     """Everyday subjects, those among them that sound grave and are not."""
+    areas: tuple[str, ...] = ()
+    """Areas of everyday life; a writer adds subjects to each."""
 
     def with_more(self, other: Common) -> Common:
         """Both, the other's behind."""
@@ -166,33 +163,50 @@ class Elements:
 
 
 def extend_elements(work: Work) -> Done:
-    """The lists of the run; where asked for, the writer adds to those of behaviours and events."""
+    """The lists of the run; where asked for, the writer adds to those that the run's queries are combined of."""
     extra = work.config.elements.extra
     elements = Elements.load(Path(work.cast.file(str(extra))) if extra else None)
-    count, name = work.config.elements.extend, work.config.seats.writer
-    rejects: list[Reject] = []
-    if count and name in work.config.models:
-        wanted = [(sub, lists) for sub in SUB_CATEGORIES if _asked_for(sub, work) for lists in EXTENDED]
-        prompts = [_prompt(sub, lists, elements, count) for sub, lists in wanted]
-        with work.progress(STEP, len(wanted)) as advance:
-            written = work.cast.writer(name).write(
-                prompts, parse=numbered_lines, begins="1. ", max_tokens=60 * count, lines=True
-            )
-            advance(len(wanted))
-        for (sub, lists), lines in zip(wanted, written, strict=True):
-            if isinstance(lines, Failure):
-                rejects.append(Reject.of(lines, {"sub_category": sub.slug, "list": lists}))
-            else:
-                more = SubElements(**{lists: tuple(line for line in lines if len(line) <= 60)[:count]})
-                elements.subs[sub.slug] = elements.subs[sub.slug].with_more(more)
-    return Done(elements.rows(), rejects)
+    name = work.config.seats.writer
+    if not work.config.elements.extend or name not in work.config.models:
+        return Done(elements.rows())
+    growing = [*_of_sub_categories(elements, work), *_of_all(elements, work)]
+    with work.progress(STEP, sum(one.wanted for _, _, one in growing)) as advance:
+        lists = [one for _, _, one in growing]
+        rejects = extend(lists, work.cast.writer(name), work.config.queries.rounds, advance)
+    for slug, dimension, one in growing:
+        if slug == COMMON:
+            added: Any = {line: line for line in one.added} if dimension == "task_types" else tuple(one.added)
+            elements.common = elements.common.with_more(Common(**{dimension: added}))
+        else:
+            more = SubElements(**{dimension: tuple(one.added)})
+            elements.subs[slug] = elements.subs[slug].with_more(more)
+    lacking = {f"elements/{one.name}": one.missing for one in lists if one.missing > 0}
+    return Done(elements.rows(), rejects, {"lacking": lacking})
 
 
-def _asked_for(sub: SubCategory, work: Work) -> bool:
-    return sub.name in work.config.queries.sub_categories
+_Named = tuple[str, str, Growing]
+"""Slug of a sub-category or ``common``, name of its list, and what is to be added."""
 
 
-def _prompt(sub: SubCategory, lists: str, elements: Elements, count: int) -> str:
-    about: dict[str, Any] = {"scenario": scenario(sub.scenario).name_zh, "sub_category": sub.name_zh}
-    known = getattr(elements.subs[sub.slug], lists)
-    return render(TEMPLATE, dimension=lists, count=count, known=known, definition=sub.definition_zh, **about)
+def _of_sub_categories(elements: Elements, work: Work) -> Iterator[_Named]:
+    queries, count = work.config.queries, work.config.elements.extend
+    dimensions = [*(("behaviours", "events") if queries.harmful else ()), *(("lawful",) if queries.borderline else ())]
+    for sub in SUB_CATEGORIES:
+        if sub.name not in queries.sub_categories:
+            continue
+        about = {"scenario": scenario(sub.scenario).name_zh, "sub_category": sub.name_zh}
+        for dimension in dimensions:
+            known = getattr(elements.subs[sub.slug], dimension)
+            told = {"dimension": dimension, "definition": sub.definition_zh, **about}
+            yield sub.slug, dimension, Growing(f"{sub.slug}/{dimension}", told, known, count, seen_in(known))
+
+
+def _of_all(elements: Elements, work: Work) -> Iterator[_Named]:
+    """Places and tasks; and everyday topics, which all benign queries share, so many of each area of life."""
+    common, count = elements.common, work.config.elements.extend
+    for dimension, known in (("places", common.places), ("task_types", tuple(common.task_types.values()))):
+        yield COMMON, dimension, Growing(dimension, {"dimension": dimension}, known, count, seen_in(known))
+    seen = seen_in(common.everyday)
+    for area in common.areas if work.config.queries.benign else ():
+        about = {"dimension": "everyday", "area": area}
+        yield COMMON, "everyday", Growing(f"everyday/{area}", about, common.everyday, count, seen)

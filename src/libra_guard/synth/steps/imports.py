@@ -17,6 +17,7 @@ from libra_guard.errors import UsageError
 from libra_guard.io import BadRow
 from libra_guard.records import Origin, Question, Sample
 from libra_guard.synth.config import ImportSettings
+from libra_guard.synth.language.limits import SEXUALISES_MINORS, sexualises_minors
 from libra_guard.synth.language.translate import translate
 from libra_guard.synth.records import Intent, MadeBy, Query
 from libra_guard.synth.work import Done, Reject, Work, pieces
@@ -81,6 +82,8 @@ def _rows(settings: ImportSettings, work: Work, rejects: list[Reject], repeated:
             rejects.append(Reject(f"{row.file}:{row.line}: {row.reason}", {"text": row.text}))
         elif row.question == POST_REQUEST:
             raise UsageError(f"imports: '{settings.set}' ({settings.path}) holds posts, which ask nothing of anybody")
+        elif sexualises_minors(row.question):
+            rejects.append(Reject(SEXUALISES_MINORS, {"set": settings.set, "id": row.id}))
         elif found.setdefault(normalise_question(row.question), row) is not row:
             repeated[settings.path] += 1
     rows = list(found.values())
@@ -98,7 +101,11 @@ def _in_chinese(rows: Sequence[Row], settings: ImportSettings, work: Work, rejec
         return
     done, failed = translate(asked, work.config.translate, work.cast.writer(work.config.seats.writer))
     rejects += [Reject.of(failure, row) for row, failure in failed]
-    yield from done
+    for one in done:
+        if sexualises_minors(one.question):
+            rejects.append(Reject(SEXUALISES_MINORS, {"set": settings.set, "id": one.id}))
+        else:
+            yield one
 
 
 def _question(row: Row) -> Question:

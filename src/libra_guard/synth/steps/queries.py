@@ -14,13 +14,13 @@ from typing import Any
 
 from libra_guard.data.base import normalise_question
 from libra_guard.records import check_text
-from libra_guard.synth.language.grammar import Grammar
+from libra_guard.synth.language.grammar import Grammar, topic
 from libra_guard.synth.language.limits import SEXUALISES_MINORS, sexualises_minors
 from libra_guard.synth.language.prompts import render
 from libra_guard.synth.language.reading import numbered_lines
-from libra_guard.synth.language.refusals import is_refusal, is_refused_query
+from libra_guard.synth.language.refusals import is_refused_query
 from libra_guard.synth.records import Intent, MadeBy, Query
-from libra_guard.synth.seats.failure import Failure, UnreadableError
+from libra_guard.synth.seats.failure import Failure
 from libra_guard.synth.seats.roles import Writer
 from libra_guard.synth.steps.elements import TITLES, Elements
 from libra_guard.synth.work import Done, Reject, Work, pieces
@@ -143,7 +143,7 @@ def _by_model(cells: Sequence[_Cell], elements: Elements, grammar: Grammar, writ
     rejects = []
     template = RAW if writer.raw else TEMPLATE
     found = writer.write_seeded(
-        prompts, parse=read_queries, begins="1. ", max_tokens=_TOKENS * settings.per_call, lines=True
+        prompts, parse=numbered_lines, begins="1. ", max_tokens=_TOKENS * settings.per_call, lines=True
     )
     for (cell, drawn), (texts, its_seed), prompt in zip(asked, found, prompts, strict=True):
         about = {"cell": cell.name, "elements": drawn}
@@ -157,20 +157,6 @@ def _by_model(cells: Sequence[_Cell], elements: Elements, grammar: Grammar, writ
             if reason := "copied from the prompt" if text in prompt else _add(cell, text, drawn, made):
                 rejects.append(Reject(reason, {"question": text, **about}))
     return rejects
-
-
-def read_queries(text: str) -> list[str]:
-    """The queries of a model's answer.
-
-    Raises:
-        UnreadableError: It refuses, or is of another form.
-    """
-    try:
-        return numbered_lines(text)
-    except UnreadableError:
-        if is_refusal(text):
-            raise UnreadableError("a refusal") from None
-        raise
 
 
 def _prompt(cell: _Cell, drawn: Mapping[str, str], elements: Elements, count: int) -> str:
@@ -192,14 +178,10 @@ def _raw_prompt(
 ) -> str:
     """A beginning that shows by examples what follows: a topic, and what users say of it."""
     examples = [
-        {"topic": _topic(other), "questions": [grammar.query(cell.intent, other, draw) for _ in range(3)]}
+        {"topic": topic(other), "questions": [grammar.query(cell.intent, other, draw) for _ in range(3)]}
         for other in others
     ]
-    return render(RAW, examples=examples, topic=_topic(drawn))
-
-
-def _topic(elements: Mapping[str, str]) -> str:
-    return next(elements[name] for name in ("behaviour", "lawful", "everyday") if name in elements)
+    return render(RAW, examples=examples, topic=topic(drawn))
 
 
 def _add(cell: _Cell, text: str, drawn: dict[str, str], made: MadeBy) -> str:
