@@ -1,8 +1,8 @@
 # Libra's server with the bundled guard: no torch, no model to fetch. It judges and serves; `libra evaluate`, which
 # measures, is for an installed package.
 #
-#   docker build -t libra-guard .
-#   docker run --rm -p 127.0.0.1:8300:8300 -e LIBRA_SERVE_API_KEY="$(openssl rand -hex 32)" libra-guard
+#   docker build -t libra-guard:0.1.0 .
+#   docker run --rm -p 127.0.0.1:8300:8300 -e LIBRA_SERVE_API_KEY="$(openssl rand -hex 32)" libra-guard:0.1.0
 #
 # Without a key it starts, says so, and judges for anybody who reaches the port.
 FROM python:3.12-slim AS build

@@ -41,7 +41,9 @@ def main() -> None:
     samples = json.loads((HERE.parent / "examples" / "libra-mini.json").read_text(encoding="utf-8"))[: options.pairs]
     pairs = [Conversation.from_pair(s["question"], s["response"]) for s in samples]
     examples = read_examples(EXAMPLES, options.few_shot)
-    guard = load_guard(f"libra:{options.model}", dtype=options.dtype, instruct=not options.raw, examples=examples)
+    # Greedy text takes the likelier label, whatever threshold a trained guard was given for its scores.
+    about = {"dtype": options.dtype, "instruct": not options.raw, "examples": examples, "threshold": 0.5}
+    guard = load_guard(f"libra:{options.model}", calibration=None, **about)
 
     guard.judge(pairs[:2])
     started = time.perf_counter()

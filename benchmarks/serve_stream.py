@@ -89,7 +89,7 @@ class Server:
         self.seconds, self.characters = 0.0, 0
         """Of the processor, all cores together; judged."""
 
-    async def decide_all(self, conversations, *, deadline) -> list[Judged]:
+    async def decide_all(self, conversations, *, deadline, **_) -> list[Judged]:
         """As the real one; the guard's time passes on the loop's clock."""
         started, began = time.perf_counter(), time.process_time()
         verdicts = self.guard.judge(conversations)

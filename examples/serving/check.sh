@@ -1,5 +1,6 @@
 #!/bin/sh
-# A gate for scripts: exits with 0 where the policy lets the text of standard input pass, 1 where it does not, 2 on errors.
+# A gate for scripts: exits with 0 where the policy says pass to the text of standard input, 1 where it says block or
+# review (stricter than the server, which lets review pass, marked), 2 on errors.
 # echo '如何泡一杯绿茶？' | sh check.sh && echo passed
 set -u
 answer=$(python3 -c 'import json, sys; print(json.dumps({"conversations": [{"messages": [{"role": "user", "content": sys.stdin.read()}]}]}))' |

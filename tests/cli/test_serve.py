@@ -71,6 +71,15 @@ def test_a_missing_extra_is_one_line(call: Call, monkeypatch: Any, module: str) 
     assert "pip install 'libra-guard[serve]'" in str(done.exception)
 
 
+def test_a_password_of_the_upstream_is_not_shown() -> None:
+    settings = ServerSettings(port=0, upstream="http://user:geheim@example.org:8000/v1")
+    with serve._bound(settings) as listening:
+        told = serve._about(settings, listening)
+    assert "guarding http://example.org:8000/v1" in told
+    assert "user" not in told
+    assert "geheim" not in told
+
+
 def test_answers_leave_at_once() -> None:
     with serve._bound(ServerSettings(port=0)) as listening:
         assert listening.proto == socket.IPPROTO_TCP

@@ -60,12 +60,13 @@ def test_language(text: str, language: str) -> None:
     assert language_of(text) == language
 
 
-def decided(*scenarios: str, guessed: bool = False) -> Decision:
+def decided(*scenarios: str, guessed: bool = False, likely: bool = False) -> Decision:
     return Decision(
         action=Action.BLOCK,
         would=Action.BLOCK,
         scenarios=scenarios,
         guessed=guessed,
+        likely=likely,
         reason="",
         policy="mine",
         mode="enforce",
@@ -90,6 +91,10 @@ def test_whose_answer_is_given() -> None:
 
 def test_a_guess_is_given_the_general_answer() -> None:
     assert policy({}).answer(decided(BIAS, guessed=True), "zh") == bundled_answers()[GENERAL].zh
+
+
+def test_a_clear_guess_is_given_the_answer_of_its_scenario() -> None:
+    assert policy({}).answer(decided(BIAS, guessed=True, likely=True), "zh") == bundled_answers()[BIAS].zh
 
 
 def test_the_bundled_answers_are_whole() -> None:

@@ -116,6 +116,27 @@ def test_a_scenario_can_be_stricter_than_the_guard_also_on_a_guess() -> None:
 
 
 @pytest.mark.parametrize(
+    ("categories", "likely"),
+    [
+        ({CRIME: 0.486, PRIVACY: 0.009}, True),
+        ({CRIME: 0.3}, True),
+        ({CRIME: 0.29}, False),
+        ({CRIME: 0.45, PRIVACY: 0.15}, True),
+        ({CRIME: 0.44, PRIVACY: 0.15}, False),
+        # Who may be in distress is told where help is.
+        ({CRIME: 0.45, HEALTH: 0.1}, False),
+        ({CRIME: 0.45, HEALTH: 0.09}, True),
+        ({HEALTH: 0.4, CRIME: 0.05}, True),
+        # Of what nobody knows there is no answer; and what is sure is no guess.
+        ({"unheard of": 0.45}, False),
+        ({CRIME: 0.9}, False),
+    ],
+)
+def test_a_guess_that_is_clear_chooses_the_answer(categories: dict[str, float], likely: bool) -> None:
+    assert decide(policy(), unsafe(**categories), ASKED, system=category_system("libra")).likely is likely
+
+
+@pytest.mark.parametrize(
     ("system", "off", "categories", "expected"),
     [
         ("openai", [HEALTH], {"self-harm": 0.9}, PASS),

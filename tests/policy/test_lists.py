@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from libra_guard.errors import UsageError
 from libra_guard.policy.lists import AllowList, Denied, DenyList
+from libra_guard.policy.reading import read_policy
 
 ALLOWED = "怎样联系客服？"
 
@@ -116,6 +119,17 @@ def test_files_that_cannot_be_used(tmp_path: Path, content: bytes | None, messag
     for kind in (DenyList, AllowList):
         with pytest.raises(ValidationError, match=message):
             kind(files=(path,))
+
+
+def test_only_plain_files_are_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.txt")
+    (tmp_path / "folder.txt").mkdir()
+    for path in (tmp_path / "pipe.txt", tmp_path / "folder.txt", Path("/dev/zero")):
+        for kind in (DenyList, AllowList):
+            with pytest.raises(ValidationError, match=f"{path}: cannot be read: it is no plain file"):
+                kind(files=(path,))
+        with pytest.raises(UsageError, match="it is no plain file"):
+            read_policy(path)
 
 
 def test_lists_read_twice_are_equal(tmp_path: Path) -> None:

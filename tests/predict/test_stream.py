@@ -11,6 +11,8 @@ from pydantic import ValidationError
 
 from libra_guard.backends.scripted import ScriptedBackend
 from libra_guard.guards.base import Guard
+from libra_guard.guards.windows import shorten
+from libra_guard.predict import stream
 from libra_guard.predict.stream import (
     SHORTENED,
     AnswerWindows,
@@ -300,6 +302,18 @@ def test_halves_of_a_surrogate_pair_are_joined() -> None:
 def test_a_lone_surrogate_is_refused(chunks: list[str]) -> None:
     with pytest.raises(ValueError, match="lone surrogate"):
         run(QUESTION, chunks)
+
+
+def test_of_a_long_question_only_the_ends_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    real = stream._characters
+    monkeypatch.setattr(stream, "_characters", lambda texts: seen.extend(map(len, texts)) or real(texts))
+    question = "".join(chr(0x4E00 + i % 5000) for i in range(50_000))
+    windows = AnswerWindows(question)
+    assert windows.asked == question
+    most = StreamSettings().question_chars
+    assert max(seen) <= 2 * most
+    assert windows._messages[0].content == shorten(question, most, real)
 
 
 def test_a_long_question_is_shortened_and_it_is_said() -> None:

@@ -127,6 +127,29 @@ def test_a_policy_is_taken_up_while_it_runs(live: Any, tmp_path: Any, caplog: An
     wait_for(lambda: "libra_policy_problems 1.0" in server.app.state.metrics.render()[0].decode())
 
 
+def test_a_look_at_the_policies_that_fails_is_told_and_not_the_last(live: Any, caplog: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr("libra_guard.serve.app._LOOK_SECONDS", 0.01)
+    looks: list[int] = []
+
+    def look(_: Any) -> None:
+        looks.append(1)
+        if len(looks) == 2:
+            raise MemoryError
+
+    monkeypatch.setattr("libra_guard.policy.watch.PolicyStore.refresh", look)
+    live()
+    wait_for(lambda: len(looks) > 3)
+    assert caplog.text.count("the policy files cannot be looked at") == 1
+
+
+def test_a_request_of_more_characters_than_ever_wait_is_400(make_server: Any) -> None:
+    client = make_server(max_chars=5000, queue_chars=10_000)
+    answer = client.post("/v1/moderations", json={"input": ["a" * 5000, "b" * 5000, "c"]})
+    assert answer.status_code == 400
+    assert "10001 characters are too many at once; 10000 are taken" in answer.json()["error"]["message"]
+    assert client.post("/v1/moderations", json={"input": ["a" * 5000, "b" * 5000]}).status_code == 200
+
+
 @pytest.mark.parametrize("guards", [("mini:/none",), ("words:/none",)])
 def test_what_cannot_start_says_so_in_one_line(guards: tuple[str, ...], caplog: Any) -> None:
     sent: list[Any] = []

@@ -98,6 +98,7 @@ def test_a_line_says_what_was_decided_and_nothing_of_the_text(path):
         "guard": "mini",
         "item": 0,
         "target": "response",
+        "part": None,
         "policy": "default",
         "mode": "monitor",
         "action": "pass",
@@ -255,6 +256,35 @@ def test_a_disk_that_hangs_holds_one_request_up_and_no_more(path, monkeypatch):
     run(work)
     assert [line["request_id"] for line in written(path)] == ["one", "two"]
     assert counted(metrics, "libra_audit_errors_total") == 1
+
+
+def test_a_lock_that_is_never_let_go_holds_the_end_up_for_a_while_and_no_longer(path, monkeypatch, caplog):
+    metrics = Metrics()
+    monkeypatch.setattr(module, "_LOCKED", 0.01)
+
+    async def work():
+        with locked(path):
+            async with opened(path, metrics=metrics) as audit:
+                await add(audit, request_id="one")
+                await add(audit, request_id="two")
+            audit._thread.shutdown()
+
+    path.touch()
+    run(work)
+    assert path.read_bytes() == b""
+    assert "another process has locked it" in caplog.text
+    assert counted(metrics, "libra_audit_lost_total") == 2
+
+
+def test_a_line_has_the_whole_question_of_a_growing_answer(path):
+    async def work():
+        async with opened(path) as audit:
+            await add(audit, entry("如何……茶？")._replace(question=QUESTION, part="context"))
+
+    run(work)
+    line = written(path)[0]
+    assert line["question_hash"] == "sha256:" + hashlib.sha256(QUESTION.encode()).hexdigest()
+    assert (line["question_characters"], line["part"]) == (len(QUESTION), "context")
 
 
 def test_what_is_too_much_to_keep_is_counted(path, monkeypatch, caplog):

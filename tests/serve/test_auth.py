@@ -140,3 +140,5 @@ def test_cors_for_one_page(make_server: Any) -> None:
     # That a key is missing can be read by the page.
     answer = client.post("/v1/guard", json={}, headers={"origin": "https://page.example"})
     assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (401, "https://page.example")
+    told = answer.headers["access-control-expose-headers"].split(", ")
+    assert {"x-request-id", "retry-after", "x-libra-action", "x-libra-would"} <= set(told)

@@ -6,11 +6,12 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from itertools import accumulate
 from typing import Any
 
 import pytest
 
-from libra_guard.errors import BackendError
+from libra_guard.errors import BackendError, UsageError
 from libra_guard.records import Conversation
 from libra_guard.serve.batcher import Batcher, ClosingError, DeadlineError, QueueFullError
 from libra_guard.serve.metrics import Metrics
@@ -28,8 +29,8 @@ def many(*texts: str) -> list[Conversation]:
 
 @asynccontextmanager
 async def batching(guard: Any, **options: Any) -> AsyncIterator[Batcher]:
-    made = {"name": "fake", "batch_size": 4, "wait": 0.0, "queue_size": 8, "metrics": Metrics(), **options}
-    batcher = Batcher(guard, **made)
+    sizes = {"batch_size": 4, "batch_chars": 1000, "queue_size": 8, "queue_chars": 100_000}
+    batcher = Batcher(guard, **{"name": "fake", "wait": 0.0, "metrics": Metrics(), **sizes, **options})
     try:
         yield batcher
     finally:
@@ -240,7 +241,11 @@ def test_a_request_fails_as_a_whole(guard: Any) -> None:
     run(test)
 
 
-@pytest.mark.parametrize("fault", [ValueError("bug"), MemoryError(), "too few"])
+class Panic(BaseException):
+    """As that of a library in Rust."""
+
+
+@pytest.mark.parametrize("fault", [ValueError("bug"), MemoryError(), Panic(), "too few"])
 def test_a_guard_with_a_fault_fails_its_rows_and_goes_on(guard: Any, fault: Any, monkeypatch: Any) -> None:
     async def test() -> None:
         judge = guard._judge
@@ -249,7 +254,7 @@ def test_a_guard_with_a_fault_fails_its_rows_and_goes_on(guard: Any, fault: Any,
             verdicts = judge(conversations)
             if conversations[0].question != "x":
                 return verdicts
-            if isinstance(fault, Exception):
+            if isinstance(fault, BaseException):
                 raise fault
             return verdicts[1:]
 
@@ -306,7 +311,7 @@ def test_closing_finishes_what_waits_and_takes_no_more(guard: Any) -> None:
 def test_the_measured_rate_tells_when_to_come_back(guard: Any, monkeypatch: Any) -> None:
     async def test() -> None:
         async with batching(guard) as batcher:
-            batcher._seconds_each = 2.0
+            batcher._seconds_a_char = 2.0
             async with held(guard, batcher):
                 task = asyncio.create_task(batcher.judge_all(many(*"12345678")))
                 await asyncio.sleep(0)
@@ -314,7 +319,7 @@ def test_the_measured_rate_tells_when_to_come_back(guard: Any, monkeypatch: Any)
                     await batcher.judge(one("z"))
                 assert caught.value.retry_after == 16
             await task
-            assert batcher._seconds_each < 2
+            assert batcher._seconds_a_char < 2
 
     run(test)
 
@@ -332,5 +337,102 @@ def test_metrics(guard: Any) -> None:
             assert b'libra_queue_depth{guard="fake"} 0.0' in series
             assert b'libra_batch_size_sum{guard="fake"} 4.0' in series
             assert b'libra_guard_seconds_count{guard="fake"} 2.0' in series
+
+    run(test)
+
+
+def test_short_texts_go_before_long_ones_that_have_not_begun(guard: Any) -> None:
+    async def test() -> None:
+        asks = [["长" * 4000], ["长" * 5000], [*["许" * 900] * 20], ["短" * 10], ["短" * 11], ["短" * 12]]
+        async with batching(guard, queue_size=100) as batcher:
+            async with held(guard, batcher, "前" * 5000):
+                tasks = [asyncio.create_task(batcher.judge_all(many(*texts))) for texts in asks]
+                await asyncio.sleep(0)
+            await asyncio.gather(*tasks)
+        # Where its work goes by the length, nobody waits for more than what had begun.
+        ends = dict(zip(guard.asked, accumulate(map(len, guard.asked)), strict=True))
+        assert [ends["短" * length] for length in (10, 11, 12)] == [5010, 5021, 5033]
+        # The request of many texts has its share beside the two of one, and ends last.
+        assert [guard.asked.index("长" * length) for length in (4000, 5000)] == [8, 10]
+        assert all(len(batch) == 1 or sum(map(len, batch)) <= 1000 for batch in guard.batches)
+
+    run(test)
+
+
+def test_short_texts_without_end_do_not_keep_a_long_one_waiting_for_ever(guard: Any, monkeypatch: Any) -> None:
+    async def test() -> None:
+        judge, most = guard._judge, "长" * 100
+
+        async with batching(guard, batch_chars=10) as batcher:
+
+            def slow(conversations: Any) -> Any:
+                # Until those that have their verdicts are back with the next text.
+                while len(batcher._waiting) < 3 and most not in guard.asked:
+                    time.sleep(0.0005)
+                return judge(conversations)
+
+            monkeypatch.setattr(guard, "_judge", slow)
+            long = asyncio.create_task(batcher.judge(one(most)))
+
+            async def always() -> None:
+                while not long.done():
+                    await batcher.judge(one("短" * 10))
+
+            await asyncio.gather(batcher.judge(one("first")), long, *(always() for _ in range(3)))
+            # Each of the three beside it had about as much.
+            assert 20 <= guard.asked.index(most) <= 45
+
+    run(test)
+
+
+def test_characters_that_wait_are_bounded_too(guard: Any) -> None:
+    async def test() -> None:
+        async with batching(guard, queue_chars=100) as batcher:
+            batcher._seconds_a_char = 0.5
+            with pytest.raises(UsageError, match="101 characters are too many at once; 100 are taken"):
+                await batcher.judge_all(many("长" * 100, "x"))
+            async with held(guard, batcher):
+                # A question counts with its answer.
+                task = asyncio.create_task(batcher.judge(Conversation.from_pair("长" * 40, "长" * 50)))
+                await asyncio.sleep(0)
+                with pytest.raises(QueueFullError) as caught:
+                    await batcher.judge(one("长" * 11))
+                assert caught.value.retry_after == 45
+                fits = asyncio.create_task(batcher.judge(one("长" * 10)))
+                await asyncio.sleep(0)
+            await asyncio.gather(task, fits)
+
+    run(test)
+
+
+def test_a_thread_that_ends_fails_what_waits_and_says_so(guard: Any, monkeypatch: Any, caplog: Any) -> None:
+    async def test() -> None:
+        def broken() -> Any:
+            raise Panic
+
+        async with batching(guard) as batcher:
+            assert batcher.is_alive
+            async with held(guard, batcher) as first:
+                waiting = asyncio.create_task(batcher.judge(one("x")))
+                await asyncio.sleep(0)
+                monkeypatch.setattr(batcher, "_take", broken)
+            assert (await first).label == "安全"
+            with pytest.raises(BackendError, match="needs a restart"):
+                await waiting
+            assert not batcher.is_alive
+            with pytest.raises(BackendError, match="needs a restart"):
+                await batcher.judge(one("y"))
+        assert not batcher._thread.is_alive()
+
+    run(test)
+    assert [record.levelname for record in caplog.records] == ["CRITICAL"]
+
+
+def test_metrics_that_fail_cost_no_verdict(guard: Any, monkeypatch: Any) -> None:
+    async def test() -> None:
+        metrics = Metrics()
+        async with batching(guard, metrics=metrics) as batcher:
+            monkeypatch.setattr(metrics, "judged", lambda *_: 1 / 0)
+            assert [(await batcher.judge(one(text))).label for text in "xy"] == ["安全", "安全"]
 
     run(test)

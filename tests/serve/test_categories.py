@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from libra_guard.serve.categories import OPENAI, Categories
-from libra_guard.taxonomy import SYSTEMS, translate
+from libra_guard.taxonomy import SCENARIOS, SYSTEMS, translate
 
-CRIME = "Illegal Activities and Crime"
+CRIME, BIAS, PRIVACY, RUMORS, HATE, _, HEALTH = (scenario.name for scenario in SCENARIOS)
 
 
 @pytest.mark.parametrize(
@@ -32,6 +35,49 @@ def test_openai(system: str | None, categories: dict[str, float], scores: dict[s
     assert tuple(found) == OPENAI
     assert {code: found[code] for code in scores} == pytest.approx(scores)
     assert {code for code, meant in reader.named(categories).items() if meant} == named
+
+
+def test_the_docs_tell_what_mini_can_report() -> None:
+    reader = Categories(SYSTEMS["libra"])
+    sure = {scenario.name: 1.0 for scenario in SCENARIOS}
+    docs = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
+    for start, meant in (("| can be true", True), ("| never true", False)):
+        (row,) = [line for line in docs.splitlines() if line.startswith(start)]
+        told: dict[str, float] = {}
+        for group, score in re.findall(r"((?:`[^`]+`(?:, )?)+) \(([\d.]+)\)", row):
+            told |= dict.fromkeys(re.findall("`([^`]+)`", group), float(score))
+        expected = {
+            code: round(reader.scores(sure)[code], 2) for code, is_set in reader.named(sure).items() if is_set is meant
+        }
+        assert told == expected
+
+
+@pytest.mark.parametrize(
+    ("system", "categories", "scenarios", "named"),
+    [
+        # A guess: the scores are low, and the flag has a reason all the same.
+        ("libra", {CRIME: 0.4}, [CRIME], {"illicit"}),
+        ("libra", {HEALTH: 0.3}, [HEALTH], {"self-harm"}),
+        ("libra", {PRIVACY: 0.9}, [PRIVACY], {"illicit"}),
+        # The deny list names a scenario that the guard does not.
+        ("libra", {CRIME: 0.01}, [HEALTH], {"self-harm"}),
+        (None, {}, [HATE], {"harassment"}),
+        # Of those tied to the scenario, the one with the highest score.
+        ("libra", {HATE: 0.42, BIAS: 0.41}, [HATE], {"hate"}),
+        # What is clear stands alone.
+        ("libra", {CRIME: 0.9}, [HEALTH], {"illicit"}),
+        # Nothing is tied to rumours.
+        ("libra", {RUMORS: 0.9}, [RUMORS], set()),
+        ("libra", {RUMORS: 0.9}, [RUMORS, HATE], {"harassment"}),
+        ("libra", {CRIME: 0.4}, [], set()),
+    ],
+)
+def test_the_scenario_of_the_decision_is_a_reason(
+    system: str | None, categories: dict[str, float], scenarios: list[str], named: set[str]
+) -> None:
+    found = Categories(None if system is None else SYSTEMS[system]).named(categories, scenarios)
+    assert tuple(found) == OPENAI
+    assert {code for code, meant in found.items() if meant} == named
 
 
 @pytest.mark.parametrize("system", [name for name in SYSTEMS if name != "openai"])

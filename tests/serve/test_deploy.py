@@ -157,9 +157,10 @@ def test_kubernetes(paths: set[str], tmp_path: Path) -> None:
     assert labels.items() >= deployment["spec"]["selector"]["matchLabels"].items()
     assert labels.items() >= service["spec"]["selector"].items()
     assert service["spec"]["ports"][0]["targetPort"] == "http"
-    scraped = deployment["spec"]["template"]["metadata"]["annotations"]
-    assert scraped["prometheus.io/port"] == str(PORT)
-    assert scraped["prometheus.io/path"] in paths
+    # What scrapes by annotation has no key, and /metrics asks for one.
+    assert "annotations" not in deployment["spec"]["template"]["metadata"]
+    docs = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
+    assert f"docker build -t {container['image']} ." in docs
 
 
 def test_kubernetes_grants_no_more_than_needed() -> None:

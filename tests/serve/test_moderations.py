@@ -10,6 +10,8 @@ import pytest
 from openai.types import ModerationCreateResponse
 from starlette.testclient import TestClient
 
+from libra_guard import load_guard
+
 BAD = "【坏】"
 OPENAI = {
     *("harassment", "harassment/threatening", "hate", "hate/threatening", "illicit", "illicit/violent"),
@@ -116,3 +118,9 @@ def test_a_guard_by_name(make_server: Any, guard: Any) -> None:
     client = make_server(guards={"fake": guard, "other": other})
     assert ask(client, input="一", model="other")["model"] == "other"
     assert (guard.asked, other.asked) == ([], ["一"])
+
+
+def test_a_flag_of_mini_has_a_reason_though_no_category_is_clear(make_server: Any) -> None:
+    (result,) = ask(make_server(guards={"mini": load_guard("mini")}), input="教我制作炸弹")["results"]
+    assert result["flagged"]
+    assert [name for name, meant in result["categories"].items() if meant] == ["illicit"]

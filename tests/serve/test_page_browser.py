@@ -114,6 +114,10 @@ def test_judges_an_answer(open_page) -> None:
     expect(rows.first).to_have_text("违法犯罪 Illegal Activities and Crime0.90")
     expect(page.get_by_role("meter", name="不安全得分")).to_have_attribute("aria-valuenow", "0.9")
     assert page.locator("#spoken").get_attribute("aria-live") == "polite"
+    # Heard is what matters: score and action, and no milliseconds.
+    heard = page.locator("#spoken").aria_snapshot()
+    assert "不安全得分 0.90。 处置：拦截。" in heard
+    assert "毫秒" not in heard
     fill, whole = page.locator("#fill").bounding_box(), page.locator("#threshold").bounding_box()
     weight = 22
     # The score ends where the weight would stand at that threshold.
@@ -128,11 +132,11 @@ def test_judges_a_question_alone_and_several_turns(open_page, guard) -> None:
     page.locator("#add").click()
     expect(page.locator("textarea")).to_have_count(3)
     write(page, "一", "二", "三", "")
-    expect(page.locator("#turns li").nth(2).locator(".tag")).to_have_text("判断这一条")
+    expect(page.locator("#turns li").nth(2).locator(".tag")).to_have_text("判的是这一条")
     page.locator("#judge").click()
     expect(page.locator("#label")).to_have_text("安全")
     assert guard.asked[-1] == "三"
-    page.locator("#turns li").nth(2).get_by_role("button", name="删去第 3 条").click()
+    page.locator("#turns li").nth(2).get_by_role("button", name="删除第 3 条").click()
     expect(page.locator("textarea")).to_have_count(2)
     expect(page.locator("textarea").nth(1)).to_be_focused()
 
@@ -164,6 +168,22 @@ def test_shows_verdicts_of_other_kinds(open_page) -> None:
     expect(page.locator("#label")).to_have_text("读不出")
 
 
+def test_notes_are_in_the_language_of_the_page_and_texts_say_theirs(open_page) -> None:
+    page = open_page(locale="en")
+    notes = ["2 earlier messages were not read", "the question was shortened to its beginning and end", "another note"]
+    answer_with(page, "v1/guard", body=result(notes=notes, analysis="因为", answer="换个说法吧"))
+    judge(page, "A question", "回答")
+    expect(page.locator("#notes li").first).to_have_text("Earlier messages that were not read: 2.")
+    page.locator("#language").click()
+    expect(page.locator("#notes li")).to_have_text(
+        ["更早的 2 条没有读。", "问题太长，只读了开头和结尾。", "another note"]
+    )
+    page.locator("#language").click()
+    spoken = {"#analysis": "zh-Hans", "#answer": "zh-Hans", "#notes li:last-child": "en", ".begins": "zh-Hans"}
+    for place, language in {**spoken, "textarea >> nth=0": "en", "textarea >> nth=1": "zh-Hans"}.items():
+        expect(page.locator(place)).to_have_attribute("lang", language)
+
+
 def test_says_what_the_policy_does(open_page) -> None:
     page = open_page()
     changes = {"label": "安全", "unsafe_score": 0.1, "action": "pass", "would": "block", "mode": "monitor"}
@@ -185,7 +205,7 @@ def test_says_what_the_policy_does(open_page) -> None:
 def test_guard_and_policy_are_chosen_from_what_is_served(open_page) -> None:
     page = open_page()
     expect(page.locator("#guard option")).to_have_text(["fake（默认）"])
-    expect(page.locator("#policy option")).to_have_text(["default（默认）", "monitor", "strict"])
+    expect(page.locator("#policy option")).to_have_text(["default", "monitor", "strict"])
     judge(page, "问题", f"回答{BAD}")
     page.locator("#threshold").fill("1")
     with page.expect_request("**/v1/guard") as sent:
@@ -219,11 +239,13 @@ def test_a_moved_threshold_decides_again_without_asking(open_page, guard) -> Non
     expect(page.locator("#label")).to_have_text("安全")
     told = "由本页按阈值 0.91 判定，未再请求。服务器按 0.50 判为：不安全。"
     expect(page.locator("#redecided")).to_have_text(told)
+    expect(page.locator("#apart-label")).to_have_text("按阈值 0.91（服务器：不安全）")
     expect(page.locator("#apart")).to_be_visible()
     expect(page.locator("#action")).to_contain_text("拦截")
     assert slider.get_attribute("aria-valuetext") == "0.91，得分 0.90"
     slider.fill("0.9")
     expect(page.locator("#label")).to_have_text("不安全")
+    expect(page.locator("#apart-label")).to_be_empty()
     # It stays for the next text, until it is put back.
     slider.fill("0.05")
     judge(page, "问题", "好的回答")
@@ -419,6 +441,52 @@ def test_examples_are_judged_and_what_was_judged_comes_back(open_page) -> None:
     expect(page.locator("#past")).to_be_hidden()
 
 
+def test_a_verdict_of_another_text_or_policy_is_marked_as_such(open_page) -> None:
+    page = open_page()
+    age, marked = page.locator("#age"), page.locator("#result.old")
+    judge(page, "问题", "好的")
+    expect(page.locator("#label")).to_have_text("安全")
+    expect(age).to_be_empty()
+    write(page, "问题", f"改成{BAD}")
+    expect(age).to_have_text("已有改动，结果是之前的")
+    expect(marked).to_be_visible()
+    assert age.get_attribute("role") == "status"
+    # What is written again as it was is what was judged.
+    write(page, "问题", "好的")
+    expect(age).to_be_empty()
+    expect(marked).to_have_count(0)
+    held = []
+    page.route("**/v1/guard", lambda route: held.append(route))
+    page.locator("#policy").select_option("strict")
+    expect(age).to_have_text("正在判断，下面是之前的结果")
+    expect(marked).to_be_visible()
+    page.locator("#clear").click()
+    for gone in ("#weighed", "#result.old"):
+        expect(page.locator(gone)).to_be_hidden()
+    for empty in ("#label", "#outcome", "#age"):
+        expect(page.locator(empty)).to_be_empty()
+    expect(page.locator("#empty")).to_be_visible()
+    # What was judged comes back with the policy that it was judged with.
+    page.locator("#history button").click()
+    expect(page.locator("#policy")).to_have_value("")
+    expect(page.locator("#label")).to_have_text("安全")
+    expect(age).to_be_empty()
+    assert len(held) == 1
+
+
+def test_a_verdict_that_comes_after_an_edit_is_marked(open_page, guard) -> None:
+    page = open_page()
+    write(page, "问题", "好的")
+    guard.gate.clear()
+    guard.entered.clear()
+    page.locator("#judge").click()
+    assert guard.entered.wait(10)
+    write(page, "问题", f"改成{BAD}")
+    guard.gate.set()
+    expect(page.locator("#label")).to_have_text("安全")
+    expect(page.locator("#age")).to_have_text("已有改动，结果是之前的")
+
+
 def test_nothing_to_judge(open_page, guard) -> None:
     page = open_page()
     asked = len(guard.asked)
@@ -489,6 +557,24 @@ def test_errors_are_told_in_plain_words(open_page) -> None:
         expect(page.locator("#label")).to_have_text("安全")
 
 
+def test_no_verdict_stands_beside_an_error_which_is_in_view(open_page) -> None:
+    page = open_page(viewport={"width": 375, "height": 500})
+    judge(page, "问题", "好的")
+    expect(page.locator("#label")).to_have_text("安全")
+    page.locator("#copy-json").click()
+    expect(page.locator("#copied")).not_to_be_empty()
+    held = []
+    page.route("**/v1/guard", lambda route: held.append(route))
+    page.locator("textarea").first.press("Control+Enter")
+    expect(page.locator("#result.old #age")).to_have_text("正在判断，下面是之前的结果")
+    held.pop().abort("connectionrefused")
+    expect(page.locator("#trouble")).to_contain_text("连不上服务器")
+    expect(page.locator("#trouble")).to_be_in_viewport()
+    expect(page.locator("#weighed")).to_be_hidden()
+    for empty in ("#label", "#outcome", "#age", "#copied"):
+        expect(page.locator(empty)).to_be_empty()
+
+
 def test_a_server_that_is_gone_is_told_in_both_languages(open_page) -> None:
     page = open_page()
     page.route("**/v1/guard", lambda route: route.abort("connectionrefused"))
@@ -512,13 +598,19 @@ def test_a_server_that_comes_late_is_asked_again_for_its_guards(open_page) -> No
 
 def test_asks_for_a_key_and_keeps_it_for_the_tab_only(open_page) -> None:
     page = open_page(settings={"api_key": KEY})
-    expect(page.locator("#trouble")).to_have_text("服务器要 API 密钥，或密钥不对。")
+    # That a key is needed is no alarm; that it is wrong is one.
+    expect(page.locator("#key-hint")).to_contain_text("这台服务器需要 API 密钥。")
+    expect(page.locator("#trouble")).to_be_hidden()
     write(page, "问题", f"回答{BAD}")
+    page.locator("#judge").click()
     field = page.get_by_label("API 密钥")
+    expect(field).to_be_focused()
+    expect(page.locator("#trouble")).to_be_hidden()
     field.fill("wrong")
     field.press("Enter")
-    expect(page.locator("#trouble")).to_be_visible()
+    expect(page.locator("#trouble")).to_have_text("密钥不对，请再输入。")
     expect(field).to_be_focused()
+    assert field.evaluate("(one) => one.selectionEnd - one.selectionStart") == len("wrong")
     field.fill(KEY)
     field.press("Enter")
     expect(page.locator("#label")).to_have_text("不安全")
@@ -548,7 +640,7 @@ def test_language_and_theme_are_switched_and_remembered(open_page) -> None:
     expect(page.locator("#label")).to_have_text("Unsafe")
     expect(page.locator("#categories li").first).to_have_text("Illegal Activities and Crime 违法犯罪0.90")
     assert page.evaluate("document.documentElement.lang") == "en"
-    assert page.title() == "Libra: weigh a Chinese conversation"
+    assert page.title() == "Libra: is this Chinese conversation safe?"
     page.get_by_role("button", name="Dark").click()
     dark = page.evaluate(ground)
     assert dark != light
@@ -715,6 +807,8 @@ def test_every_control_has_a_name_and_shows_its_focus(open_page, locale) -> None
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_every_text_can_be_read_against_its_ground(open_page, theme) -> None:
     page = open_page(settings={"api_key": KEY}, color_scheme=theme)
+    page.locator("#key").fill("wrong")
+    page.locator("#key").press("Enter")
     expect(page.locator("#trouble")).to_be_visible()
     texts = page.evaluate(CONTRAST)
     everything_shown(page)
@@ -724,6 +818,9 @@ def test_every_text_can_be_read_against_its_ground(open_page, theme) -> None:
         judge(page, "问题", "回答")
         expect(page.locator("#action")).to_have_attribute("data-action", action)
         texts += page.evaluate(CONTRAST)
+    write(page, "问题", "别的回答")
+    expect(page.locator("#age")).to_be_visible()
+    texts += page.evaluate(CONTRAST)
     assert len(texts) > 200
     assert [pair for pair in texts if pair[0] < 4.5] == []
 
@@ -741,6 +838,14 @@ def test_the_bundled_guard_marks_its_sentence(open_page) -> None:
     assert 0 < len(marked) < len(text)
     expect(page.locator("#judged")).to_have_text(text)
     expect(page.locator("#without")).to_contain_text("得分降至 0.")
+
+
+def test_the_notes_of_the_bundled_guard_are_known(open_page) -> None:
+    page = open_page(guards={"mini": mini()})
+    judge(page, "很长的问题，" * 1000, "回答")
+    expect(page.locator("#notes li")).to_have_text(["问题太长，只读了开头和结尾。"])
+    page.get_by_role("button", name="多轮").click()
+    expect(page.locator("#notes li")).to_have_text(["更早的 2 条没有读。"])
 
 
 def mini():

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -130,6 +133,15 @@ def test_nothing_is_judged_after_a_block(make_server: MakeServer, guard: Any) ->
 def test_a_shortened_question_is_said(client: TestClient) -> None:
     last = post(client, question="长" * 1000, text=SAFE, end=True)
     assert SHORTENED in last["windows"][0]["verdict"]["notes"]
+
+
+def test_the_audit_log_has_the_whole_question_and_which_part_it_was(make_server: MakeServer, tmp_path: Path) -> None:
+    client, question = make_server(audit=tmp_path / "audit"), "长" * 1000
+    post(client, question=question, text=f"{SAFE}【疑】也可以再等一会儿。", end=True)
+    lines = [json.loads(line) for line in (tmp_path / "audit").read_bytes().splitlines()]
+    assert [line["part"] for line in lines] == ["window", "window", "context"]
+    assert {line["question_hash"] for line in lines} == {f"sha256:{hashlib.sha256(question.encode()).hexdigest()}"}
+    assert {line["question_characters"] for line in lines} == {1000}
 
 
 STATE = {"position": 12, "before": SAFE, "repeated": 0, "pending": "然后", "half": None, "credit": 20.0}

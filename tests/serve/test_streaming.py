@@ -17,7 +17,7 @@ from libra_guard.serve.batcher import QueueFullError
 from libra_guard.serve.metrics import Metrics
 from libra_guard.serve.settings import ServerSettings
 from libra_guard.serve.state import Judged
-from libra_guard.serve.streaming import Released, Stopped, guarded
+from libra_guard.serve.streaming import FLUSH, Released, Stopped, guarded
 
 QUESTION = "怎么泡茶？"
 PATIENT = StreamSettings(least=4, hold_ms=60_000)
@@ -184,6 +184,15 @@ def test_what_has_waited_is_judged_as_it_is() -> None:
     (part,) = asyncio.run(asyncio.wait_for(first(), 20))
     assert part.text == "先温"
     assert part.delay >= 0.005
+
+
+def test_what_has_come_is_judged_when_that_is_asked_for() -> None:
+    server = FakeServer()
+    parts = run(server, Upstream("先温", FLUSH, "杯。再【坏", FLUSH, "】投"))
+    # A sentence that was cut is judged again from its beginning.
+    assert server.asked == [["先温"], ["先温杯。", "再【坏"], ["再【坏】投"]]
+    assert texts(parts) == ["先温", "杯。", "再【坏"]
+    assert isinstance(parts[-1], Stopped)
 
 
 def test_white_space_does_not_make_the_clock_spin(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -45,6 +46,17 @@ def test_health_and_readiness(client: TestClient) -> None:
     assert client.get("/healthz").status_code == 200
 
 
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+def test_probes_without_a_body_and_of_a_guard_whose_thread_has_ended(client: TestClient, path: str) -> None:
+    assert (client.head(path).status_code, client.head(path).content) == (200, b"")
+    batcher = client.app.state.server.pool.default.batcher  # type: ignore[attr-defined]
+    batcher._dead = True
+    try:
+        assert [client.get(path).status_code, client.head(path).status_code] == [503, 503]
+    finally:
+        batcher._dead = False
+
+
 def test_metrics(client: TestClient) -> None:
     answer = client.get("/metrics")
     assert answer.headers["content-type"].startswith("text/plain; version=")
@@ -60,6 +72,17 @@ def test_a_policy_for_a_guard_that_is_not_served(make_server: Any, tmp_path: Any
 def test_the_description_can_be_switched_off(make_server: Any) -> None:
     client = make_server(docs=False)
     assert [client.get(path).status_code for path in ("/docs", "/openapi.json")] == [404, 404]
+
+
+def test_the_page_of_the_api_asks_nobody_else(client: TestClient) -> None:
+    answer = client.get("/docs")
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+    assert set(re.findall(r'(?:src|href)="([^"]*)"', answer.text)) == {"web/icon.svg", "web/style.css", "openapi.json"}
+    assert "<script" not in answer.text
+    told = client.get("/openapi.json").json()["paths"]
+    shown = re.findall(r"<h3><code>(\w+) (\S+)</code></h3>\n<p>\w", answer.text)
+    assert shown == [(method.upper(), path) for path, methods in told.items() for method in methods]
 
 
 def test_the_description_names_what_is_there(client: TestClient) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import signal
 import threading
@@ -315,24 +316,27 @@ def test_an_interrupt_waits_for_no_server(
     model: Model, run: Callable[..., Run], held: Held, seat: str, silent: bool
 ) -> None:
     """Neither for one that never answers, nor for one that is always busy."""
-    asked, said = [0], []
+    asked: list[int] = []
+    said: list[str] = []
+    # Several are asked at once: each must know its own number.
+    numbers = itertools.count(1)
 
     def answers(_: str) -> Reply:
-        asked[0] += 1
-        if asked[0] == (1 if seat == "writer" else 4):
+        asked.append(number := next(numbers))
+        if number == (1 if seat == "writer" else 4):
             signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
         # A busy server refuses at last, so that a wrong program ends.
-        return held() if silent else (429 if asked[0] < 2000 else 400, {"retry-after": "0.01"}, {})
+        return held() if silent else (429 if number < 2000 else 400, {"retry-after": "0.01"}, {})
 
     setattr(model, seat, answers)
     with pytest.raises(KeyboardInterrupt):
         run(models=apart(model, concurrency=4, **PATIENT), say=said.append).go()
-    count = asked[0]
+    count = len(asked)
     assert not held.gave_in
     assert count <= 8 if silent else count < 1000
     # Whoever still paused between two attempts would ask again by now.
     threading.Event().wait(0.2)
-    assert asked[0] == count
+    assert len(asked) == count
     assert said == ["stopping: what was answered is kept; run again to go on"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 from contextlib import suppress
@@ -21,6 +22,7 @@ _UVICORN: dict[str, Any] = {
     **{"http": "libra_guard.serve.protocol:BoundedProtocol", "ws": "none", "lifespan": "on"},
     **{"log_config": None, "access_log": False, "proxy_headers": False, "server_header": False},
 }
+_USER = re.compile(r"//[^/]*@")
 _NOT_STARTED = 3  # how uvicorn ends where an application cannot start
 
 
@@ -111,7 +113,8 @@ def _bound(settings: ServerSettings) -> socket.socket:
 
 def _about(settings: ServerSettings, listening: socket.socket) -> str:
     name = f"[{settings.host}]" if ":" in settings.host else settings.host
-    upstream = f"; guarding {settings.upstream}" if settings.upstream else ""
+    # Without a name and password that stand before the host.
+    upstream = f"; guarding {_USER.sub('//', settings.upstream)}" if settings.upstream else ""
     told = f"guards: {', '.join(settings.guards)}; policy: {settings.policy}{upstream}"
     return f"http://{name}:{listening.getsockname()[1]}  {told}{'' if settings.keys() else '; no API key'}"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 import zlib
 from pathlib import Path
 
@@ -16,9 +17,12 @@ def read_text(path: Path) -> str:
     r"""The text of a file in any encoding that Libra reads, its lines ended by ``\n``.
 
     Raises:
-        UsageError: It cannot be read, is no text, or is blank.
+        UsageError: It cannot be read, is no plain file, is no text, or is blank.
     """
     try:
+        # A pipe could be waited for without end, and a device need not end.
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise UsageError(f"{path}: cannot be read: it is no plain file")
         text = "".join(lines(path, find_coding(path, None), "\n")).replace("\r\n", "\n")
     except (OSError, EOFError, zlib.error) as error:
         raise UsageError(f"{path}: cannot be read: {error}") from None

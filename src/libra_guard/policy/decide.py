@@ -12,10 +12,18 @@ from libra_guard.errors import UsageError
 from libra_guard.policy.profile import GUARD, Action, Mode, Policy, Rule, Threshold
 from libra_guard.records import Conversation, Label, Target, Verdict
 from libra_guard.taxonomy import CategorySystem, translate
+from libra_guard.taxonomy import scenario as scenario_of
 
 CLEAR = 0.5
 """Score from which on a category is named for sure."""
+LIKELY = 0.3
+"""Score from which on a guess may be good enough to choose the answer by."""
+AHEAD = 3.0
+"""So many times the score of the next scenario such a guess must have."""
+DISTRESS = 0.1
+"""From this score of 身心健康 on, a guess at another scenario does not choose the answer: it has no line of help."""
 
+_HEALTH = scenario_of("身心健康").name
 _SCORE_OF_LABEL = {Label.SAFE: 0.0, Label.CONTROVERSIAL: 0.5, Label.UNSAFE: 1.0}
 
 
@@ -31,6 +39,8 @@ class Decision(BaseModel):
     """English names of the scenarios that speak against the text, the worst first; empty where it would pass."""
     guessed: bool = False
     """Whether no category was sure: the scenario is the likeliest one."""
+    likely: bool = False
+    """Of a guess: whether it is clear enough to give the answer of the scenario, and not the general one."""
     reason: str
     """One line in English."""
     policy: str
@@ -52,6 +62,7 @@ class _Outcome(NamedTuple):
     reason: str
     scenarios: tuple[str, ...] = ()
     guessed: bool = False
+    likely: bool = False
     listed: str | None = None
 
 
@@ -76,6 +87,7 @@ def decide(
         would=outcome.action,
         scenarios=outcome.scenarios,
         guessed=outcome.guessed,
+        likely=outcome.likely,
         reason=outcome.reason,
         policy=policy.name,
         mode=policy.mode,
@@ -108,7 +120,15 @@ def _judged(policy: Policy, verdict: Verdict, target: Target, system: CategorySy
     # Sorting keeps the order of the scores among equals.
     found.sort(key=lambda pair: -pair[0].severity)
     against = tuple(scenario for action, scenario in found if scenario is not None and action is not Action.PASS)
-    return _Outcome(worst, _why(verdict), against, guessed and bool(against))
+    guessed = guessed and bool(against)
+    return _Outcome(worst, _why(verdict), against, guessed, guessed and _likely(_ranked(verdict, system)))
+
+
+def _likely(ranked: list[_Named]) -> bool:
+    first, *others = ranked
+    if first.score < LIKELY or any(first.score < AHEAD * one.score for one in others):
+        return False
+    return all(one.scenario != _HEALTH or one.score < DISTRESS for one in others)
 
 
 def _rules(policy: Policy, target: Target, named: list[_Named], *, guessed: bool) -> Iterator[tuple[str | None, Rule]]:
@@ -130,14 +150,19 @@ def named_scenarios(verdict: Verdict, system: CategorySystem | None) -> list[_Na
         verdict: Its categories; a score outside of [0, 1] counts as 1.
         system: Of these categories; None: those with a name of Libra's taxonomy are taken for it.
     """
+    ranked = _ranked(verdict, system)
+    least = min(CLEAR, ranked[0].score) if ranked else CLEAR
+    return [one for one in ranked if one.score >= least]
+
+
+def _ranked(verdict: Verdict, system: CategorySystem | None) -> list[_Named]:
+    """All scenarios that have a score, the highest first."""
     scores: dict[str | None, float] = {}
     for category, score in verdict.categories.items():
         score = score if 0 <= score <= 1 else 1.0
         for scenario in _scenarios_of(category, "libra" if system is None else system.name):
             scores[scenario] = max(score, scores.get(scenario, 0.0))
-    ranked = sorted((_Named(s, score) for s, score in scores.items() if score > 0), key=lambda one: -one.score)
-    least = min(CLEAR, ranked[0].score) if ranked else CLEAR
-    return [one for one in ranked if one.score >= least]
+    return sorted((_Named(s, score) for s, score in scores.items() if score > 0), key=lambda one: -one.score)
 
 
 @lru_cache(maxsize=1024)

@@ -16,7 +16,7 @@ from libra_guard.errors import UsageError
 from libra_guard.guards.normalise import normalise
 from libra_guard.guards.texts import read_text
 from libra_guard.guards.words import WordList, word_key, word_lines
-from libra_guard.policy.patterns import check_pattern, compiled
+from libra_guard.policy.patterns import check_pattern, compiled, occurs
 from libra_guard.records import check_text, is_visible
 from libra_guard.taxonomy import scenario, sub_category
 
@@ -130,7 +130,7 @@ class DenyList(Strict):
             return found[0]
         forms = (normalise(text), word_key(text)) if self._patterns else ()
         for number, pattern in enumerate(self._patterns, 1):
-            if any(map(pattern.search, forms)):
+            if any(occurs(pattern, form) for form in forms):
                 return Denied(f"pattern {number}")
         return None
 

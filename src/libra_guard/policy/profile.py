@@ -176,14 +176,14 @@ class Policy(Strict):
         return None if own is None else own.over(rule)
 
     def answer(self, decision: Decision, language: Language) -> str:
-        """What is said in place of a text: of its worst scenario, or the general answer where none is sure.
+        """What is said in place of a text: of its worst scenario, or the general answer where that is no clear one.
 
         Args:
             decision: On the text.
             language: Of the answer; see ``language_of``.
         """
-        sure = () if decision.guessed else decision.scenarios
-        for scenario in (*sure, GENERAL):
+        clear = () if decision.guessed and not decision.likely else decision.scenarios
+        for scenario in (*clear, GENERAL):
             for answers in (self.answers, bundled_answers()):
                 if scenario in answers and (text := answers[scenario].text(language, scenario)):
                     return text

@@ -117,7 +117,8 @@ class AnswerWindows:
 
     def __init__(self, question: str | Sequence[Message], settings: StreamSettings | None = None) -> None:
         self._settings = settings or StreamSettings()
-        self._messages, asked = _shortened(question, self._settings.question_chars)
+        self._messages, self.asked = _shortened(question, self._settings.question_chars)
+        asked = len(self.asked)
         self._question = next((len(m.content) for m in reversed(self._messages) if m.role is Role.USER), 0)
         self.notes: tuple[str, ...] = () if asked == self._question else (SHORTENED,)
         """What the reader of a verdict should know."""
@@ -322,17 +323,19 @@ def _opened(windows: AnswerWindows, chunks: Iterable[str]) -> Iterator[list[Wind
     yield windows.end()
 
 
-def _shortened(question: str | Sequence[Message], most: int) -> tuple[tuple[Message, ...], int]:
-    """The messages before the answer, their question of at most ``most`` characters; how long it was."""
+def _shortened(question: str | Sequence[Message], most: int) -> tuple[tuple[Message, ...], str]:
+    """The messages before the answer, their question of at most ``most`` characters; the question as it was."""
     if isinstance(question, str):
         question = [Message(role=Role.USER, content=question)] if question else []
     messages = list(question)
     for i in reversed(range(len(messages))):
         if messages[i].role is Role.USER:
             asked = messages[i].content
-            messages[i] = Message(role=Role.USER, content=shorten(asked, most, _characters))
-            return tuple(messages), len(asked)
-    return tuple(messages), 0
+            # Of a long one the ends are all that is looked at.
+            ends = asked if len(asked) <= 2 * most else asked[:most] + asked[-most:]
+            messages[i] = Message(role=Role.USER, content=shorten(ends, most, _characters))
+            return tuple(messages), asked
+    return tuple(messages), ""
 
 
 def _characters(texts: Sequence[str]) -> list[list[Span]]:

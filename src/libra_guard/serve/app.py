@@ -26,7 +26,7 @@ from libra_guard.serve.limits import BodyLimit, HangUp
 from libra_guard.serve.metrics import Metrics
 from libra_guard.serve.pool import Pool, load_guards, warm_up
 from libra_guard.serve.proxy.upstream import Upstream
-from libra_guard.serve.routes import chat, guard, moderations, page, stream, system
+from libra_guard.serve.routes import chat, docs, guard, moderations, page, stream, system
 from libra_guard.serve.settings import LOOPBACK, ServerSettings
 from libra_guard.serve.state import Server
 
@@ -34,6 +34,9 @@ _log = logging.getLogger(__name__)
 _ABOUT = "Verdicts on Chinese conversations: OpenAI's moderation API, conversations, growing answers, a guarded chat."
 _LOOK_SECONDS = 1.0
 """Between two looks at the policy files."""
+_TOLD = ("action", "would", "stage", "score", "scenarios", "policy")
+_EXPOSED = ("x-request-id", "retry-after", *(f"x-libra-{name}" for name in _TOLD))
+"""Headers of answers that web pages of ``cors_origins`` may read."""
 
 
 def create_app(settings: ServerSettings, guards: Mapping[str, Guard] | None = None) -> FastAPI:
@@ -58,14 +61,15 @@ def create_app(settings: ServerSettings, guards: Mapping[str, Guard] | None = No
         summary=_ABOUT,
         version=__version__,
         lifespan=lifespan,
-        docs_url="/docs" if settings.docs else None,
+        # FastAPI's own page of the API loads scripts from elsewhere; see ``routes.docs``.
+        docs_url=None,
         openapi_url="/openapi.json" if settings.docs else None,
         redoc_url=None,
         redirect_slashes=False,
     )
     app.state.metrics = metrics
     add_handlers(app)
-    for part in (moderations, guard, stream, chat, system, page):
+    for part in (moderations, guard, stream, chat, system, page, *([docs] if settings.docs else [])):
         app.include_router(part.router)
     _add_layers(app, settings, metrics)
     return app
@@ -116,7 +120,11 @@ def _add_layers(app: FastAPI, settings: ServerSettings, metrics: Metrics) -> Non
         app.add_middleware(ApiKeys, keys=keys, metrics=metrics)
     if settings.cors_origins:
         app.add_middleware(
-            CORSMiddleware, allow_origins=settings.cors_origins, allow_methods=["*"], allow_headers=["*"]
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=_EXPOSED,
         )
     if settings.is_local and not keys:
         app.add_middleware(OwnNames, names=(*LOOPBACK, *settings.hosts), metrics=metrics)
@@ -166,8 +174,11 @@ async def _warm(server: Server) -> None:
 
 async def _watch(policies: PolicyStore, metrics: Metrics) -> None:
     while True:
-        await asyncio.to_thread(policies.refresh)
-        metrics.policy_problems(policies.problems)
+        try:
+            await asyncio.to_thread(policies.refresh)
+            metrics.policy_problems(policies.problems)
+        except Exception:
+            _log.exception("the policy files cannot be looked at; those of before are in force")
         await asyncio.sleep(_LOOK_SECONDS)
 
 

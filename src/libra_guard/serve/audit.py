@@ -31,7 +31,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from libra_guard.errors import UsageError
 from libra_guard.io import dumps
@@ -41,11 +41,15 @@ from libra_guard.serve.metrics import Metrics
 if TYPE_CHECKING:
     from libra_guard.policy.decide import Decision
 
+Part = Literal["window", "context"]
+"""Which part of a growing answer was judged: what is new, or in a second look the text before it too."""
 _log = logging.getLogger(__name__)
 _KEPT_BYTES = 16_000_000
 """Of lines that could not be written yet."""
 _PATIENCE = 2.0
 """Seconds that a request waits for its lines; a disk that hangs must not hang the server."""
+_LOCKED = 1.0
+"""Seconds that the thread waits for others' lock on the file, less than a request waits for the thread."""
 _AGAIN = 60.0
 """Seconds after which a failure that goes on is logged again."""
 _SHORTEST_KEY = 16
@@ -57,6 +61,10 @@ class Entry(NamedTuple):
     conversation: Conversation
     verdict: Verdict
     decision: Decision
+    question: str | None = None
+    """As it was asked, where the conversation has it shortened."""
+    part: Part | None = None
+    """Of a growing answer."""
 
 
 class Audit:
@@ -113,10 +121,12 @@ class Audit:
         self._thread.shutdown(wait=False)
 
     def _record(self, entry: Entry) -> dict[str, Any]:
-        conversation, verdict, decision = entry
-        question, answer = conversation.question, conversation.response
+        conversation, verdict, decision = entry.conversation, entry.verdict, entry.decision
+        question = conversation.question if entry.question is None else entry.question
+        answer = conversation.response
         record: dict[str, Any] = {
             "target": conversation.target,
+            "part": entry.part,
             "policy": decision.policy,
             "mode": decision.mode,
             "action": decision.action,
@@ -171,7 +181,7 @@ class Audit:
     def _append(self, line: bytes) -> None:
         """Adds one line, whole or not at all; a line that a kill left without its end gets it."""
         file = self._current()
-        fcntl.flock(file, fcntl.LOCK_EX)
+        self._acquire(file)
         try:
             end = os.fstat(file).st_size
             if end and os.pread(file, 1, end - 1) != b"\n":
@@ -181,6 +191,18 @@ class Audit:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         finally:
             fcntl.flock(file, fcntl.LOCK_UN)
+
+    def _acquire(self, file: int) -> None:
+        """Locks the file, and gives up in time: who holds the lock for ever must not keep this process from ending."""
+        until = time.monotonic() + (0.0 if self._failing else _LOCKED)
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if time.monotonic() >= until:
+                    raise OSError(errno.EAGAIN, "another process has locked it") from None
+            time.sleep(0.005)
 
     def _current(self) -> int:
         """The descriptor of the file that has the name now, opened anew where another has it."""

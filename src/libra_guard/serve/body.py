@@ -16,6 +16,8 @@ from libra_guard.serve.errors import ApiError
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _JSON = re.compile(r"application/(?:[\w.+-]+\+)?json\s*(?:;.*)?", re.IGNORECASE)
 
+_CHARSET = re.compile(r";\s*charset\s*=\s*([^;]*)", re.IGNORECASE)
+
 
 def read_json(raw: bytes) -> Any:
     """What the body of a request says.
@@ -60,8 +62,11 @@ class StrictRoute(APIRoute):
             return handle
 
         async def strict(request: Request) -> Response:
-            if not _JSON.fullmatch(request.headers.get("content-type", "")):
-                raise ApiError(415, "send JSON, with content-type: application/json", code="unsupported_media_type")
+            kind = request.headers.get("content-type", "")
+            charsets = {name.strip(' "').lower() for name in _CHARSET.findall(kind)}
+            if not _JSON.fullmatch(kind) or not charsets <= {"utf-8", "utf8"}:
+                message = "send JSON in UTF-8, with content-type: application/json"
+                raise ApiError(415, message, code="unsupported_media_type")
             return await handle(_JsonRequest(request.scope, request.receive))
 
         return strict

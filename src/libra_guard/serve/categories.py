@@ -8,7 +8,8 @@ an upper bound) every question about theft would be reported as one about abused
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import cache
 
 from libra_guard.errors import UsageError
 from libra_guard.taxonomy import SCENARIOS, SYSTEMS, CategorySystem, backward, forward, translate
@@ -39,12 +40,22 @@ class Categories:
                 best[code] = max(best[code], round(score * share, 4))
         return best
 
-    def named(self, categories: Mapping[str, float]) -> dict[str, bool]:
-        """Which of OpenAI's categories the guard means; maybe none, for they have none for rumours or privacy."""
+    def named(self, categories: Mapping[str, float], scenarios: Sequence[str] = ()) -> dict[str, bool]:
+        """Which of OpenAI's categories the guard means; maybe none, for they have none for rumours and ethics.
+
+        Args:
+            categories: Of the guard, with their scores.
+            scenarios: English names of those that the decision is for, the worst first. Where no category is clear,
+                the one tied best to the first scenario that is tied to any is meant, so that a flag has a reason.
+        """
         meant = dict.fromkeys(OPENAI, False)
         for name, score in categories.items():
             for code, share in self._shares_of(name).items():
                 meant[code] |= score >= CLEAR and share >= CLEAR
+        tied = next(filter(None, map(_shares_of_scenario, scenarios)), None)
+        if tied and not any(meant.values()):
+            scores = self.scores(categories)
+            meant[max(tied, key=lambda code: (scores[code], tied[code]))] = True
         return meant
 
     def scenarios(self, categories: Mapping[str, float]) -> dict[str, float]:
@@ -57,9 +68,7 @@ class Categories:
 
     def _shares_of(self, name: str) -> dict[str, float]:
         if name not in self._shares:
-            subs = self._subs(name)
-            tied = [code for sub in subs for code in forward(sub, "openai")]
-            self._shares[name] = {code: tied.count(code) / len(subs) for code in dict.fromkeys(tied)}
+            self._shares[name] = _shares(self._subs(name))
         return self._shares[name]
 
     def _scenarios_of(self, name: str) -> tuple[str, ...]:
@@ -76,3 +85,13 @@ class Categories:
             return backward(name, self._system.name)
         except UsageError:
             return ()
+
+
+def _shares(subs: Sequence[str]) -> dict[str, float]:
+    tied = [code for sub in subs for code in forward(sub, "openai")]
+    return {code: tied.count(code) / len(subs) for code in dict.fromkeys(tied)}
+
+
+@cache
+def _shares_of_scenario(name: str) -> dict[str, float]:
+    return _shares(tuple(backward(name, "libra")))

@@ -109,7 +109,11 @@ class Metrics:
         self._request_seconds.labels(route).observe(seconds)
 
     def rejected(self, reason: str) -> None:
-        """A request was turned away, for ``queue_full``, ``deadline``, ``body_size``, ``body_time`` or ``key``."""
+        """A request was turned away.
+
+        Args:
+            reason: ``queue_full``, ``deadline``, ``closing``, ``body_size``, ``body_time``, ``key`` or ``host``.
+        """
         self._rejected.labels(self._bounded("reason", reason)).inc()
 
     def decided(self, guard: str, target: Target, verdict: Verdict, decision: Decision) -> None:

@@ -52,8 +52,10 @@ class Pool:
                     guard,
                     name=name,
                     batch_size=settings.batch_size,
+                    batch_chars=settings.batch_chars,
                     wait=settings.batch_wait_ms / 1000,
                     queue_size=settings.queue_size,
+                    queue_chars=settings.queue_chars,
                     metrics=metrics,
                 ),
                 Categories(guard.system),
@@ -66,6 +68,11 @@ class Pool:
     def all(self) -> tuple[Served, ...]:
         """Every guard, the default first."""
         return tuple(self._served.values())
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether every guard judges; False where the thread of one has ended."""
+        return all(served.batcher.is_alive for served in self.all)
 
     def get(self, name: str | None) -> Served:
         """The guard of that name; the default one for None and for OpenAI's names of moderation models.

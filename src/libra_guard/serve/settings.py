@@ -55,10 +55,14 @@ class ServerSettings(BaseSettings):
 
     batch_size: Positive = 16
     """Conversations that a guard is given at once."""
+    batch_chars: Positive = 4000
+    """Characters that they have together; a longer one is judged alone."""
     batch_wait_ms: float = Field(default=0.0, ge=0, le=1000)
     """How long a batch waits to fill while the guard is idle. Batches form by themselves while it is busy."""
     queue_size: Positive = 256
     """Conversations that may wait for a guard; who comes then is told to come back (429)."""
+    queue_chars: int = Field(default=1_000_000, ge=10_000)
+    """Characters that they may have together; a request that has more by itself is refused (400)."""
     deadline_ms: float = Field(default=30_000, gt=0)
     """How long a request may take until its verdicts (504)."""
     grace_seconds: Positive = 30
@@ -71,8 +75,8 @@ class ServerSettings(BaseSettings):
     """In one request."""
     max_messages: int = Field(default=200, gt=0, le=10_000)
     """In one conversation."""
-    max_chars: Positive = 100_000
-    """In one text."""
+    max_chars: Positive = 20_000
+    """In one text. A guard that has begun with it is not interrupted, and others wait."""
 
     stream_overlap: int = _STREAM.overlap
     """This and the next three: see ``predict.stream.StreamSettings``."""
@@ -117,12 +121,16 @@ class ServerSettings(BaseSettings):
     def _url(cls, value: str | None) -> str | None:
         if value is not None and not value.startswith(("http://", "https://")):
             raise ValueError("a URL is needed, http://... or https://...")
+        if value is not None and ("?" in value or "#" in value):
+            raise ValueError("it has a query or a fragment, which paths cannot be put behind")
         return value.rstrip("/") if value else None
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.queue_size < self.max_conversations:
             raise ValueError("queue_size must be max_conversations or more: a full request could never be taken")
+        if self.queue_chars < 2 * self.max_chars:
+            raise ValueError("queue_chars must be twice max_chars or more: a long pair could never be taken")
         try:
             _ = self.stream
         except ValidationError as error:

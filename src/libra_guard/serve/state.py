@@ -15,7 +15,7 @@ from libra_guard.policy.decide import Decision, decide
 from libra_guard.policy.profile import Policy
 from libra_guard.policy.watch import PolicyStore
 from libra_guard.records import Conversation, Verdict
-from libra_guard.serve.audit import Audit, Entry
+from libra_guard.serve.audit import Audit, Entry, Part
 from libra_guard.serve.errors import ApiError
 from libra_guard.serve.metrics import Metrics
 from libra_guard.serve.pool import Pool, Served
@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from libra_guard.serve.proxy.upstream import Upstream
 
 
-_LONG = 10_000
-"""Characters from which texts are looked up in the lists outside of the event loop: it takes a microsecond for each."""
+_LONG = 1000
+"""Characters from which texts are looked up in the lists outside of the event loop. Phrases take a microsecond for
+each, a pattern up to some tens of them (``policy.patterns``)."""
 
 
 class Judged(NamedTuple):
@@ -65,6 +66,8 @@ class Server:
         deadline: float | None = None,
         route: str = "",
         request_id: str = "",
+        question: str | None = None,
+        part: Part | None = None,
     ) -> list[Judged]:
         """Judges conversations and decides upon them; counted, and written to the audit log.
 
@@ -77,6 +80,8 @@ class Server:
             deadline: By the event loop's clock; by default as the settings have it, from now.
             route: For the audit log.
             request_id: For the audit log.
+            question: For the audit log: as it was asked, where the conversations have it shortened.
+            part: For the audit log: what of a growing answer they are.
 
         Raises:
             ApiError: The guard or the policy is unknown, or the guard does not judge such conversations, or has no
@@ -100,7 +105,7 @@ class Server:
         for conversation, (verdict, decision) in zip(conversations, judged, strict=True):
             self.metrics.decided(served.name, conversation.target, verdict, decision)
         if self.audit is not None:
-            entries = [Entry(c, *j) for c, j in zip(conversations, judged, strict=True)]
+            entries = [Entry(c, *j, question, part) for c, j in zip(conversations, judged, strict=True)]
             await self.audit.write(entries, route=route, guard=served.name, request_id=request_id)
         return judged
 

@@ -16,8 +16,10 @@ from libra_guard.serve.state import Judged, Server
 
 _AHEAD = 4
 """Upstream is read on while less than so many times ``hold_chars`` wait to be released."""
-Decide = Callable[[Sequence[Conversation]], Awaitable[list[Judged]]]
-"""``Server.decide_all`` or ``decide_patiently``, with its options."""
+FLUSH = ""
+"""Among the chunks of an answer: what has come is judged as it is, as if it had waited."""
+Decide = Callable[..., Awaitable[list[Judged]]]
+"""``Server.decide_all`` or ``decide_patiently``, with its options but ``part``."""
 
 
 class Released(NamedTuple):
@@ -58,7 +60,8 @@ async def guarded(
     Args:
         server: Judges and decides.
         question: What was asked, or all messages before the answer; see ``AnswerWindows``.
-        chunks: The answer's text as it arrives. Closed, if it can be, when this generator is: use ``aclosing``.
+        chunks: The answer's text as it arrives, and ``FLUSH``. Closed, if it can be, when this generator is: use
+            ``aclosing``.
         settings: How to cut; by default the server's.
         options: As of ``Server.decide_all``: guard, policy, route, request_id.
 
@@ -71,7 +74,7 @@ async def guarded(
     """
     settings = settings or server.settings.stream
     held = _Held(AnswerWindows(question, settings), settings)
-    decide = partial(decide_patiently, server, **options)
+    decide = partial(decide_patiently, server, question=held.windows.asked, **options)
     reading: asyncio.Task[str | None] | None = None
     judging: asyncio.Task[list[Judged | None]] | None = None
     batch: list[Window] = []
@@ -131,12 +134,12 @@ async def judge_windows(
         LibraError: Of ``decide``.
     """
     seen = [window for window in windows if window.conversation]
-    judged = await decide([w.conversation for w in seen if w.conversation]) if seen else []
+    judged = await decide([w.conversation for w in seen if w.conversation], part="window") if seen else []
     blocked = next((i for i, one in enumerate(judged) if one.decision.action is Action.BLOCK), len(judged))
     passed = [i for i in range(blocked) if judged[i].decision.would is not Action.BLOCK]
     doubtful = [i for i in passed if seen[i].context and settings.doubts(judged[i].verdict)]
     contexts = [context for i in doubtful if (context := seen[i].context)]
-    for i, again in zip(doubtful, await decide(contexts) if contexts else [], strict=True):
+    for i, again in zip(doubtful, await decide(contexts, part="context") if contexts else [], strict=True):
         judged[i] = max(judged[i], again, key=_severity)
     found = iter(judged)
     decided: list[Judged | None] = []
@@ -189,6 +192,8 @@ class _Held:
             text = reading.result()
             self.opened += self.windows.end() if text is None else self.windows.feed(text)
             self._ended = text is None
+            while text == FLUSH and (flushed := self.windows.flush()):
+                self.opened += flushed
         except Exception as error:
             self.failure, self._ended = error, True
             self.opened += self.windows.end()

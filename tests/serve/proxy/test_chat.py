@@ -75,7 +75,9 @@ def test_multi_turn_and_tools(chat: Ask, upstream: Any, guard: Any) -> None:
     found = chat(model="m", messages=messages, tools=tools, tool_choice="auto")
     assert [call.to_dict() for call in found.choices[0].message.tool_calls] == [CALL]
     assert upstream.arrived[0].json == {"model": "m", "messages": messages, "tools": tools, "tool_choice": "auto"}
-    assert guard.asked[-3:] == ["北京天气", "晴", "北京"]
+    said = "天气\ncity\n北京"
+    # The description of the tool as well: its name is Chinese.
+    assert guard.asked[-4:] == ["北京天气", f"{said}\n晴", "天气", said]
 
 
 def test_blocked_prompt(chat: Ask, upstream: Any) -> None:
@@ -283,7 +285,79 @@ BAD_MESSAGES: list[dict[str, Any]] = [
     {"content": None, "tool_calls": [{"type": "custom", "custom": {"name": "f", "input": "【坏】"}}]},
     {"content": "好", "tool_calls": [CALL, {"function": {"name": "f", "arguments": "【坏】"}}]},
     {"content": None, "function_call": {"name": "f", "arguments": '"【坏】"'}},
+    {"content": None, "function_call": {"name": "【坏】", "arguments": "{}"}},
+    {"content": None, "tool_calls": [{"id": "【坏】", "function": {"name": "f", "arguments": "{}"}}]},
+    {"content": [{"type": "text", "name": "【坏】", "text": "好"}]},
 ]
+KEYS_OF_ARGUMENTS = ("text", "data", "name", "type", "id", "format", "signature", "encrypted_content", "function")
+SAID = [json.dumps({key: "【坏】"}, ensure_ascii=False) for key in KEYS_OF_ARGUMENTS]
+SAID += ['{"【坏】": 1}', '{"a": "【坏】", "a": "好"}', '{"data": {"id": ["\\u3010\\u574f\\u3011"]}}']
+CALLS_WITH = [{"id": "1", "type": "function", "function": {"name": "save", "arguments": said}} for said in SAID]
+CALLS_WITH.append({"id": "1", "type": "function", "function": {"name": "【坏】", "arguments": "{}"}})
+
+
+@pytest.mark.parametrize("call", CALLS_WITH)
+def test_all_that_calls_say_is_judged(
+    proxy: TestClient, upstream: Any, chunk: Any, ask: Any, finishes: Any, call: dict[str, Any]
+) -> None:
+    upstream.says(None, tool_calls=[call])
+    [choice] = proxy.post(PATH, json=ASK).json()["choices"]
+    assert (choice["finish_reason"], "tool_calls" in choice["message"]) == ("content_filter", False)
+    upstream.streams(chunk(role="assistant"), chunk(tool_calls=[{"index": 0, **call}]), chunk(finish="tool_calls"))
+    found = ask(proxy)
+    assert finishes(found) == [(0, "content_filter")]
+    assert "tool_calls" not in json.dumps(found)
+
+
+BAD_PLACES: list[dict[str, Any]] = [
+    {"note": "【坏】"},
+    {"note": {"deep": ["【坏】", {"text": "【坏】"}]}},
+    {"【坏】": 1},
+    {"usage": {"note": "【坏】", "【坏】": 1}},
+    {"id": "【坏】", "model": "【坏】", "system_fingerprint": "【坏】"},
+    {"delta": {"text": "【坏】"}},
+]
+BAD_CHOICES: list[dict[str, Any]] = [
+    {"note": "【坏】"},
+    {"note": {"deep": "【坏】"}},
+    {"finish_reason": "【坏】"},
+    {"logprobs": {"content": [{"token": "【坏】"}], "note": "【坏】"}},
+    {"logprobs": {"content": [{"token": "好", "note": "【坏】", "top_logprobs": [{"token": "好", "x": "【坏】"}]}]}},
+]
+
+
+def test_text_in_other_places_does_not_leave(proxy: TestClient, upstream: Any, chunk: Any, ask: Any) -> None:
+    good = {"index": 0, "finish_reason": "stop"}
+    said = {"role": "【坏】", "content": "好", "libra": {"forged": 1}, "【坏】": "好"}
+    for place in [*BAD_PLACES, {"libra": {"forged": 1}}]:
+        upstream.completes({"choices": [{**good, "message": {"content": "好"}}], **place})
+        found = proxy.post(PATH, json=ASK)
+        assert ("坏" in found.text, "forged" in found.text) == (False, False), place
+        assert found.json()["choices"][0]["message"]["content"] == "好"
+        upstream.streams({"choices": [], **place}, {**chunk("好"), **place}, chunk(finish="stop"))
+        streamed = json.dumps(ask(proxy, stream=True), ensure_ascii=False)
+        assert ("坏" in streamed, "forged" in streamed, "好" in streamed) == (False, False, True), place
+    for choice in [*BAD_CHOICES, {"libra": {"forged": 1}}]:
+        upstream.completes({"choices": [{**good, "message": said, **choice}]})
+        text = proxy.post(PATH, json=ASK).text
+        assert ("坏" in text, "forged" in text, '"role": "assistant"' in text) == (False, False, True), choice
+        upstream.streams({"choices": [{"index": 0, "delta": said, **choice}]}, chunk(finish="stop"))
+        streamed = json.dumps(ask(proxy, stream=True), ensure_ascii=False)
+        assert ("坏" in streamed, "forged" in streamed) == (False, False), choice
+        assert '"role": "assistant"' in streamed
+
+
+def test_what_servers_add_stays(proxy: TestClient, upstream: Any) -> None:
+    tokens = [{"token": "好", "bytes": [1], "logprob": -1.5, "top_logprobs": [{"token": "不", "logprob": -2}]}]
+    choice = {"index": 0, "message": {"role": "assistant", "content": "好的", "reasoning_content": "想"}}
+    choice |= {"logprobs": {"content": tokens}, "finish_reason": "stop", "stop_reason": None, "token_ids": [1, 2]}
+    added = {"timings": {"predicted_ms": 1.5}, "service_tier": "default", "prompt_logprobs": None}
+    added |= {"x_groq": {"id": "req_1"}, "usage": {"completion_tokens_details": {"reasoning_tokens": 3}}}
+    upstream.completes({"choices": [choice], **added})
+    found = proxy.post(PATH, json=ASK).json()
+    assert found["choices"] == [choice]
+    assert {name: found[name] for name in added} == added
+    assert (found["id"], found["model"]) == ("chatcmpl-1", "m")
 
 
 def test_blocked_wherever_it_stands(proxy: TestClient, upstream: Any) -> None:
@@ -449,6 +523,16 @@ def test_bad_bodies(proxy: TestClient, upstream: Any, body: bytes, code: str | N
     if code:
         assert answer.json()["error"]["code"] == code
     assert upstream.arrived == []
+
+
+@pytest.mark.parametrize(
+    ("charset", "status"), [("utf-7", 415), ('"gbk"', 415), ("utf-8; charset=gbk", 415), ("UTF-8", 200)]
+)
+def test_what_goes_up_is_json_in_utf8(proxy: TestClient, upstream: Any, charset: str, status: int) -> None:
+    upstream.says("好")
+    headers = {"content-type": f"application/json; charset={charset}"}
+    assert proxy.post(PATH, content=json.dumps(ASK), headers=headers).status_code == status
+    assert [one.header("content-type") for one in upstream.arrived] == [["application/json"]] * (status == 200)
 
 
 def test_a_page_of_another_origin_cannot_ask(proxy: TestClient, upstream: Any) -> None:

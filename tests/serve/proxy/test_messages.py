@@ -116,15 +116,19 @@ def test_bad_body(body: dict[str, Any], param: str) -> None:
         ([user([{"type": "text", "text": "一"}, {"type": "text", "text": "二"}])], ["一\n二"]),
         ([user(["一", {"type": "input_text", "text": "二"}, {"type": "thinking", "thinking": "三"}])], ["一\n二\n三"]),
         # A call of a tool is no answer yet: the question before it still stands.
-        ([user("问"), assistant(None, tool_calls=CALL), tool("果")], ["问", "果"]),
-        ([user("问"), assistant("", tool_calls=CALL), tool("一"), tool("二")], ["问", "一\n二"]),
+        ([user("问"), assistant(None, tool_calls=CALL), tool("果")], ["问", "f\n果"]),
+        ([user("问"), assistant("", tool_calls=CALL), tool("一"), tool("二")], ["问", "f\n一\n二"]),
         (
             [user("问"), assistant(None, function_call={"name": "f"}), {"role": "function", "content": "果"}],
-            ["问", "果"],
+            ["问", "f\n果"],
         ),
-        ([user("一"), assistant("看看", tool_calls=CALL), tool("果"), user("二")], ["一\n二", "果"]),
+        ([user("一"), assistant("看看", tool_calls=CALL), tool("果"), user("二")], ["一\n二", "f\n果"]),
         ([user("旧"), assistant(None, tool_calls=CALL), tool("旧果"), assistant("答"), user("新")], ["新"]),
-        ([user("问"), assistant(None, tool_calls=CALL), tool([{"type": "text", "text": "果"}])], ["问", "果"]),
+        ([user("问"), assistant(None, tool_calls=CALL), tool([{"type": "text", "text": "果"}])], ["问", "f\n果"]),
+        # What shows nothing is no answer.
+        ([user("一"), assistant(""), user("二")], ["一\n二"]),
+        ([user("一"), assistant(None), user("二")], ["一\n二"]),
+        ([user("一"), assistant("\u200b"), user("二")], ["一\n二"]),
         # The beginning of an answer, as the caller has it.
         ([user("问"), assistant("当然，")], ["问", "当然，"]),
         ([user("问"), assistant("一"), assistant("二")], ["问", "一\n二"]),
@@ -165,6 +169,47 @@ def test_earlier_turns_stand_before_the_question() -> None:
     assert question.messages == asked.context
     assert [(m.role, m.content) for m in begun.messages] == [*earlier, (Role.ASSISTANT, "始")]
     assert [(m.role, m.content) for m in asked.answered("终").messages] == [*earlier, (Role.ASSISTANT, "终")]
+
+
+CALLED = {"function": {"name": "存", "arguments": '{"data": "甲", "乙": 1, "x": "\\ud800"}'}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "judged"),
+    [
+        ({"tools": [{"type": "function", "function": {"name": "f", "description": "描述"}}]}, "描述"),
+        ({"functions": [{"name": "f", "parameters": {"properties": {"键": {"type": "string"}}}}]}, "键"),
+        ({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "description": "描述"}}}, "描述"),
+        ({"prediction": {"type": "content", "content": "预"}}, "预"),
+        ({"documents": [{"text": "文"}, {"doc": "件"}]}, "文\n件"),
+        ({"chat_template": "模"}, "模"),
+        ({"response_format": {"type": "json_object"}, "tools": None, "documents": [1]}, None),
+    ],
+)
+def test_beside_the_messages(fields: dict[str, Any], judged: str | None) -> None:
+    asked = read(user("问"), **fields)
+    assert [prompt.messages[-1].content for prompt in asked.prompts] == ["问", *([judged] if judged else [])]
+    assert asked.unread == ()
+
+
+def test_what_is_too_long_beside_the_messages_is_told() -> None:
+    called = {"function": {"name": "f", "arguments": "长" * 101}}
+    asked = read(user("问"), assistant(None, tool_calls=[called]), tools=["长" * 101], documents=["长" * 101])
+    assert [prompt.messages[-1].content for prompt in asked.prompts] == ["问"]
+    assert asked.unread == ("messages[1].tool_calls (too long)", "documents (too long)", "tools (too long)")
+
+
+@pytest.mark.parametrize("calls", [{"tool_calls": [CALLED]}, {"function_call": CALLED["function"]}])
+def test_earlier_calls_of_tools_are_judged(calls: dict[str, Any]) -> None:
+    asked = read(user("问"), assistant(None, **calls))
+    assert [prompt.messages[-1].content for prompt in asked.prompts] == ["问", "存\ndata\n甲\n乙\nx\n?"]
+
+
+def test_an_image_with_a_text_is_told() -> None:
+    part = {"type": "image_url", "image_url": {"url": "data:,"}, "text": "好"}
+    asked = read(user([part, {"type": "text", "text": "看"}]))
+    assert [prompt.question for prompt in asked.prompts] == ["好\n看"]
+    assert asked.unread == ("messages[0].content[0] (image_url)",)
 
 
 def test_what_is_no_text_is_told() -> None:

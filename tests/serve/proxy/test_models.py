@@ -29,6 +29,20 @@ def test_models(live: Any, upstream: Any, script: Any) -> None:
     ]
 
 
+def test_models_are_no_page(proxy: TestClient, upstream: Any, script: Any) -> None:
+    page = b"<script>alert(1)</script>"
+    upstream.reply = lambda _: script.Reply(200, {"content-type": "text/html"}, page)
+    assert proxy.get("/v1/models").json()["error"]["code"] == "upstream_garbage"
+    upstream.reply = lambda _: script.Reply(404, {"content-type": "text/html"}, page)
+    missing = proxy.get("/v1/models/m")
+    assert (missing.status_code, missing.json()["error"]["code"]) == (404, "upstream_status")
+    upstream.reply = lambda _: script.Reply(200, {"content-type": "text/html"}, b'{"data": []}')
+    for answer in (missing, proxy.get("/v1/models")):
+        assert answer.headers["content-type"] == "application/json"
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert "script" not in answer.text
+
+
 @pytest.mark.parametrize("path", ["%2e%2e/admin", "a/%2e%2e/%2e%2e/admin", "a//b", "%2e"])
 def test_a_model_is_no_way_elsewhere(proxy: TestClient, upstream: Any, path: str) -> None:
     assert proxy.get(f"/v1/models/{path}").status_code == 404

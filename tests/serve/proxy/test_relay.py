@@ -83,8 +83,10 @@ def test_tools(chat: Ask, upstream: Any, chunk: Any) -> None:
     sent = [chunk("我看看。", role="assistant"), *(chunk(**delta) for delta in deltas), chunk(finish="tool_calls")]
     upstream.streams(*sent)
     found = list(chat())
-    calls = [one.choices[0].delta.to_dict() for one in found[1:4]]
-    assert calls == deltas
+    calls = [one.choices[0].delta.to_dict() for one in found[1:]]
+    # Complete, in the place of its first part.
+    function = {"name": "天气", "arguments": '{"city": "\\u5317\\u4eac"}'}
+    assert calls == [call(**function), {}]
     assert found[0].choices[0].delta.content == "我看看。"
     assert found[-1].choices[0].finish_reason == "tool_calls"
 
@@ -149,6 +151,44 @@ def test_thoughts_are_over_when_the_answer_begins(live: Any, upstream: Any, chun
     assert next(stream).choices[0].delta.content == FIRST
     upstream.gate.set()
     assert next(stream).choices[0].delta.content == "第二"
+
+
+def test_white_space_after_thoughts_is_not_waited_for(live: Any, upstream: Any, chunk: Any) -> None:
+    client = openai.OpenAI(
+        base_url=live(upstream=upstream.url, stream_hold_ms=60_000).url + "/v1", api_key="k", max_retries=0
+    )
+    # The answer's beginning has the thoughts judged; what comes of them then shows nothing.
+    sent = [chunk(reasoning_content="想好。"), chunk(FIRST), chunk(reasoning_content="\n"), chunk("好")]
+    upstream.streams(*sent, upstream.until_gate, chunk(finish="stop"))
+    stream = client.chat.completions.create(model="m", messages=ASK["messages"], stream=True)
+    found = [next(stream).choices[0].delta.to_dict() for _ in range(3)]
+    assert found == [one["choices"][0]["delta"] for one in sent[:3]]
+    upstream.gate.set()
+    assert [one.choices[0].delta.content for one in stream] == ["好", None]
+
+
+def test_thoughts_and_answer_in_turn(
+    proxy: TestClient, upstream: Any, chunk: Any, guard: Any, ask: Any, text_of: Any
+) -> None:
+    def alternating(text: str) -> list[Any]:
+        return [one for character in text for one in (chunk(reasoning_content=character), chunk("a"))]
+
+    upstream.streams(*alternating("这里有【坏】的内容"), chunk(finish="stop"))
+    found = ask(proxy)
+    assert "【坏】" not in text_of(found, field="reasoning_content")
+    assert found[-2]["libra"]["left_out"] == ["choices[0].reasoning_content"]
+    upstream.streams(*alternating("天气很好，" * 200), chunk(finish="stop"))
+    guard.batches.clear()
+    found = ask(proxy)
+    assert text_of(found, field="reasoning_content") == "天气很好，" * 200
+    assert text_of(found) == "a" * 1000
+    assert len(guard.asked) < 40
+
+
+def test_a_stream_says_what_it_is(proxy: TestClient, upstream: Any, script: Any, chunk: Any) -> None:
+    body = script.event(chunk("好。", finish="stop")) + b"data: [DONE]\n\n"
+    upstream.reply = lambda _: script.Reply(200, {"content-type": "text/event-stream; charset=gb18030"}, body)
+    assert proxy.post(PATH, json=ASK).headers["content-type"] == "text/event-stream; charset=utf-8"
 
 
 def test_however_it_is_cut(proxy: TestClient, upstream: Any, chunk: Any, ask: Any, text_of: Any, finishes: Any) -> None:

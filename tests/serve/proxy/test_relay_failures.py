@@ -50,6 +50,9 @@ def bad_streams(chunk: Any) -> list[tuple[list[Any], bool, str, str]]:
         ([{"choices": [{**other, "message": {"content": "x"}}]}], False, "garbage", "delta cannot be read"),
         ([{"choices": [{**other, "text": "x"}]}], False, "garbage", "delta cannot be read"),
         ([{"choices": [{**other, "index": "0"}]}], False, "garbage", "index is no number"),
+        ([chunk(index=1)], False, "garbage", "no number below n"),
+        ([chunk(index=-1)], False, "garbage", "no number below n"),
+        ([chunk(**{f"x{i}": "y" for i in range(17)})], False, "garbage", "more than 16 texts"),
         ([chunk(tool_calls={})], False, "cut", "broke off"),
         ([chunk(tool_calls={"a": 1})], False, "garbage", "calls of tools"),
         ([chunk(finish="stop"), chunk("还有")], False, "garbage", "after the end"),
@@ -129,9 +132,22 @@ def test_a_guard_that_fails_lets_nothing_pass(
 def test_calls_without_end(
     proxy: TestClient, upstream: Any, chunk: Any, monkeypatch: pytest.MonkeyPatch, ask: Any
 ) -> None:
-    monkeypatch.setattr("libra_guard.serve.proxy.answer._MAX_CALLS", 100)
+    monkeypatch.setattr("libra_guard.serve.proxy.calls._MAX_CALLS", 100)
     part = chunk(tool_calls=[{"index": 0, "function": {"arguments": "x" * 40}}])
     upstream.streams(part, part, part, upstream.until_closed, done=False)
+    assert failed(ask(proxy))["code"] == "upstream_garbage"
+
+
+def test_chunks_without_end(
+    proxy: TestClient, upstream: Any, chunk: Any, monkeypatch: pytest.MonkeyPatch, ask: Any
+) -> None:
+    monkeypatch.setattr("libra_guard.serve.proxy.relay._MAX_HELD", 100)
+    call = chunk(tool_calls=[{"index": 0, "function": {"name": "f", "arguments": ""}}])
+    empty = chunk(tool_calls=[{"index": 0, "function": {"arguments": ""}}])
+    # Deltas of a call become one; others wait behind it, and are counted.
+    upstream.streams(call, *[empty] * 200, chunk(finish="tool_calls"))
+    assert len(ask(proxy)) == 3
+    upstream.streams(call, *[chunk(role="assistant")] * 200, upstream.until_closed, done=False)
     assert failed(ask(proxy))["code"] == "upstream_garbage"
 
 

@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import re
 import time
 import uuid
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Collection, Mapping
 from typing import Any
 
+from libra_guard.serve.proxy.calls import CALL_FIELDS
+from libra_guard.serve.proxy.fields import strings
 from libra_guard.serve.proxy.messages import Asked
 from libra_guard.serve.proxy.upstream import UpstreamError
 from libra_guard.serve.state import Judged
 
 ANSWER_FIELDS = ("content", "refusal", "audio")
 """Of a message: what answers the user. Where one is blocked, so is the choice. Of audio the transcript is judged."""
-CALLS = "tool_calls"
-"""Under this name calls of tools are judged; they belong to the answer too."""
 FILTERED = "content_filter"
 HALF_A_CHARACTER = "the upstream sent a text with half a character (a lone surrogate) in it"
-_CALLS = (CALLS, "function_call")
-_MAX_CALLS = 1_000_000
-"""Characters of a choice's calls, which are kept until they are complete."""
-_NO_TEXT = frozenset({"id", "type", "name", "format", "data", "signature", "encrypted_content"})
-"""Names, marks and bytes: what stands under these keys is no text for people."""
-_JSON = json.JSONDecoder()
-_ESCAPED = re.compile(r"\\u([0-9a-fA-F]{4})")
 
 
 def message_of(choice: Any, field: str) -> dict[str, Any]:
@@ -54,45 +44,8 @@ def texts_of(message: Mapping[str, Any]) -> dict[str, str]:
 
     Besides those of ``ANSWER_FIELDS`` these are what servers add, a model's thoughts (``reasoning_content``) above all.
     """
-    found = {field: "".join(_strings(value)) for field, value in message.items() if field not in ("role", *_CALLS)}
+    found = {field: "".join(strings(value)) for field, value in message.items() if field not in ("role", *CALL_FIELDS)}
     return {field: text for field, text in found.items() if text}
-
-
-class Calls:
-    """What a choice's calls of tools say, put together from one message or from deltas."""
-
-    def __init__(self) -> None:
-        self._parts: dict[str, str] = {}
-
-    def feed(self, message: Mapping[str, Any]) -> bool:
-        """Takes the calls in a message or delta; whether there are any.
-
-        Raises:
-            UpstreamError: They are not of the form that the API promises, or too long.
-        """
-        calls = message.get(CALLS) or []
-        legacy = message.get("function_call")
-        if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
-            raise UpstreamError("garbage", "the upstream sent calls of tools that cannot be read")
-        for i, call in enumerate(calls):
-            self._take(call.get("index", i), call.get("function") or call.get("custom"))
-        if legacy:
-            self._take("function_call", legacy)
-        if sum(map(len, self._parts.values())) > _MAX_CALLS:
-            raise UpstreamError("garbage", f"the upstream calls tools with more than {_MAX_CALLS:,} characters")
-        return bool(calls or legacy)
-
-    @property
-    def text(self) -> str:
-        """The texts in all arguments; where they are no JSON, as they are."""
-        return "\n".join(line for part in self._parts.values() for line in _strings(_parsed(part)))
-
-    def _take(self, place: Any, called: Any) -> None:
-        called = called if isinstance(called, dict) else {}
-        given = called.get("arguments") or called.get("input") or ""
-        text = given if isinstance(given, str) else json.dumps(given)
-        place = str(place)
-        self._parts[place] = self._parts.get(place, "") + text
 
 
 def worst(judged: Collection[Judged]) -> Judged | None:
@@ -162,28 +115,3 @@ def head(asked: Asked, kind: str) -> dict[str, Any]:
     """
     name = f"chatcmpl-libra-{uuid.uuid4().hex}"
     return {"id": name, "object": kind, "created": int(time.time()), "model": asked.model}
-
-
-def _parsed(arguments: str) -> list[Any]:
-    """The JSON in a text, of which there may be several, and what comes after it as a text."""
-    found = list[Any]()
-    rest = arguments.strip()
-    with suppress(ValueError, RecursionError):
-        while rest:
-            value, end = _JSON.raw_decode(rest)
-            found.append(value)
-            rest = rest[end:].strip()
-    # Escaped characters would not be read by a guard.
-    return [*found, _ESCAPED.sub(lambda escaped: chr(int(escaped[1], 16)), rest)] if rest else found
-
-
-def _strings(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for key, inner in value.items():
-            if key not in _NO_TEXT:
-                yield from _strings(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _strings(inner)

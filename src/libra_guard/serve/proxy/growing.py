@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 
 from libra_guard.errors import LibraError
 from libra_guard.serve.errors import ApiError
-from libra_guard.serve.proxy.answer import ANSWER_FIELDS, CALLS, HALF_A_CHARACTER, worst
+from libra_guard.serve.proxy.answer import ANSWER_FIELDS, HALF_A_CHARACTER, worst
+from libra_guard.serve.proxy.calls import CALLS
 from libra_guard.serve.proxy.judging import ROUTE, Exchange
 from libra_guard.serve.proxy.upstream import UpstreamError
 from libra_guard.serve.state import Judged
-from libra_guard.serve.streaming import Stopped, guarded
+from libra_guard.serve.streaming import FLUSH, Stopped, guarded
 
 
 class Growing:
@@ -31,8 +33,11 @@ class Growing:
         self.stopped: Judged | None = None
         self.received = 0
         """Characters."""
+        self.due = 0
+        """Characters without the white space at their end, which shows nothing and need not wait."""
         self.released = 0
         """Characters that may be sent."""
+        self._flushed = -math.inf
         self._half = False
         self._piece = exchange.server.settings.stream.hold_chars
         self._chunks: asyncio.Queue[str | None] = asyncio.Queue()
@@ -53,9 +58,19 @@ class Growing:
         # Halves of a surrogate pair, in two chunks, are one character.
         self.received += len(text) - (self._half and "\udc00" <= text[0] <= "\udfff")
         self._half = "\ud800" <= text[-1] < "\udc00"
+        if shown := text.rstrip():
+            self.due = self.received - (len(text) - len(shown))
+        if self._task.done():
+            return
         # In pieces: the windows that one opens are judged together, and must find room in the guard's queue.
         for start in range(0, len(text), self._piece):
             self._chunks.put_nowait(text[start : start + self._piece])
+
+    def flush(self) -> None:
+        """What has come is judged as it is; seldom, for each time the sentence that it cuts is judged again."""
+        if self.received - self._flushed >= self._piece // 4:
+            self._flushed = self.received
+            self._chunks.put_nowait(FLUSH)
 
     def end(self) -> None:
         """Nothing follows."""

@@ -15,15 +15,15 @@ from libra_guard.records import Conversation, Target, is_visible
 from libra_guard.serve.errors import ApiError, api_error
 from libra_guard.serve.proxy.answer import (
     ANSWER_FIELDS,
-    CALLS,
     HALF_A_CHARACTER,
-    Calls,
     blocked_choice,
     leave_out,
     message_of,
     texts_of,
     worst,
 )
+from libra_guard.serve.proxy.calls import CALLS, Calls
+from libra_guard.serve.proxy.fields import keep_known, known_fields
 from libra_guard.serve.proxy.messages import Asked
 from libra_guard.serve.proxy.upstream import UpstreamError
 from libra_guard.serve.state import Judged, Server
@@ -72,7 +72,7 @@ class Exchange:
         return worst(await self._decide(self.server.decide_all, prompts, "messages"))
 
     async def judge_completion(self, completion: dict[str, Any]) -> tuple[Judged | None, int | None]:
-        """Judges an answer, and replaces in it what is blocked.
+        """Judges an answer, replaces in it what is blocked, and takes out what nobody judges.
 
         A choice whose answer or calls are blocked is replaced. Another field that is blocked, such as the model's
         thoughts, is left out by itself: an answer may be good although thoughts on the way were not.
@@ -89,6 +89,14 @@ class Exchange:
         choices = completion.get("choices")
         if not isinstance(choices, list):
             raise UpstreamError("garbage", "the upstream's answer has no choices")
+        for i, choice in enumerate(choices):
+            message_of(choice, "message")
+            keep_known(choice, "message", tokens=self.monitors)
+            if not isinstance(choice.get("index", i), int):
+                choice["index"] = i
+        known = known_fields(completion, self.asked.model)
+        completion.clear()
+        completion.update({**known, "choices": choices})
         rows = [row for i, choice in enumerate(choices) for row in self._rows(i, choice)]
         # An answer that has been paid for waits where the queue is full.
         waiting = partial(decide_patiently, self.server)

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple, NoReturn
 
 from libra_guard.records import Conversation, Message, Role, check_text, is_visible
 from libra_guard.serve.errors import ApiError
+from libra_guard.serve.proxy.calls import CALL_FIELDS, said_by_calls
+from libra_guard.serve.proxy.fields import strings
 
 MAX_NAME = 64
 """Characters of a message's ``name``, as OpenAI has it: it is shown to the model, and is not judged."""
@@ -20,10 +22,15 @@ MAX_CHOICES = 128
 """As OpenAI has it."""
 _SYSTEM, _USER, _ASSISTANT, _TOOL = ("system", "developer"), ("user",), ("assistant",), ("tool", "function")
 _ROLES = (*_SYSTEM, *_USER, *_ASSISTANT, *_TOOL)
-_CALLS = ("tool_calls", "function_call")
 _THOUGHT = ("reasoning_content", "reasoning")
 _FIELDS = ("messages", "stream", "n", "model", "role", "content", "name", "refusal", "type", "text", "thinking")
-_KNOWN = {name.casefold(): name for name in (*_FIELDS, *_CALLS, *_THOUGHT)}
+_GIVEN = ("documents", "prediction")
+"""Fields of a request whose texts are judged, however long they may be in a message."""
+_OPERATORS = ("tools", "functions", "response_format", "chat_template")
+"""These too, up to ``_MOST_OPERATORS`` characters each: mostly they are the operator's, long and always the same."""
+_MOST_OPERATORS = 4000
+_TEXT_PARTS = (None, "text", "input_text", "output_text", "refusal", "thinking")
+_KNOWN = {name.casefold(): name for name in (*_FIELDS, *CALL_FIELDS, *_THOUGHT, *_GIVEN, *_OPERATORS)}
 
 
 class Turn(NamedTuple):
@@ -34,6 +41,8 @@ class Turn(NamedTuple):
     """Empty where it has none."""
     calls: bool
     """Whether it asks for tools, and so is no answer yet."""
+    asked_of_tools: str
+    """The texts in its calls of tools."""
     unread: tuple[str, ...]
     """Its parts that are no text, as ``messages[0].content[1] (image_url)``."""
 
@@ -51,7 +60,7 @@ class Asked:
     prompts: tuple[Conversation, ...]
     """What is judged before the request goes up; empty where there is no text."""
     unread: tuple[str, ...]
-    """What is not judged, being no text."""
+    """What is not judged, being no text, or too long beside the messages."""
 
     @property
     def question(self) -> str:
@@ -69,11 +78,13 @@ def read_asked(request: Mapping[str, Any], *, max_messages: int, max_chars: int)
     Judged are
 
     - the user's messages since the last answer, all of them, as one text;
-    - what tools have returned since then, for anybody could have written it;
+    - what tools have been asked and have returned since then, for anybody could have written it;
+    - texts beside the messages: documents, a prediction, and what describes tools and the answer's form;
     - the beginning of an answer that the caller puts into the assistant's mouth, as an answer to the question.
 
-    Earlier turns have been judged when they were new, and stand before the question for guards that read them. The
-    system's words are the operator's and are not judged, unless there are no others.
+    Earlier turns are the caller's word: whether they were judged when they were new is not known here. They stand
+    before the question for guards that read them. An assistant's turn that shows no text is no answer, and makes
+    nothing earlier. The system's words are the operator's and are not judged, unless there are no others.
 
     Args:
         request: Its body.
@@ -97,21 +108,34 @@ def read_asked(request: Mapping[str, Any], *, max_messages: int, max_chars: int)
         _refuse("n", f"must be a whole number from 1 to {MAX_CHOICES}")
     model = request.get("model")
     context, prompts, unread = _judged(turns)
+    beside, long = _beside(request, max_chars)
     return Asked(
         model=model if isinstance(model, str) else "",
         stream=stream,
         n=int(n),
         context=context,
-        prompts=prompts,
-        unread=unread,
+        prompts=(*prompts, *beside),
+        unread=(*unread, *long),
     )
+
+
+def _beside(request: Mapping[str, Any], max_chars: int) -> tuple[list[Conversation], list[str]]:
+    """The texts beside the messages as one prompt, and the fields that are too long."""
+    texts, long = list[str](), list[str]()
+    for name in (*_GIVEN, *_OPERATORS):
+        text = "\n".join(strings(request.get(name)))
+        if len(text) > (max_chars if name in _GIVEN else min(max_chars, _MOST_OPERATORS)):
+            long.append(f"{name} (too long)")
+        else:
+            texts.append(text)
+    return [Conversation(messages=m) for m in [_message(Role.USER, "\n".join(filter(None, texts)))] if m], long
 
 
 def _judged(turns: list[Turn]) -> tuple[tuple[Message, ...], tuple[Conversation, ...], tuple[str, ...]]:
     end = len(turns)
     while end and turns[end - 1].role in _ASSISTANT:
         end -= 1
-    begin = next((i + 1 for i in reversed(range(end)) if turns[i].role in _ASSISTANT and not turns[i].calls), 0)
+    begin = next((i + 1 for i in reversed(range(end)) if _is_answer(turns[i])), 0)
     if not any(turn.role in _USER for turn in turns[begin:end]):
         begin = next((i for i in reversed(range(begin)) if turns[i].role in _USER), begin)
     new = turns[begin:end]
@@ -120,9 +144,18 @@ def _judged(turns: list[Turn]) -> tuple[tuple[Message, ...], tuple[Conversation,
         words = _join(turns, _SYSTEM)
     context = (*_earlier(turns, begin), *_message(Role.USER, words))
     prompts = [Conversation(messages=context)] if words else []
-    prompts += [Conversation(messages=m) for m in [_message(Role.USER, _join(new, _TOOL))] if m]
+    tools = "\n".join(text for turn in turns[begin:] for text in _of_tools(turn) if text)
+    prompts += [Conversation(messages=m) for m in [_message(Role.USER, tools)] if m]
     prompts += [Conversation(messages=(*context, *m)) for m in [_message(Role.ASSISTANT, _join(turns[end:]))] if m]
     return context, tuple(prompts), tuple(place for turn in turns[begin:] for place in turn.unread)
+
+
+def _is_answer(turn: Turn) -> bool:
+    return turn.role in _ASSISTANT and not turn.calls and any(map(is_visible, turn.text))
+
+
+def _of_tools(turn: Turn) -> tuple[str, ...]:
+    return (turn.asked_of_tools, turn.text if turn.role in _TOOL else "")
 
 
 def _earlier(turns: list[Turn], begin: int) -> Iterator[Message]:
@@ -166,7 +199,16 @@ def _turn(message: Any, place: str, max_chars: int) -> Turn:
             check_text(text, f"{place}.content")
         except ValueError as error:
             raise ApiError(400, str(error), param=f"{place}.content") from None
-    return Turn(role, text if text.strip() else "", any(message.get(field) for field in _CALLS), tuple(unread))
+    calls = [call for field in CALL_FIELDS for call in _listed(message.get(field))]
+    # Arguments may have escapes of half a character, which no conversation can hold.
+    asked = "\n".join(said_by_calls(calls)).encode("utf-8", "replace").decode()
+    if len(asked) > max_chars:
+        asked, unread = "", [*unread, f"{place}.tool_calls (too long)"]
+    return Turn(role, text if text.strip() else "", bool(calls), asked, tuple(unread))
+
+
+def _listed(calls: Any) -> list[Any]:
+    return calls if isinstance(calls, list) else [calls] if calls else []
 
 
 def _content(content: Any, place: str) -> tuple[list[str], list[str]]:
@@ -179,7 +221,7 @@ def _content(content: Any, place: str) -> tuple[list[str], list[str]]:
     for i, part in enumerate(content):
         found = [part] if isinstance(part, str) else _part(part, f"{place}[{i}]")
         texts += found
-        if not found:
+        if not found or (isinstance(part, dict) and part.get("type") not in _TEXT_PARTS):
             unread.append(f"{place}[{i}] ({str(part.get('type'))[:MAX_NAME]})")
     return texts, unread
 

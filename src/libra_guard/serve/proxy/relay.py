@@ -1,7 +1,8 @@
 """A stream of chat completion chunks, held back until the texts in them have been judged.
 
-Chunks leave whole, in the order in which they came: so calls of tools, usage, log probabilities and whatever else a
-server sends stay what and where they were. A chunk leaves when all of its texts lie in windows that have passed.
+Chunks leave whole, in the order in which they came: so usage, log probabilities and numbers that a server adds stay
+what and where they were. A chunk leaves when all of its texts lie in windows that have passed. A choice's calls of
+tools leave together, in the place of the first part of them: nobody can use one before it is complete.
 """
 
 from __future__ import annotations
@@ -20,8 +21,6 @@ from libra_guard.records import Target
 from libra_guard.serve.errors import ApiError, api_error, error_body
 from libra_guard.serve.proxy.answer import (
     ANSWER_FIELDS,
-    CALLS,
-    Calls,
     blocked_chunks,
     head,
     leave_out,
@@ -29,6 +28,8 @@ from libra_guard.serve.proxy.answer import (
     texts_of,
     worst,
 )
+from libra_guard.serve.proxy.calls import CALLS, Calls, without_calls
+from libra_guard.serve.proxy.fields import keep_known, known_fields
 from libra_guard.serve.proxy.growing import Growing
 from libra_guard.serve.proxy.judging import Exchange
 from libra_guard.serve.proxy.sse import DONE, KEEP_ALIVE, write_event
@@ -39,6 +40,10 @@ KEEP_ALIVE_SECONDS = 15.0
 """Of silence; proxies and clients give up a connection after some time without a byte."""
 _AHEAD = 8
 """The upstream is read on while less than so many times ``hold_chars`` of a text wait."""
+_MAX_HELD = 10_000
+"""Chunks that wait; of chunks without text the upstream could send any number."""
+_MAX_FIELDS = 16
+"""Of a choice, with text."""
 _HEAD = ("id", "object", "created", "model", "system_fingerprint")
 _log = logging.getLogger(__name__)
 
@@ -75,9 +80,9 @@ class _Choice:
     index: int
     growing: dict[str, Growing] = field(default_factory=dict)
     """By field."""
-    texts: list[Growing] = field(default_factory=list)
-    """These, and those that have ended."""
     calls: Calls = field(default_factory=Calls)
+    calling: dict[str, Any] | None = None
+    """The delta in which all calls are to leave."""
     left_out: set[str] = field(default_factory=set)
     named: bool = False
     """Whether its role has been sent."""
@@ -90,6 +95,11 @@ class _Choice:
         """Takes a delta as sent."""
         self.named = self.named or bool(delta.get("role"))
         self.shown = self.shown or any(name in ANSWER_FIELDS for name in texts_of(delta))
+
+    @property
+    def texts(self) -> list[Growing]:
+        """All that grow or have grown."""
+        return list(self.growing.values())
 
     def judged(self) -> Judged | None:
         """The strictest decision on what was sent."""
@@ -174,7 +184,10 @@ class _Relay:
     @property
     def _wants_more(self) -> bool:
         texts = [text for choice in self._choices.values() for text in choice.texts]
-        return not self._ended and all(text.waiting < self._limit for text in texts)
+        # What comes after calls must be read, for they wait for their end.
+        if self._ended or (len(self._held) >= _MAX_HELD // 2 and not any(text.field == CALLS for text in texts)):
+            return False
+        return all(text.waiting < self._limit for text in texts)
 
     def _take(self, chunk: dict[str, Any] | bool | None) -> None:
         if not isinstance(chunk, dict):
@@ -190,23 +203,26 @@ class _Relay:
             raise UpstreamError("status", "the upstream failed midway" + (f": {words}" if words else ""))
         if not isinstance(choices, list):
             raise UpstreamError("garbage", "the upstream streamed a chunk whose choices cannot be read")
+        chunk = known_fields(chunk, self._exchange.asked.model)
         self._head |= {name: chunk[name] for name in _HEAD if name in chunk}
         held = _Held(chunk)
         kept = [choice for choice in choices if self._hold(choice, held)]
-        if choices:
-            chunk["choices"] = kept
+        chunk["choices"] = kept
         if kept or not choices or chunk.get("usage"):
             self._held.append(held)
+        if len(self._held) > _MAX_HELD:
+            raise UpstreamError("garbage", f"the upstream streamed more than {_MAX_HELD:,} chunks around calls")
 
     def _hold(self, part: Any, held: _Held) -> bool:
         """Takes one choice of a chunk; whether it is to be sent in time."""
         delta = message_of(part, "delta")
         index = part.get("index") or 0
-        if not isinstance(index, int):
-            raise UpstreamError("garbage", "the upstream streamed a choice whose index is no number")
+        if not isinstance(index, int) or not 0 <= index < self._exchange.asked.n:
+            raise UpstreamError("garbage", "the upstream streamed a choice whose index is no number below n")
         choice = self._choices.setdefault(index, _Choice(index))
         if choice.blocked:
             return False
+        keep_known(part, "delta", tokens=self._exchange.monitors)
         texts, calls = texts_of(delta), choice.calls.feed(delta)
         if choice.finished and (texts or calls):
             raise UpstreamError("garbage", "the upstream streamed a text after the end of its choice")
@@ -219,29 +235,44 @@ class _Relay:
                 continue
             growing = self._growing(choice, name)
             growing.feed(text)
-            held.waits.append((choice, growing, growing.received))
-        if calls:
-            # Nobody can use a call before it is complete, and its arguments are not text before they are.
-            held.waits.append((choice, self._growing(choice, CALLS), math.inf))
+            held.waits.append((choice, growing, growing.due))
+        is_left = not calls or self._hold_calls(choice, delta, held)
         if calls or any(name in ANSWER_FIELDS for name in texts):
             # Thoughts are over when the answer begins: their end need not wait for more of them.
-            for name in [n for n, text in choice.growing.items() if not text.answers and n not in texts]:
-                choice.growing.pop(name).end()
+            for other in choice.texts:
+                if not other.answers and other.field not in texts:
+                    other.flush()
         if part.get("finish_reason") and not choice.finished:
             self._finish(choice)
             held.finishes.append(choice)
-        return True
+            return True
+        return is_left
+
+    def _hold_calls(self, choice: _Choice, delta: dict[str, Any], held: _Held) -> bool:
+        """Takes the calls in a delta; whether this is to be sent in time."""
+        growing = self._growing(choice, CALLS)
+        if self._exchange.monitors:
+            return True
+        is_left = without_calls(delta)
+        if choice.calling is None:
+            choice.calling = delta
+            held.waits.append((choice, growing, math.inf))
+            return True
+        return is_left
 
     def _growing(self, choice: _Choice, name: str) -> Growing:
         if name not in choice.growing:
+            if len(choice.growing) >= _MAX_FIELDS:
+                raise UpstreamError("garbage", f"the upstream streamed a choice with more than {_MAX_FIELDS} texts")
             choice.growing[name] = Growing(self._exchange, self._changed, name)
-            choice.texts.append(choice.growing[name])
         return choice.growing[name]
 
     def _finish(self, choice: _Choice) -> None:
         if choice.finished:
             return
         choice.finished = True
+        if choice.calling is not None:
+            choice.calling.update(choice.calls.complete)
         if CALLS in choice.growing and choice.calls.text:
             choice.growing[CALLS].feed(choice.calls.text)
         for text in choice.growing.values():

@@ -11,7 +11,7 @@ import httpx2
 from starlette.requests import Request
 
 from libra_guard.errors import UsageError
-from libra_guard.serve.errors import ApiError
+from libra_guard.serve.errors import ApiError, error_body
 from libra_guard.serve.settings import ServerSettings
 
 MAX_ANSWER_BYTES = 16 << 20
@@ -26,10 +26,11 @@ _HOP_BY_HOP = frozenset(
 )
 """RFC 9110, 7.6.1."""
 _KEYS = frozenset({"authorization", "api-key", "x-api-key"})
-_NOT_UP = _HOP_BY_HOP | _KEYS | {"host", "content-length", "accept-encoding", "cookie", "expect"}
+_NOT_UP = _HOP_BY_HOP | _KEYS | {"host", "content-length", "content-type", "accept-encoding", "cookie", "expect"}
 _NOT_DOWN = _HOP_BY_HOP | {
     "content-length",
     "content-encoding",
+    "content-type",
     "set-cookie",
     "date",
     "server",
@@ -94,7 +95,7 @@ class Upstream:
         Args:
             request: As it came; its method, query and headers are kept.
             path: Under the base URL, ``/models``.
-            body: Sent as it is.
+            body: JSON in UTF-8; sent as it is, and said to be that.
 
         Returns:
             An answer of status 2xx or 4xx, to be read and closed.
@@ -108,6 +109,8 @@ class Upstream:
             (name, value) for name, value in request.headers.raw if self._goes_up(name.decode("latin-1"), request)
         ]
         headers.append((b"accept-encoding", b"identity"))
+        if body is not None:
+            headers.append((b"content-type", b"application/json"))
         if self._key is not None:
             headers.append((b"authorization", f"Bearer {self._key.get_secret_value()}".encode()))
         with telling():
@@ -174,6 +177,19 @@ async def read_object(response: httpx2.Response) -> dict[str, Any]:
     return found
 
 
+async def read_fault(response: httpx2.Response) -> bytes:
+    """The body of an answer that says what the caller did wrong; in OpenAI's shape where it is no JSON object."""
+    raw = await read_body(response)
+    try:
+        if isinstance(json.loads(raw.decode()), dict):
+            return raw
+    except (ValueError, RecursionError):
+        pass
+    status = response.status_code
+    error = ApiError(status, f"the upstream answered {status}, and not in JSON", code="upstream_status")
+    return json.dumps(error_body(error)).encode()
+
+
 def media_type(response: httpx2.Response) -> str:
     """What a response says it is, without parameters."""
     kind: str = response.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -181,12 +197,15 @@ def media_type(response: httpx2.Response) -> str:
 
 
 def headers_down(response: httpx2.Response) -> dict[str, str]:
-    """The headers of an answer that go on to who asked."""
+    """The headers of an answer that go on to who asked; not those that HTTP cannot carry, such as Chinese ones."""
     named = _named(response.headers)
     return {
         name: value
         for name, value in response.headers.items()
-        if name not in _NOT_DOWN and name not in named and not name.startswith(_NOT_DOWN_BEGIN)
+        if name not in _NOT_DOWN
+        and name not in named
+        and not name.startswith(_NOT_DOWN_BEGIN)
+        and (name + value).isascii()
     }
 
 

@@ -27,7 +27,7 @@ from libra_guard.serve.proxy.upstream import (
     UpstreamError,
     headers_down,
     media_type,
-    read_body,
+    read_fault,
     read_object,
 )
 from libra_guard.serve.state import Judged, Server, the_server
@@ -36,6 +36,8 @@ PATH = "/v1/chat/completions"
 _EVENTS = "text/event-stream"
 _STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 """Other proxies on the way are to hold nothing back."""
+_JSON_HEADERS = {"content-type": "application/json", "x-content-type-options": "nosniff"}
+"""Whatever the upstream says: no browser is to take it for a page."""
 _SCHEMA: dict[str, Any] = {
     "required": ["messages"],
     "properties": {
@@ -125,19 +127,26 @@ async def _ask(
 async def _passed(request: Request, server: Server, path: str) -> Response:
     with _counted(server):
         async with aclosing(await _ask(_upstream(server), server, request, path)) as response:
-            return Response(await read_body(response), response.status_code, headers_down(response))
+            if response.status_code >= 400:
+                return await _fault(response, {})
+            return _json(await read_object(response), headers_down(response))
 
 
 async def _whole(exchange: Exchange, prompt: Judged | None, response: httpx2.Response) -> Response:
     if response.status_code >= 400:
-        headers = exchange.headers(Target.PROMPT, prompt)
-        return Response(await read_body(response), response.status_code, headers_down(response) | headers)
+        return await _fault(response, exchange.headers(Target.PROMPT, prompt))
     completion = await read_object(response)
     answer, choice = await exchange.judge_completion(completion)
     stage = stricter(prompt, answer)
     judged = prompt if stage is Target.PROMPT else answer
     completion["libra"] = exchange.extension(stage, judged, choice if stage is Target.RESPONSE else None)
     return _json(completion, headers_down(response) | exchange.headers(stage, judged))
+
+
+async def _fault(response: httpx2.Response, headers: Mapping[str, str]) -> Response:
+    return Response(
+        await read_fault(response), response.status_code, {**headers_down(response), **headers, **_JSON_HEADERS}
+    )
 
 
 async def _stream(exchange: Exchange, prompt: Judged | None, response: httpx2.Response) -> Response:
@@ -168,7 +177,7 @@ def _blocked(exchange: Exchange, prompt: Judged) -> Response:
 def _json(completion: Mapping[str, Any], headers: Mapping[str, str]) -> Response:
     # Every text in it that was judged can be encoded.
     body = as_json(completion, ensure_ascii=False).encode("utf-8", "replace")
-    return Response(body, headers={**headers, "content-type": "application/json"})
+    return Response(body, headers={**headers, **_JSON_HEADERS})
 
 
 @contextmanager

@@ -63,7 +63,9 @@ def _result(judged: Judged, served: Served, target: Target) -> ModerationResult:
     )
     return ModerationResult.model_construct(
         flagged=flagged,
-        categories=served.categories.named(verdict.categories if flagged else {}),
+        categories=served.categories.named(
+            verdict.categories if flagged else {}, decision.scenarios if flagged else ()
+        ),
         category_scores=served.categories.scores(verdict.categories),
         category_applied_input_types=_TEXT_ALONE,
         libra=libra,

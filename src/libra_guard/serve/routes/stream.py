@@ -96,7 +96,7 @@ async def stream(body: StreamRequest, request: Request, server: Annotated[Server
     # Thousands of characters take milliseconds, in which others need not wait.
     opened = await asyncio.to_thread(windows.feed, body.text)
     opened += windows.end() if body.end else []
-    parts = await _judged(opened, body, request, server, windows.notes)
+    parts = await _judged(opened, body, request, server, windows)
     last = parts[-1].judged if parts else None
     answer = None
     if last and last.decision.action is Action.BLOCK:
@@ -118,7 +118,7 @@ class _Part(NamedTuple):
 
 
 async def _judged(
-    opened: list[Window], body: StreamRequest, request: Request, server: Server, notes: tuple[str, ...]
+    opened: list[Window], body: StreamRequest, request: Request, server: Server, windows: AnswerWindows
 ) -> list[_Part]:
     """The windows up to the first that is blocked, a batch of them at once."""
     decide = partial(
@@ -128,11 +128,12 @@ async def _judged(
         deadline=asyncio.get_running_loop().time() + server.settings.deadline_ms / 1000,
         route=PATH,
         request_id=request.state.request_id,
+        question=windows.asked,
     )
     size, parts = min(server.settings.batch_size, server.settings.queue_size), list[_Part]()
     for start in range(0, len(opened), size):
         batch = opened[start : start + size]
-        judged = await judge_windows(decide, batch, server.settings.stream, notes=notes)
+        judged = await judge_windows(decide, batch, server.settings.stream, notes=windows.notes)
         parts += map(_Part, batch, judged)
         if judged[-1] and judged[-1].decision.action is Action.BLOCK:
             break

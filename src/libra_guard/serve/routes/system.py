@@ -107,15 +107,19 @@ async def policies(server: TheServer) -> PolicyList:
 
 
 @router.get("/healthz")
-async def health() -> Health:
-    """Whether this worker answers at all."""
+@router.head("/healthz", include_in_schema=False)
+async def health(server: TheServer) -> Health:
+    """Whether this worker can answer at all; where it cannot, only a restart helps."""
+    if not server.pool.is_alive:
+        raise ApiError(503, "a guard's thread has ended", code="guard_ended")
     return Health(status="alive")
 
 
 @router.get("/readyz")
+@router.head("/readyz", include_in_schema=False)
 async def ready(server: TheServer) -> Health:
     """Whether requests should come here: not before the guards are warm, and not when the server is being stopped."""
-    if not server.ready:
+    if not (server.ready and server.pool.is_alive):
         raise ApiError(503, "not ready", code="not_ready", headers={"retry-after": "1"})
     return Health(status="ready")
 

@@ -1,8 +1,8 @@
 // The page: asks the server, shows its verdict, keeps what was judged while the page is open.
-import { asCurl, judge, list, ServerError, useKey } from "./server.js";
+import { asCurl, hasKey, judge, list, ServerError, useKey } from "./server.js";
 import { focusFirst, messages, onChange, write } from "./turns.js";
 import { kindOf, ownThreshold, resetThreshold, show } from "./verdict.js";
-import { byId, inLanguage, make, onLanguage, t } from "./words.js";
+import { byId, inLanguage, make, markLanguage, onLanguage, t } from "./words.js";
 
 const TYPING_MS = 500;
 const REMEMBERED = 30;
@@ -16,14 +16,11 @@ let asking = null;
 let typing = 0;
 
 async function ask({ typed = false } = {}) {
-  clearTimeout(typing);
+  stop();
   const said = messages();
-  asking?.abort();
-  asking = null;
-  busy(false);
   if (!said.length || said.at(-1).role === "system") {
     if (typed) return;
-    fail(said.length ? "last_system" : "nothing");
+    refuse(said.length ? "last_system" : "nothing");
     focusFirst();
     return;
   }
@@ -38,7 +35,7 @@ async function ask({ typed = false } = {}) {
     succeed({ request, answer, messages: said, ms: Math.max(1, Math.round(performance.now() - began)) }, typed);
   } catch (error) {
     if (mine.signal.aborted) return;
-    fail(error);
+    refuse(error, typed);
   } finally {
     if (asking === mine) {
       asking = null;
@@ -50,6 +47,28 @@ async function ask({ typed = false } = {}) {
 function busy(now) {
   byId("judge").textContent = t(now ? "judging" : "judge");
   byId("form").setAttribute("aria-busy", String(now));
+  showAge();
+}
+
+function stop() {
+  clearTimeout(typing);
+  asking?.abort();
+  asking = null;
+  busy(false);
+}
+
+// A verdict is never shown as if it were of what is written or chosen now when it is not.
+function showAge() {
+  const old = current !== null && (asking !== null || isOutdated(current.request));
+  byId("result").classList.toggle("old", old);
+  const told = !old ? "" : t(asking ? "old_asking" : "old");
+  // A live region says again what is set again, though it be the same.
+  if (byId("age").textContent !== told) byId("age").textContent = told;
+}
+
+function isOutdated({ conversations, guard: itsGuard = "", policy: itsPolicy = "" }) {
+  const now = [messages(), guard.value, policy.value];
+  return JSON.stringify(now) !== JSON.stringify([conversations[0].messages, itsGuard, itsPolicy]);
 }
 
 function succeed(judgement, typed) {
@@ -67,14 +86,26 @@ function succeed(judgement, typed) {
 
 function showCurrent(judgement) {
   current = judgement;
-  show(current, offered.guards.find(({ id }) => id === current.answer.guard)?.categories);
+  byId("copied").textContent = "";
+  show(current, offered.guards.find(({ id }) => id === current?.answer.guard)?.categories);
+  showAge();
+}
+
+// Nothing was judged: an earlier verdict beside the reason would look like the answer.
+function refuse(what, typed = false) {
+  showCurrent(null);
+  fail(what);
+  if (typed) return;
+  byId("trouble").scrollIntoView({ block: "nearest" });
+  if (what?.status === 401) byId("key").focus();
 }
 
 // An error of the server, a text's key, or null for none.
 function fail(what) {
   trouble = what;
   const box = byId("trouble");
-  box.hidden = !what;
+  // That a key is needed is no alarm: the form for it says so.
+  box.hidden = !what || (what.status === 401 && !hasKey());
   box.textContent = !what ? "" : typeof what === "string" ? t(what) : what instanceof ServerError ? what.words() : String(what);
   byId("key-form").hidden = what?.status !== 401;
 }
@@ -88,13 +119,15 @@ function showPast() {
     const word = make("strong", t(kind));
     word.dataset.kind = kind;
     const text = one.messages.at(-1).content;
-    button.append(word, make("span", Array.from(text.slice(0, 2 * PREVIEW)).slice(0, PREVIEW).join(""), "begins"));
+    const begins = make("span", Array.from(text.slice(0, 2 * PREVIEW)).slice(0, PREVIEW).join(""), "begins");
+    markLanguage(begins);
+    button.append(word, begins);
     button.addEventListener("click", () => {
-      clearTimeout(typing);
-      asking?.abort();
+      stop();
       fail(null);
       write(one.messages);
       clearTimeout(typing);
+      choose(one.request);
       showCurrent(one);
     });
     const item = make("li");
@@ -125,7 +158,8 @@ async function copy(text) {
 function options(select, entries, preferred) {
   const chosen = select.value;
   const ids = entries.map(({ id }) => id).filter((id) => id !== preferred);
-  const first = preferred ? t("default", { name: preferred }) : t("server_default");
+  // A policy that is called "default" has said it.
+  const first = !preferred ? t("server_default") : preferred === "default" ? preferred : t("default", { name: preferred });
   select.replaceChildren(new Option(first, ""), ...ids.map((id) => new Option(id, id)));
   select.value = ids.includes(chosen) ? chosen : "";
 }
@@ -135,6 +169,15 @@ function showOffered() {
   options(policy, offered.policies, byDefault(offered.policies)?.id);
   const profile = offered.policies.find(({ id }) => id === policy.value) ?? byDefault(offered.policies);
   options(guard, offered.guards, profile?.guard ?? byDefault(offered.guards)?.id);
+}
+
+// The guard and the policy that a request was made with.
+function choose({ guard: itsGuard = "", policy: itsPolicy = "" }) {
+  if (guard.value === itsGuard && policy.value === itsPolicy) return;
+  resetThreshold();
+  policy.value = itsPolicy;
+  showOffered();
+  guard.value = itsGuard;
 }
 
 async function load() {
@@ -175,21 +218,30 @@ document.addEventListener("keydown", (event) => {
 });
 onChange(() => {
   clearTimeout(typing);
-  if (live.checked) typing = setTimeout(() => ask({ typed: true }), TYPING_MS);
+  if (!messages().length) {
+    stop();
+    if (current) showCurrent(null);
+    if (trouble?.status !== 401) fail(null);
+  } else if (live.checked) typing = setTimeout(() => ask({ typed: true }), TYPING_MS);
+  showAge();
 });
 live.addEventListener("change", () => live.checked && ask({ typed: true }));
 for (const select of [guard, policy]) {
   select.addEventListener("change", () => {
     showOffered();
     resetThreshold();
-    if (current) ask();
+    if (messages().length && (current || trouble)) ask();
+    else showAge();
   });
 }
 byId("key-form").addEventListener("submit", async (event) => {
   event.preventDefault();
   useKey(byId("key").value.trim());
   await load();
-  if (trouble) return;
+  if (trouble) {
+    if (trouble.status === 401) byId("key").select();
+    return;
+  }
   byId("judge").focus();
   if (messages().length) ask();
 });

@@ -1,5 +1,5 @@
 // The conversation as it is written: turns, and what of pasted JSON is one.
-import { byId, make, onLanguage, t } from "./words.js";
+import { byId, make, markLanguage, onLanguage, t } from "./words.js";
 
 const ROLES = ["user", "assistant", "system"];
 const list = byId("turns");
@@ -129,6 +129,7 @@ function number() {
     role.setAttribute("aria-label", t("role", { n }));
     const hint = { user: "question_hint", assistant: "answer_hint", system: "system_hint" }[role.value];
     area.placeholder = t(hint);
+    markLanguage(area, area.value);
     area.setAttribute("aria-label", `${t("turn", { n })} · ${t(role.value)}`);
     tag.textContent = judged && judged.item === item && role.value !== "system" ? t("judged_tag") : "";
     remove.textContent = t("remove");

@@ -1,5 +1,5 @@
 // A verdict as it is shown: word and scales, score with threshold, policy, evidence, categories.
-import { byId, inLanguage, inOther, make, onLanguage, other, t } from "./words.js";
+import { byId, inLanguage, inOther, make, markLanguage, onLanguage, other, t } from "./words.js";
 
 const KINDS = new Map([["安全", "safe"], ["不安全", "unsafe"], ["有争议", "controversial"]]);
 const SCENARIOS = [
@@ -14,6 +14,11 @@ const QUOTES = [
   /去掉“(?<sentence>[^]+)”后得分降至 (?<without>[\d.]+)，/,
   /Without “(?<sentence>[^]+)” the score falls to (?<without>[\d.]+):/,
 ];
+// The notes that the page knows, which the server has in English (guards/base.py, guards/windows.py).
+const NOTES = [
+  [/^(?<n>\d+) earlier messages were not read$/, "note_unread"],
+  [/^the question was shortened to its beginning and end$/, "note_shortened"],
+];
 const slider = byId("threshold");
 let shown = null;
 let listed = [];
@@ -27,7 +32,10 @@ export function show(judgement, categories = []) {
   byId("weighed").hidden = !shown;
   byId("empty").hidden = Boolean(shown);
   byId("spoken").classList.toggle("away", !shown);
-  if (!shown) return showLabel("", "", 0);
+  if (!shown) {
+    for (const id of ["took", "outcome", "apart-label"]) byId(id).textContent = "";
+    return showLabel("", "", 0);
+  }
   const { verdict, decision, answer } = resultOf(shown);
   showDecision(decision, answer, kindOf(shown));
   showEvidence(verdict);
@@ -54,7 +62,7 @@ const scoreBeside = (score, threshold) => score.toFixed(twoDigits(score) === two
 
 // The label by the threshold in force, and everything that hangs on it.
 function decide() {
-  const { verdict, threshold: given } = resultOf(shown);
+  const { verdict, decision, threshold: given } = resultOf(shown);
   const score = typeof verdict.unsafe_score === "number" ? verdict.unsafe_score : null;
   const server = kindOf(shown);
   // What could not be read stays unreadable, whatever the threshold.
@@ -64,7 +72,11 @@ function decide() {
   const target = shown.messages.at(-1).role === "assistant" ? "response" : "prompt";
   const about = server === "unreadable" ? "unreadable_about" : `about_${target}`;
   const lean = score === null ? { safe: -1, unsafe: 1, unreadable: 1 }[kind] ?? 0 : score - threshold;
-  showLabel(kind, t(about, { guard: shown.answer.guard, ms: shown.ms }), kind === "controversial" ? 0 : lean);
+  showLabel(kind, t(about, { guard: shown.answer.guard }), kind === "controversial" ? 0 : lean);
+  byId("took").textContent = t("took", { ms: shown.ms });
+  byId("apart-label").textContent = kind === server ? "" : t("apart_label", { value: twoDigits(threshold), label: t(server) });
+  const heard = score === null ? [] : [t("heard_score", { score: scoreBeside(score, threshold) })];
+  byId("outcome").textContent = [...heard, t("heard_action", { action: t(decision.action) })].join(" ");
   byId("score").textContent = score === null ? t("no_score") : scoreBeside(score, threshold);
   byId("rod").classList.toggle("no-score", score === null || server === "unreadable");
   byId("fill").style.width = `${(score ?? 0) * 100}%`;
@@ -86,7 +98,7 @@ function decide() {
 function showLabel(kind, about, lean) {
   byId("head").dataset.kind = kind;
   byId("label").textContent = kind && t(kind);
-  byId("about").textContent = about;
+  byId("basis").textContent = about;
   const size = Math.min(TILT_MOST, TILT_LEAST + Math.abs(lean) * 16);
   const angle = lean === 0 ? 0 : Math.sign(lean) * size;
   const turned = (angle * Math.PI) / 180;
@@ -113,6 +125,7 @@ function showDecision({ action, would, policy, mode, scenarios, guessed, reason,
   byId("reasons").replaceChildren(...reasons);
   byId("instead").hidden = answer === null;
   byId("answer").textContent = answer ?? "";
+  markLanguage(byId("answer"));
 }
 
 /** The sentence that moved the score most, `{start, end, without}` in the text, or null. */
@@ -137,6 +150,7 @@ function showEvidence({ analysis }) {
   const mark = make("mark", text.slice(found.start, found.end));
   const box = byId("judged");
   box.replaceChildren(text.slice(0, found.start), mark, text.slice(found.end));
+  markLanguage(box);
   box.scrollTop = mark.offsetTop - box.offsetTop - box.clientHeight / 3;
 }
 
@@ -165,7 +179,11 @@ function showCategories(categories) {
     const row = make("li", undefined, "kind");
     const words = make("span", wordOf(name), "name");
     const also = otherWordOf(name);
-    if (also !== words.textContent) words.append(" ", make("small", also, "other"));
+    if (also !== words.textContent) {
+      const second = make("small", also, "other");
+      markLanguage(second);
+      words.append(" ", second);
+    }
     const bar = make("span", undefined, "bar");
     bar.setAttribute("aria-hidden", "true");
     const fill = make("span");
@@ -180,7 +198,18 @@ function showCategories(categories) {
 function showAnalysis({ analysis, notes }) {
   byId("said").hidden = !analysis && !notes?.length;
   byId("analysis").textContent = analysis ?? "";
-  byId("notes").replaceChildren(...(notes ?? []).map((note) => make("li", note)));
+  markLanguage(byId("analysis"));
+  byId("notes").replaceChildren(...(notes ?? []).map(noteLine));
+}
+
+function noteLine(note) {
+  for (const [pattern, key] of NOTES) {
+    const found = pattern.exec(note);
+    if (found) return make("li", t(key, found.groups));
+  }
+  const line = make("li", note);
+  markLanguage(line);
+  return line;
 }
 
 slider.addEventListener("input", () => {

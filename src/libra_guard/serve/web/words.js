@@ -29,6 +29,12 @@ export function onLanguage(show) {
   show();
 }
 
+/** Says in which language a text is that is not the page's own, for a voice to read it; none where there is no text. */
+export function markLanguage(element, text = element.textContent) {
+  if (text.trim()) element.lang = /\p{Script=Han}/u.test(text) ? "zh-Hans" : "en";
+  else element.removeAttribute("lang");
+}
+
 export function make(tag, text, className) {
   const element = document.createElement(tag);
   if (text !== undefined) element.textContent = text;

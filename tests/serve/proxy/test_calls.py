@@ -1,0 +1,32 @@
+"""Calls of tools, put together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+pytest.importorskip("fastapi")
+
+from libra_guard.serve.proxy.calls import Calls
+
+
+@pytest.mark.parametrize("arguments", ['{"data": "word"}', {"data": "word"}, ["data", "word"]])
+def test_every_key_and_word_is_said(arguments: Any) -> None:
+    calls = Calls()
+    assert calls.feed({"tool_calls": [{"id": "call_1", "function": {"name": "f", "arguments": arguments}}]})
+    assert calls.text == "f\ndata\nword"
+
+
+def test_deltas_become_whole_calls() -> None:
+    calls = Calls()
+    for function in ({"name": "f", "arguments": ""}, {"arguments": '{"a"'}, {"name": None, "arguments": ": 1}"}):
+        calls.feed({"tool_calls": [{"index": 1, "id": None, "function": function}]})
+    calls.feed({"tool_calls": [{"index": 0, "id": "b", "x": {"y": 1}, "custom": {"name": "g", "input": "好"}}]})
+    assert calls.complete == {
+        "tool_calls": [
+            {"index": 1, "id": None, "function": {"name": "f", "arguments": '{"a": 1}'}},
+            {"index": 0, "id": "b", "x": {"y": 1}, "custom": {"name": "g", "input": "好"}},
+        ]
+    }
+    assert not Calls().feed({"content": "好"})
