@@ -447,11 +447,10 @@ def test_money_hangs_neither_on_kills_nor_on_how_the_steps_were_done(
 
 
 def _interrupted(model: Model, made: Run, at: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked, reply = [0], model.server.reply
+    numbers, reply = itertools.count(1), model.server.reply
 
     def interrupts(request: dict[str, Any]) -> Reply:
-        asked[0] += 1
-        if asked[0] == at:
+        if next(numbers) == at:
             signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
         return reply(request)
 
