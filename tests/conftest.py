@@ -6,6 +6,7 @@ The classifiers are made here: an encoder's inputs with a tokenizer of single ch
 from __future__ import annotations
 
 import json
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +26,14 @@ CHARACTERS = (
 BAD = "毒"
 """The character that makes a text unsafe."""
 MakeModel = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _interrupts() -> Iterator[None]:
+    """A shell starts its background jobs with interrupts ignored, and several tests send them."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def character_tokenizer(**special: Any) -> Any:
