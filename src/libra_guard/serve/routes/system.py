@@ -107,7 +107,7 @@ async def policies(server: TheServer) -> PolicyList:
 
 
 @router.get("/healthz")
-@router.head("/healthz", include_in_schema=False)
+@router.api_route("/healthz", methods=["GET", "HEAD"], include_in_schema=False)
 async def health(server: TheServer) -> Health:
     """Whether this worker can answer at all; where it cannot, only a restart helps."""
     if not server.pool.is_alive:
@@ -116,7 +116,7 @@ async def health(server: TheServer) -> Health:
 
 
 @router.get("/readyz")
-@router.head("/readyz", include_in_schema=False)
+@router.api_route("/readyz", methods=["GET", "HEAD"], include_in_schema=False)
 async def ready(server: TheServer) -> Health:
     """Whether requests should come here: not before the guards are warm, and not when the server is being stopped."""
     if not (server.ready and server.pool.is_alive):
