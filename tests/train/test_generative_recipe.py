@@ -31,8 +31,8 @@ def staged(**settings: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("recipe", "place"),
     [
-        ("", "guard: "),
-        ("[1, 2]", "guard: "),
+        ("", "it is empty"),
+        ("[1, 2]", "keys are needed, not a list"),
         ({}, "name: "),
         ({k: v for k, v in GOOD.items() if k != "model"}, "model: "),
         ({k: v for k, v in GOOD.items() if k != "stages"}, "stages: "),
