@@ -8,7 +8,7 @@ import json
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
 from typing import Any, NamedTuple
 
 import httpx2
@@ -75,9 +75,11 @@ class Both:
         async def pause(seconds: float) -> None:
             self.pauses.append(seconds)
 
-        monkeypatch.setattr("libra_guard.client.protocol.random.uniform", lambda low, high: (low + high) / 2)
-        monkeypatch.setattr("libra_guard.client.blocking.time.sleep", self.pauses.append)
-        monkeypatch.setattr("libra_guard.client.awaited.asyncio.sleep", pause)
+        # The modules' own names and not the functions themselves: a server of another test may still be sleeping.
+        between = SimpleNamespace(uniform=lambda low, high: (low + high) / 2)
+        monkeypatch.setattr("libra_guard.client.protocol.random", between)
+        monkeypatch.setattr("libra_guard.client.blocking.time", SimpleNamespace(sleep=self.pauses.append))
+        monkeypatch.setattr("libra_guard.client.awaited.asyncio", SimpleNamespace(sleep=pause))
 
     def __call__(self, server: Server, method: str, *arguments: Any, retries: int = 3, **given: Any) -> Any:
         transport = httpx2.MockTransport(server)

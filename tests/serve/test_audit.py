@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from datetime import UTC, datetime
+from types import SimpleNamespace
 
 import pytest
 
@@ -247,7 +248,7 @@ def test_a_disk_that_hangs_holds_one_request_up_and_no_more(path, monkeypatch):
     async def work():
         async with opened(path, metrics=metrics) as audit:
             with locked(path):
-                monkeypatch.setattr(asyncio, "wait", counting)
+                monkeypatch.setattr(module, "asyncio", SimpleNamespace(**vars(asyncio) | {"wait": counting}))
                 await add(audit, request_id="one")
                 await add(audit, request_id="two")
                 assert waits == [module._PATIENCE]
