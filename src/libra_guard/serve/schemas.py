@@ -255,10 +255,14 @@ def check_limits(conversations: Sequence[Conversation], settings: ServerSettings
                 f"{len(conversation.messages)} messages are too many; a conversation takes {settings.max_messages}"
             )
             raise ApiError(400, message, param=names(i), code="too_many_messages")
-        longest = max(len(message.content) for message in conversation.messages)
-        if longest > settings.max_chars:
-            message = f"a text of {longest} characters is too long; {settings.max_chars} are taken"
-            raise ApiError(400, message, param=names(i), code="text_too_long")
+        check_length(max(len(message.content) for message in conversation.messages), settings, names(i))
+
+
+def check_length(chars: int, settings: ServerSettings, name: str) -> None:
+    """Raises ``ApiError`` 400 where a text is longer than one may be; ``name`` is how the body has it."""
+    if chars > settings.max_chars:
+        message = f"a text of {chars} characters is too long; {settings.max_chars} are taken"
+        raise ApiError(400, message, param=name, code="text_too_long")
 
 
 def _read(one: ConversationIn, target: Target | None, name: str) -> Conversation:

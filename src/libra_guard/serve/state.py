@@ -37,6 +37,11 @@ class Judged(NamedTuple):
     verdict: Verdict
     decision: Decision
 
+    @property
+    def gravity(self) -> tuple[int, float]:
+        """By which the one that tells of the whole is found: the strictest decision, of these the highest score."""
+        return self.decision.would.severity, self.verdict.unsafe_score or 0.0
+
 
 @dataclass
 class Server:

@@ -140,7 +140,7 @@ async def judge_windows(
     doubtful = [i for i in passed if seen[i].context and settings.doubts(judged[i].verdict)]
     contexts = [context for i in doubtful if (context := seen[i].context)]
     for i, again in zip(doubtful, await decide(contexts, part="context") if contexts else [], strict=True):
-        judged[i] = max(judged[i], again, key=_severity)
+        judged[i] = max(judged[i], again, key=lambda one: one.gravity)
     found = iter(judged)
     decided: list[Judged | None] = []
     for window in windows:
@@ -230,10 +230,6 @@ class _Held:
 
 def _now() -> float:
     return asyncio.get_running_loop().time()
-
-
-def _severity(judged: Judged) -> tuple[int, float]:
-    return judged.decision.would.severity, judged.verdict.unsafe_score or 0.0
 
 
 def _noted(judged: Judged, notes: tuple[str, ...]) -> Judged:

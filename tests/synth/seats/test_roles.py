@@ -58,19 +58,19 @@ def test_a_list_that_was_cut_off_loses_its_last_line(
     seat: Seat, raw: bool, text: str, cut: bool, found: str | Failure
 ) -> None:
     writer = Writer("m", *seat((text, cut), raw=raw), seed=1, attempts=1)
-    assert writer.write(["写"], parse=str, begins="1. ", lines=True) == [found]
+    assert writer.write(["写"], parse=str, begins="1. ", lines=True) == [(found, 1)]
 
 
 def test_another_text_that_was_cut_off_is_asked_for_again(seat: Seat) -> None:
     writer = Writer("m", *seat(("一行\n半", True), ("整句", False)), seed=1)
-    assert writer.write(["写"], parse=str) == ["整句"]
+    assert writer.write(["写"], parse=str) == [("整句", 2)]
     writer = Writer("m", *seat(("一行\n半", True)), seed=5, attempts=1)
-    assert writer.write(["写"], parse=str) == [Failure("cut off at the limit", "一行\n半")]
+    assert writer.write(["写"], parse=str) == [(Failure("cut off at the limit", "一行\n半"), 5)]
 
 
 def test_what_a_base_model_writes_never_ends_by_itself(seat: Seat) -> None:
     writer = Writer("m", *seat(("整句\n还有半", True), raw=True), seed=1)
-    assert writer.write(["写"], parse=str, begins="改写：") == ["改写：整句"]
+    assert writer.write(["写"], parse=str, begins="改写：") == [("改写：整句", 1)]
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_one_answer_that_can_be_read_is_enough(seat: Seat) -> None:
     backend, settings = seat(("诗", False), *[("散文", False)] * 400)
     parse = [str] + [unreadable] * 99
     found = Writer("m", backend, settings, seed=1, attempts=2).write([f"写{n}" for n in range(100)], parse=parse)
-    assert found == ["诗"] + [Failure("no lines", "散文")] * 99
+    assert found == [("诗", 1)] + [(Failure("no lines", "散文"), 2)] * 99
     assert backend.usage.calls == 100 + 99
 
 
@@ -125,4 +125,4 @@ def test_a_model_that_fails_is_no_writer_that_cannot_be_read(seat: Seat) -> None
     backend, settings = seat()
     backend._endpoints[0].backend = Picky()
     found = Writer("m", backend, settings, seed=1).write([f"写{n}" for n in range(100)], parse=str)
-    assert found == [Failure("not this one", model=True)] * 100
+    assert found == [(Failure("not this one", model=True), 1)] * 100

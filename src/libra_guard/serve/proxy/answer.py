@@ -49,8 +49,8 @@ def texts_of(message: Mapping[str, Any]) -> dict[str, str]:
 
 
 def worst(judged: Collection[Judged]) -> Judged | None:
-    """The one that tells of the whole: the strictest decision, of these the highest score; None where there is none."""
-    return max(judged, key=lambda one: (one.decision.would.severity, one.verdict.unsafe_score or 0.0), default=None)
+    """The one that tells of the whole; None where there is none."""
+    return max(judged, key=lambda one: one.gravity, default=None)
 
 
 def leave_out(choice: dict[str, Any], place: str, field: str) -> None:

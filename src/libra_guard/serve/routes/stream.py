@@ -16,7 +16,7 @@ from libra_guard.predict.stream import AnswerWindows, StreamState, Window
 from libra_guard.records import Conversation, Message, Role, Verdict
 from libra_guard.serve.body import StrictRoute
 from libra_guard.serve.errors import ERRORS, ApiError
-from libra_guard.serve.schemas import HARD_LIMIT, Name, Text, check_limits
+from libra_guard.serve.schemas import HARD_LIMIT, Name, Text, check_length, check_limits
 from libra_guard.serve.state import Judged, Server, the_server
 from libra_guard.serve.streaming import judge_windows
 
@@ -150,9 +150,7 @@ def _resumed(body: StreamRequest, server: Server) -> AnswerWindows:
     if before:
         made = Conversation.model_construct(messages=before)
         check_limits([made], server.settings, lambda _: "question" if body.messages is None else "messages")
-    if len(body.text) > server.settings.max_chars:
-        message = f"a text of {len(body.text)} characters is too long; {server.settings.max_chars} are taken"
-        raise ApiError(400, message, param="text", code="text_too_long")
+    check_length(len(body.text), server.settings, "text")
     if body.state is None:
         return AnswerWindows(before, settings)
     try:

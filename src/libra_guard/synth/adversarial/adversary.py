@@ -57,7 +57,7 @@ class Adversary:
         """
         # A malformed answer is asked for again with the next seed; no two rounds may come to the same.
         writer = self._cast.writer(self._config.seats.writer, offset=number * 1000)
-        found = writer.write_seeded(
+        found = writer.write(
             [self._prompt(seed) for seed in seeds], parse=pairs, max_tokens=_TOKENS * self._config.variants
         )
         samples: dict[str, Sample] = {}

@@ -177,7 +177,7 @@ def _ask(
     prompts = [render(template, text=text) for text in texts]
     if not prompts:
         return []
-    return writer.write_seeded(prompts, parse=readers, begins=_BEGINS[template], max_tokens=settings.max_tokens)
+    return writer.write(prompts, parse=readers, begins=_BEGINS[template], max_tokens=settings.max_tokens)
 
 
 def _row(row: Row, told: dict[str, _Told], writer: Writer) -> Row:

@@ -71,8 +71,8 @@ class Writer:
         begins: str = "",
         max_tokens: int = 1024,
         lines: bool = False,
-    ) -> list[Parsed | Failure]:
-        """What each prompt brought, read.
+    ) -> list[tuple[Parsed | Failure, int]]:
+        """What each prompt brought, read, and the seed of the attempt that brought it.
 
         Args:
             prompts: Texts.
@@ -87,19 +87,6 @@ class Writer:
             EndpointsLostError: The model is gone.
             UselessWriterError: None of its first answers can be read.
         """
-        written = self.write_seeded(prompts, parse=parse, begins=begins, max_tokens=max_tokens, lines=lines)
-        return [found for found, _ in written]
-
-    def write_seeded(
-        self,
-        prompts: Sequence[str],
-        *,
-        parse: Callable[[str], Parsed] | Sequence[Callable[[str], Parsed]],
-        begins: str = "",
-        max_tokens: int = 1024,
-        lines: bool = False,
-    ) -> list[tuple[Parsed | Failure, int]]:
-        """As ``write``, each with the seed of the attempt that brought it."""
         readers = [parse] * len(prompts) if callable(parse) else list(parse)
         written: list[tuple[Parsed | Failure, int]] = []
         # The first ones alone: whether it is of any use is to be known before all are asked for.

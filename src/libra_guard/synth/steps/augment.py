@@ -196,7 +196,7 @@ def _by_model(writer: Writer, tasks: Sequence[_Task]) -> list[tuple[str | Failur
         )
         for task in tasks
     ]
-    found = writer.write_seeded(prompts, parse=readers, begins=BEGINS, max_tokens=_MAX_TOKENS)
+    found = writer.write(prompts, parse=readers, begins=BEGINS, max_tokens=_MAX_TOKENS)
     return [
         (text, writer.made(STEP, _template(task.method), seed=seed, method=task.method))
         for task, (text, seed) in zip(tasks, found, strict=True)

@@ -91,7 +91,7 @@ def _round(lists: Sequence[Growing], writer: Writer) -> Iterator[Reject]:
     most = _TOKENS * max(min(one.missing, AT_A_TIME) for one in lists)
     read = partial(numbered_lines, every=True)
     written = writer.write(prompts, parse=read, begins="1. ", max_tokens=most, lines=True)
-    for one, lines in zip(lists, written, strict=True):
+    for one, (lines, _) in zip(lists, written, strict=True):
         if isinstance(lines, Failure):
             yield Reject.of(lines, {"list": one.name})
             continue

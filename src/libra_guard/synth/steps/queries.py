@@ -142,7 +142,7 @@ def _by_model(cells: Sequence[_Cell], elements: Elements, grammar: Grammar, writ
                 prompts.append(_prompt(cell, drawn, elements, settings.per_call))
     rejects = []
     template = RAW if writer.raw else TEMPLATE
-    found = writer.write_seeded(
+    found = writer.write(
         prompts, parse=numbered_lines, begins="1. ", max_tokens=_TOKENS * settings.per_call, lines=True
     )
     for (cell, drawn), (texts, its_seed), prompt in zip(asked, found, prompts, strict=True):
