@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvicorn
 from typer.testing import Result
 
 from libra_guard.cli import serve
@@ -83,6 +84,13 @@ def test_a_password_of_the_upstream_is_not_shown() -> None:
 def test_answers_leave_at_once() -> None:
     with serve._bound(ServerSettings(port=0)) as listening:
         assert listening.proto == socket.IPPROTO_TCP
+
+
+def test_a_connection_outlives_what_clients_hold_it_for() -> None:
+    """Sixty seconds is nginx's; whoever asks at the moment it is closed gets no answer."""
+    options = serve._uvicorn_options(ServerSettings())
+    assert uvicorn.Config("app", **options).timeout_keep_alive > 60
+    assert serve._uvicorn_options(ServerSettings(keep_alive_seconds=5))["timeout_keep_alive"] == 5
 
 
 def test_nobody_is_left_unwarned(call: Call, monkeypatch: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import socket
+import struct
 import time
 from collections.abc import Callable
 from typing import Any
@@ -169,6 +170,24 @@ def test_a_good_connection_lives_on(live: Any, connect: Any, monkeypatch: Any) -
     for _ in range(10):
         assert client.send(length(len(GOOD)) + GOOD).answer()[0] == 200
         time.sleep(0.03)
+
+
+def test_a_connection_that_was_reset_leaves_no_timer(live: Any, connect: Any, monkeypatch: Any) -> None:
+    lost: list[tuple[Any, Exception | None]] = []
+    ended = BoundedProtocol.connection_lost
+
+    def connection_lost(self: BoundedProtocol, exc: Exception | None) -> None:
+        ended(self, exc)
+        lost.append((self.timeout_keep_alive_task, exc))
+
+    monkeypatch.setattr(BoundedProtocol, "connection_lost", connection_lost)
+    client = connect(live().port)
+    assert client.send(length(len(GOOD)) + GOOD).answer()[0] == 200
+    client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.socket.close()
+    wait_for(lambda: lost)
+    assert isinstance(lost[0][1], ConnectionResetError)
+    assert lost[0][0] is None
 
 
 @pytest.mark.parametrize(

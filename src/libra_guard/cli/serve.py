@@ -73,9 +73,7 @@ def _one(settings: ServerSettings, listening: socket.socket) -> None:
     # Loaded here, so that what is wrong with a guard is an error of this command.
     app = create_app(settings, load_guards(settings))
     try:
-        uvicorn.Server(uvicorn.Config(app, timeout_graceful_shutdown=settings.grace_seconds, **_UVICORN)).run(
-            [listening]
-        )
+        uvicorn.Server(uvicorn.Config(app, **_uvicorn_options(settings))).run([listening])
     except SystemExit as end:
         raise typer.Exit(2 if end.code == _NOT_STARTED else 0) from None
 
@@ -88,13 +86,20 @@ def _several(settings: ServerSettings, listening: socket.socket) -> None:
     from libra_guard.serve.settings import HANDED_ON
 
     os.environ[HANDED_ON] = settings.dumped()
-    options = _UVICORN | {"workers": settings.workers, "timeout_graceful_shutdown": settings.grace_seconds}
     with several_workers():
-        config = uvicorn.Config("libra_guard.serve.app:from_environment", factory=True, **options)
+        config = uvicorn.Config("libra_guard.serve.app:from_environment", factory=True, **_uvicorn_options(settings))
         supervisor = Multiprocess(config, [listening])
         supervisor.run()
     if any(one.process.exitcode == _NOT_STARTED for one in supervisor.processes):
         raise typer.Exit(2)
+
+
+def _uvicorn_options(settings: ServerSettings) -> dict[str, Any]:
+    return _UVICORN | {
+        "workers": settings.workers,
+        "timeout_graceful_shutdown": settings.grace_seconds,
+        "timeout_keep_alive": settings.keep_alive_seconds,
+    }
 
 
 def _bound(settings: ServerSettings) -> socket.socket:

@@ -30,6 +30,10 @@ class BoundedProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
         """See ``asyncio.Protocol``."""
         self._clear_alarm()
         super().connection_lost(exc)
+        # uvicorn leaves the timer of one that was reset, and with it the whole last request, until it fires.
+        if self.timeout_keep_alive_task is not None:
+            self.timeout_keep_alive_task.cancel()
+            self.timeout_keep_alive_task = None
 
     def data_received(self, data: bytes) -> None:
         """See ``asyncio.Protocol``."""
