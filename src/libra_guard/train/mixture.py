@@ -19,7 +19,8 @@ from libra_guard.data.base import normalise_question, split_of, split_text
 from libra_guard.data.registry import load_dataset_rows, load_importer
 from libra_guard.errors import UsageError
 from libra_guard.guards.normalise import normalise
-from libra_guard.records import Label, Sample
+from libra_guard.io import BadRow
+from libra_guard.records import Label, Question, Sample
 from libra_guard.train.outputs import Outputs
 from libra_guard.train.recipe import Source
 
@@ -66,7 +67,7 @@ class Reader:
         self.seen: set[str] = set()
         """Normalised questions of all examples read for training and calibration so far."""
         self.rejected: Counter[str] = Counter()
-        self._sets: dict[tuple[str, str], list[Sample]] = {}
+        self._sets: dict[tuple[str, str], list[Sample | Question]] = {}
 
     def read(self, sources: Iterable[Source], split: Split) -> list[Example]:
         """The examples of one split, in a fixed order.
@@ -105,24 +106,44 @@ class Reader:
         if not samples:
             read, bad = len(self._rows(source)), self.rejected[source.set]
             found = f"{read} samples were read, and {bad} rows of the set make none"
+            if not read and not bad:
+                found = "its questions carry no label; give them one (label: 不安全)"
             raise UsageError(f"{source.set} ({source.path}): no sample for the {split.name.lower()} split; {found}")
         if split is not Split.TEST:
             self.seen.update(normalise_question(split_text(s)) for s in samples)
         return [s for s in samples for _ in range(source.repeat)]
 
     def _rows(self, source: Source) -> list[Sample]:
+        asked = source.reads == "question"
+        if load_importer(source.set).info.holds == "questions" and not asked:
+            raise UsageError(
+                f"{source.set} holds questions without labelled answers: answer and judge them first, or let the guard "
+                "learn the questions themselves (reads: question)"
+            )
+        rows = self._read(source)
+        if not asked:
+            return [row for row in rows if isinstance(row, Sample)]
+        return [
+            row if isinstance(row, Sample) else _as_sample(row)
+            for row in rows
+            if isinstance(row, Sample) or source.label or row.harmful is not None
+        ]
+
+    def _read(self, source: Source) -> list[Sample | Question]:
+        """A set's rows, read once; what makes no record is counted."""
         key = (source.set, source.path)
         if key not in self._sets:
-            if load_importer(source.set).info.holds == "questions":
-                raise UsageError(f"{source.set} holds questions without labelled answers: answer and judge them first")
-            samples = []
-            for row in load_dataset_rows(source.set, self.root / source.path):
-                if isinstance(row, Sample):
-                    samples.append(row)
-                else:
-                    self.rejected[source.set] += 1
-            self._sets[key] = samples
+            rows = list(load_dataset_rows(source.set, self.root / source.path))
+            self._sets[key] = [row for row in rows if not isinstance(row, BadRow)]
+            if lost := len(rows) - len(self._sets[key]):
+                self.rejected[source.set] += lost
         return self._sets[key]
+
+
+def _as_sample(row: Question) -> Sample:
+    """A question without an answer, for a reader of questions; with its label where its authors gave one."""
+    label = Label.UNSAFE if row.harmful else Label.SAFE
+    return Sample.model_construct(**row.model_dump(), response="", label=label, question_label=label)
 
 
 def _wanted(sample: Sample, source: Source) -> bool:
