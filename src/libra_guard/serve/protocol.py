@@ -18,6 +18,7 @@ class BoundedProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
     """
 
     head_seconds = HEAD_SECONDS
+    timeout_keep_alive_task: asyncio.TimerHandle | None
     _alarm: asyncio.TimerHandle | None = None
     _head = 0
 
