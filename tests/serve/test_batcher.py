@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import random
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any
 
 import pytest
 
 from libra_guard.errors import BackendError, UsageError
-from libra_guard.records import Conversation
+from libra_guard.guards.registry import load_guard
+from libra_guard.guards.windows import Windows
+from libra_guard.records import Conversation, Message, Role, Target
 from libra_guard.serve.batcher import Batcher, ClosingError, DeadlineError, QueueFullError
 from libra_guard.serve.metrics import Metrics
 
-BAD, FAILING = "【坏】", "【错】"
+BAD, DOUBTFUL, FAILING = "【坏】", "【疑】", "【错】"
 
 
 def one(text: str) -> Conversation:
@@ -436,3 +441,318 @@ def test_metrics_that_fail_cost_no_verdict(guard: Any, monkeypatch: Any) -> None
             assert [(await batcher.judge(one(text))).label for text in "xy"] == ["安全", "安全"]
 
     run(test)
+
+
+# --- long conversations ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cutter(guard: Any, monkeypatch: Any) -> Any:
+    """The guard, with windows of 100 characters; ``cutter.was_cut`` has what was cut, whoever asked for it."""
+    guard.was_cut = []
+
+    def windows(conversation: Conversation) -> Windows:
+        text = conversation.question
+        guard.was_cut.append(text)
+        return Windows(many(*(text[i : i + 100] for i in range(0, len(text), 100))), ("cut",))
+
+    monkeypatch.setattr(guard, "_windows", windows)
+    return guard
+
+
+def long(mark: str, count: int = 10, **marked: int) -> str:
+    """A text of so many windows, each with its number; ``BAD=3`` puts that marker into the fourth."""
+    found = {place: globals()[name] for name, place in marked.items()}
+    return "".join(f"{mark}{i}{found.get(i, '')}".ljust(100, "。") for i in range(count))
+
+
+def windows_of(guard: Any, mark: str) -> list[int]:
+    """The numbers of the windows of a text that were judged."""
+    return [int(text[1:3].rstrip("。【")) for text in guard.asked if text.startswith(mark)]
+
+
+def test_short_texts_go_between_the_windows_of_a_long_one(cutter: Any) -> None:
+    async def test() -> None:
+        async with batching(cutter, batch_chars=300, batch_size=8) as batcher:
+            cutter.gate.clear()
+            whole = asyncio.create_task(batcher.judge(one(long("长", BAD=7))))
+            await until(cutter.entered.is_set)
+            short = asyncio.create_task(batcher.judge(one("短")))
+            await asyncio.sleep(0)
+            cutter.gate.set()
+            assert (await short).windows == 1
+            found = await whole
+        assert [len(batch) for batch in cutter.batches] == [3, 1, 2, 3, 2]
+        assert cutter.asked.index("短") == 3
+        assert windows_of(cutter, "长") == [*range(10)]
+        assert (found.label, found.windows, found.notes) == ("不安全", 10, ("cut",))
+        # The short one by the guard itself, once.
+        assert cutter.was_cut == [long("长", BAD=7), "短"]
+
+    run(test)
+
+
+def test_a_short_text_does_not_wait_for_the_windows_of_its_batch(cutter: Any) -> None:
+    async def test() -> None:
+        async with batching(cutter, batch_chars=300) as batcher:
+            async with held(cutter, batcher, long("长")) as whole:
+                # Its turn is that of the next window.
+                short = asyncio.create_task(batcher.judge(one("短" * 100)))
+                await asyncio.sleep(0)
+            await asyncio.gather(short, whole)
+        assert [[text[0] for text in batch] for batch in cutter.batches[1:3]] == [["短"], ["长", "长"]]
+
+    run(test)
+
+
+def test_the_windows_of_a_long_text_are_spread_among_short_ones(cutter: Any, monkeypatch: Any) -> None:
+    async def test() -> None:
+        judge = cutter._judge
+
+        async with batching(cutter, batch_chars=100) as batcher:
+
+            def slow(conversations: Any) -> Any:
+                # Until those that have their verdicts are back with the next text.
+                while len(batcher._waiting) < 3 and len(windows_of(cutter, "长")) < 9:
+                    time.sleep(0.0005)
+                return judge(conversations)
+
+            monkeypatch.setattr(cutter, "_judge", slow)
+            whole = asyncio.create_task(batcher.judge(one(long("长"))))
+
+            async def always() -> None:
+                while not whole.done():
+                    await batcher.judge(one("短" * 60))
+
+            await asyncio.gather(whole, *(always() for _ in range(3)))
+        places = [i for i, text in enumerate(cutter.asked) if text.startswith("长")]
+        # Each of the three beside it has a text or two for every window.
+        assert all(after - before <= 10 for before, after in pairwise(places))
+        assert 25 <= places[-1] <= 75
+
+    run(test)
+
+
+def test_long_texts_share_the_guard(cutter: Any) -> None:
+    async def test() -> None:
+        async with batching(cutter, batch_chars=400) as batcher:
+            async with held(cutter, batcher):
+                tasks = [asyncio.create_task(batcher.judge(one(long(mark)))) for mark in "甲乙"]
+                tasks.append(asyncio.create_task(batcher.judge(one(long("丙", 5)))))
+                await asyncio.sleep(0)
+            found = await asyncio.gather(*tasks)
+        assert [v.windows for v in found] == [10, 10, 5]
+        marks = "".join(text[0] for text in cutter.asked[1:])
+        # Windows of several in a batch; the one of half the length is done after its share of both.
+        assert any(len({text[0] for text in batch}) > 1 for batch in cutter.batches)
+        assert marks.rindex("丙") <= 15 < 23 <= min(marks.rindex("甲"), marks.rindex("乙"))
+        assert max(map(len, cutter.batches)) == 4
+
+    run(test)
+
+
+def test_who_goes_away_in_the_middle_of_a_long_text_frees_the_rest(cutter: Any) -> None:
+    async def test() -> None:
+        metrics = Metrics()
+        async with batching(cutter, batch_chars=300, metrics=metrics) as batcher:
+            async with held(cutter, batcher, long("长")) as gone:
+                gone.cancel()
+                await until(lambda: not batcher._waiting)
+                assert b'libra_queue_depth{guard="fake"} 0.0' in metrics.render()[0]
+            assert (await batcher.judge(one("next"))).label == "安全"
+        assert windows_of(cutter, "长") == [0, 1, 2]
+
+    run(test)
+
+
+def test_a_deadline_in_the_middle_of_a_long_text(cutter: Any) -> None:
+    async def test() -> None:
+        async with batching(cutter, batch_chars=300) as batcher:
+            cutter.gate.clear()
+            deadline = asyncio.get_running_loop().time() + 0.05
+            late = asyncio.create_task(batcher.judge(one(long("长")), deadline=deadline))
+            await until(cutter.entered.is_set)
+            # The loop has no turn, and the guard comes to the rest.
+            time.sleep(0.06)
+            cutter.gate.set()
+            while batcher._waiting:
+                time.sleep(0.001)
+            with pytest.raises(DeadlineError):
+                await late
+        assert windows_of(cutter, "长") == [0, 1, 2]
+
+    run(test)
+
+
+def test_one_who_goes_away_while_its_text_is_cut(cutter: Any, monkeypatch: Any) -> None:
+    async def test() -> None:
+        begun, go_on, cut, threads = threading.Event(), threading.Event(), cutter.cut, []
+
+        def slow(conversation: Conversation) -> Windows:
+            threads.append(threading.current_thread())
+            begun.set()
+            assert go_on.wait(20)
+            return cut(conversation)
+
+        monkeypatch.setattr(cutter, "cut", slow)
+        async with batching(cutter, batch_chars=300) as batcher:
+            gone = asyncio.create_task(batcher.judge(one(long("长"))))
+            await until(begun.is_set)
+            assert len(batcher._waiting) == 1
+            # Others are taken meanwhile.
+            other = asyncio.create_task(batcher.judge(one("短")))
+            await asyncio.sleep(0)
+            gone.cancel()
+            await until(lambda: len(batcher._waiting) == 1)
+            go_on.set()
+            await other
+            assert threads == [batcher._thread]
+        assert cutter.asked == ["短"]
+
+    run(test)
+
+
+def test_one_bad_window_costs_its_order_alone(cutter: Any) -> None:
+    async def test() -> None:
+        async with batching(cutter, batch_chars=600, batch_size=8, queue_size=20) as batcher:
+            async with held(cutter, batcher):
+                bad = asyncio.create_task(batcher.judge_all(many("a", long("坏", FAILING=2))))
+                good = asyncio.create_task(batcher.judge_all(many("b", long("好", BAD=9))))
+                await asyncio.sleep(0)
+            with pytest.raises(BackendError, match="the script says so"):
+                await bad
+            assert [(v.label, v.windows) for v in await good] == [("安全", 1), ("不安全", 10)]
+            assert not batcher._waiting
+
+    run(test)
+
+
+@pytest.mark.parametrize("fault", [ValueError("bug"), Panic(), BackendError("no tokenizer")])
+def test_what_cannot_be_cut_or_joined_fails_with_the_guard_s_reason(
+    cutter: Any, fault: BaseException, monkeypatch: Any
+) -> None:
+    def broken(*_: Any, **__: Any) -> Any:
+        raise fault
+
+    reason = str(fault) if isinstance(fault, BackendError) else f"the guard failed: {type(fault).__name__}"
+
+    async def test() -> None:
+        async with batching(cutter, batch_chars=300) as batcher:
+            for step in ("_windows", "join"):
+                with monkeypatch.context() as patch:
+                    patch.setattr(cutter, step, broken)
+                    with pytest.raises(BackendError, match=reason):
+                        await batcher.judge(one(long("长")))
+                    assert not batcher._waiting
+            assert (await batcher.judge(one(long("长")))).windows == 10
+
+    run(test)
+
+
+def test_a_long_text_of_a_kind_that_the_guard_does_not_judge(cutter: Any) -> None:
+    async def test() -> None:
+        cutter.targets = frozenset({Target.RESPONSE})
+        async with batching(cutter, batch_chars=300) as batcher:
+            with pytest.raises(UsageError, match="judges a response, not a prompt"):
+                await batcher.judge(one(long("长")))
+        assert cutter.asked == []
+
+    run(test)
+
+
+def test_long_texts_that_are_asked_for_differently(cutter: Any) -> None:
+    async def test() -> None:
+        async with batching(cutter, batch_chars=400) as batcher:
+            asks: list[dict[str, Any]] = [
+                {},
+                {"explain": True},
+                {"threshold": 0.3},
+                {"explain": True, "threshold": 0.3},
+            ]
+            text = one(long("长", DOUBTFUL=6))
+            found = await asyncio.gather(*(batcher.judge(text, **ask) for ask in asks))
+        assert [(v.label, v.analysis, v.windows) for v in found] == [
+            ("安全", None, 10),
+            ("安全", None, 10),
+            ("不安全", None, 10),
+            ("不安全", "因为", 10),
+        ]
+        assert (cutter.threshold, cutter.question_threshold) == (0.5, None)
+
+    run(test)
+
+
+def test_a_long_text_counts_as_one_and_with_what_is_left_of_it(cutter: Any) -> None:
+    async def test() -> None:
+        metrics = Metrics()
+        sizes = {"batch_chars": 300, "queue_size": 2, "queue_chars": 1000}
+        async with batching(cutter, metrics=metrics, **sizes) as batcher:
+            batcher._seconds_a_char = 0.01
+            async with held(cutter, batcher, long("长")) as whole:
+                assert b'libra_queue_depth{guard="fake"} 1.0' in metrics.render()[0]
+                with pytest.raises(QueueFullError) as caught:
+                    await batcher.judge(one("x" * 301))
+                assert caught.value.retry_after == 7
+                fits = asyncio.create_task(batcher.judge(one("x" * 300)))
+                await asyncio.sleep(0)
+                with pytest.raises(QueueFullError):
+                    await batcher.judge(one("x"))
+            await asyncio.gather(whole, fits)
+            series = metrics.render()[0]
+        assert b'libra_queue_depth{guard="fake"} 0.0' in series
+        assert b'libra_batch_size_sum{guard="fake"} 11.0' in series
+        # The short one is in a call of its own.
+        assert f'libra_guard_seconds_count{{guard="fake"}} {len(cutter.batches)}.0'.encode() in series
+
+    run(test)
+
+
+def test_closing_finishes_the_windows_of_a_long_text(cutter: Any) -> None:
+    async def test() -> None:
+        async with batching(cutter, batch_chars=300) as batcher:
+            async with held(cutter, batcher, long("长")) as whole:
+                closing = asyncio.create_task(batcher.close())
+                await asyncio.sleep(0)
+            await closing
+            assert (await whole).windows == 10
+
+    run(test)
+
+
+def test_verdicts_are_those_of_the_guard_alone() -> None:
+    mini, chance = load_guard("mini"), random.Random(1)
+    phrases = [
+        "如何泡一杯绿茶，",
+        "炸掉这栋楼，",
+        "the cat sat on the mat, ",
+        "ｗｉｄｅ　，",
+        "😀，",
+        "废物，",
+    ]
+
+    def text(length: int) -> str:
+        words = "".join(chance.choice(phrases) for _ in range(length // 8))
+        return "。".join(words[i : i + 450] for i in range(0, len(words), 450))
+
+    asked = [one(text(length)) for length in (8, 100, 700, 1000)]
+    asked += [Conversation.from_pair(text(question), text(answer)) for question, answer in [(16, 24), (700, 600)]]
+    turns = [(Role.USER, 50), (Role.ASSISTANT, 50), (Role.USER, 20), (Role.ASSISTANT, 600)]
+    asked.append(Conversation(messages=tuple(Message(role=role, content=text(length)) for role, length in turns)))
+    strict = copy.copy(mini)
+    strict.threshold = strict.question_threshold = 0.05
+    alone = [*mini.judge(asked, explain=True), *strict.judge(asked[2:4], explain=True)]
+
+    async def test() -> None:
+        async with batching(mini, batch_chars=400, queue_size=100) as batcher:
+            found = await asyncio.gather(
+                *(batcher.judge(one, explain=True) for one in asked),
+                *(batcher.judge(one, explain=True, threshold=0.05) for one in asked[2:4]),
+            )
+        assert found == alone
+
+    mini.gate = threading.Event()  # type: ignore[attr-defined]
+    asyncio.run(test())
+    assert sum(v.windows > 1 for v in alone) >= 5
+    assert any(v.analysis for v in alone)
+    assert any("shortened" in note for v in alone for note in v.notes)
+    assert any("were not read" in note for v in alone for note in v.notes)

@@ -48,14 +48,34 @@ class Guard(Calibratable):
         """
         conversations = checked_conversations(conversations, self.name, self.targets)
         windows = [self._windows(c) for c in conversations]
-        spoken = iter(self._judge([piece for w in windows for piece in w.pieces]))
-        merged = [merge([next(spoken) for _ in w.pieces]) for w in windows]
+        spoken = self.judge_pieces([piece for w in windows for piece in w.pieces])
+        return self.join(conversations, windows, spoken, explain=explain)
+
+    def cut(self, conversation: Conversation) -> Windows:
+        """The first step of ``judge`` where there is more than one piece: those in which a long text is read.
+
+        Raises:
+            TypeError: As ``judge``.
+            UsageError: As ``judge``.
+        """
+        return self._windows(*checked_conversations([conversation], self.name, self.targets))
+
+    def judge_pieces(self, pieces: Sequence[Conversation]) -> list[Verdict]:
+        """The second step: a verdict on each piece, of one conversation or of several."""
+        return self._judge(pieces)
+
+    def join(
+        self, given: Sequence[Conversation], windows: Sequence[Windows], spoken: Sequence[Verdict], *, explain: bool
+    ) -> list[Verdict]:
+        """The last step: what is said of the conversations that were given, from the verdicts on all their pieces."""
+        told = iter(spoken)
+        merged = [merge([next(told) for _ in w.pieces]) for w in windows]
         verdicts = [m.verdict for m in merged]
-        if explain and conversations:
+        if explain and given:
             worst = [w.pieces[m.worst] for w, m in zip(windows, merged, strict=True)]
-            worst = [self._deciding(c, piece) for c, piece in zip(conversations, worst, strict=True)]
+            worst = [self._deciding(c, piece) for c, piece in zip(given, worst, strict=True)]
             verdicts = self._explain(worst, verdicts)
-        return [self._noted(v, w, c) for v, w, c in zip(verdicts, windows, conversations, strict=True)]
+        return [self._noted(v, w, c) for v, w, c in zip(verdicts, windows, given, strict=True)]
 
     @classmethod
     def taught(cls, model: str) -> dict[str, Any]:

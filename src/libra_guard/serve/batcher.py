@@ -1,13 +1,8 @@
 """Dynamic batching before one guard: what arrives while it is busy is judged together next.
 
 One thread judges. It takes what waits by itself, without a turn of the event loop between two batches, so that a guard
-under load has no pauses.
-
-Who asks for much does not keep others waiting for all of it: requests share the guard by characters, as if it went
-through all of them side by side, and what would be done first then is taken first (fair queueing; Demers, Keshav and
-Shenker 1989, "Analysis and Simulation of a Fair Queueing Algorithm"). So a short text goes before long ones that have
-not begun, and a long one waits for as many characters of others, however many come, as others would get beside it.
-What has begun is finished.
+under load has no pauses. It also cuts long conversations into the pieces that the guard reads them in, and joins the
+verdicts; what goes first is said in ``queue``. A batch that has begun is finished.
 """
 
 from __future__ import annotations
@@ -17,15 +12,16 @@ import copy
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from itertools import accumulate
-from operator import attrgetter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from libra_guard.errors import BackendError, LibraError, UsageError
 from libra_guard.guards.base import Guard
+from libra_guard.guards.windows import Windows
 from libra_guard.records import Conversation, Verdict
+from libra_guard.serve.queue import Manner, Order, Parts, Queue, Row
 
 if TYPE_CHECKING:
     from libra_guard.serve.metrics import Metrics
@@ -60,38 +56,6 @@ class ClosingError(LibraError):
         super().__init__("the server is being stopped")
 
 
-class _Manner(NamedTuple):
-    """What conversations must share to be judged in one call."""
-
-    explain: bool
-    threshold: float | None
-
-
-class _Order:
-    """What one caller waits for."""
-
-    def __init__(self, count: int, manner: _Manner, expires: float, done: asyncio.Future[list[Verdict]]) -> None:
-        self.manner, self.expires, self.done = manner, expires, done
-        self.verdicts: list[Verdict | None] = [None] * count
-        self.missing = count
-        self.since = time.monotonic()
-
-    @property
-    def is_wanted(self) -> bool:
-        """Whether somebody still waits for it."""
-        return not self.done.done() and time.monotonic() < self.expires
-
-
-class _Row(NamedTuple):
-    order: _Order
-    place: int
-    conversation: Conversation
-    chars: int
-    """That the guard reads."""
-    turn: float
-    """The lowest is judged first: the share of each request, in characters, at which it would be done."""
-
-
 _Outcome = Verdict | Exception
 
 
@@ -101,8 +65,9 @@ class Batcher:
     Args:
         guard: Called in one thread only.
         name: Under which it is served.
-        batch_size: Conversations that the guard is given at once, at most.
-        batch_chars: Characters that they have together, at most; a longer one is judged alone.
+        batch_size: Conversations that the guard is given at once, at most; a piece of a long one counts as one.
+        batch_chars: Characters that they have together, at most. A longer conversation is judged in pieces, or alone
+            where the guard does not cut it.
         wait: Seconds that a batch waits to fill while the guard is idle.
         queue_size: Conversations that may wait.
         queue_chars: Characters that they may have together.
@@ -122,14 +87,10 @@ class Batcher:
         metrics: Metrics,
     ) -> None:
         self._guard, self._name, self._metrics = guard, name, metrics
-        self._batch_size, self._batch_chars, self._wait = batch_size, batch_chars, wait
-        self._queue_size, self._queue_chars = queue_size, queue_chars
-        self._waiting: list[_Row] = []
-        """By their turns."""
-        self._orders: set[_Order] = set()
+        self._wait, self._queue_size, self._queue_chars = wait, queue_size, queue_chars
+        self._waiting = Queue(batch_size=batch_size, batch_chars=batch_chars, multi_turn=guard.multi_turn)
+        self._orders: set[Order] = set()
         """Those that somebody waits for."""
-        self._share = 0.0
-        """Characters that each request that waited all the time would have had so far."""
         self._changed = threading.Condition()
         self._closing = self._dead = False
         self._seconds_a_char = 0.0
@@ -172,7 +133,7 @@ class Batcher:
 
         Raises:
             QueueFullError: They find no room.
-            DeadlineError: The deadline passed first; what had not begun is not judged.
+            DeadlineError: The deadline passed first; what had not begun, of a long one too, is not judged.
             ClosingError: The batcher is closed.
             BackendError: The guard failed on one of them, also by itself, or its thread has ended.
             UsageError: They have more than ``queue_chars`` characters together.
@@ -181,7 +142,7 @@ class Batcher:
             return []
         done: asyncio.Future[list[Verdict]] = self._loop.create_future()
         left = float("inf") if deadline is None else deadline - self._loop.time()
-        order = _Order(len(conversations), _Manner(explain, threshold), time.monotonic() + left, done)
+        order = Order(len(conversations), Manner(explain, threshold), time.monotonic() + left, done)
         self._admit(order, conversations)
         alarm = None if deadline is None else self._loop.call_at(deadline, _fail, done, DeadlineError())
         try:
@@ -201,8 +162,8 @@ class Batcher:
         await asyncio.shield(self._ended)
         self._thread.join()
 
-    def _admit(self, order: _Order, conversations: Sequence[Conversation]) -> None:
-        lengths = [_chars(one, self._guard.multi_turn) for one in conversations]
+    def _admit(self, order: Order, conversations: Sequence[Conversation]) -> None:
+        lengths = [self._waiting.length(one) for one in conversations]
         if (chars := sum(lengths)) > self._queue_chars:
             raise UsageError(f"{chars} characters are too many at once; {self._queue_chars} are taken")
         with self._changed:
@@ -210,30 +171,25 @@ class Batcher:
                 raise BackendError(_DEAD)
             if self._closing:
                 raise ClosingError
-            before = sum(row.chars for row in self._waiting)
+            before = self._waiting.chars
             if len(self._waiting) + len(lengths) > self._queue_size or before + chars > self._queue_chars:
                 raise QueueFullError(min(max(1.0, before * self._seconds_a_char), _LONGEST_RETRY))
-            turns = accumulate(lengths, initial=self._share)
-            next(turns)
-            rows = zip(conversations, lengths, turns, strict=True)
-            self._waiting += [_Row(order, i, *row) for i, row in enumerate(rows)]
-            self._waiting.sort(key=attrgetter("turn"))
+            self._waiting.add(order, conversations, lengths)
             self._orders.add(order)
             self._changed.notify()
             self._metrics.queued(self._name, len(self._waiting))
 
-    def _drop(self, order: _Order) -> None:
+    def _drop(self, order: Order) -> None:
         """Frees the places of an order that nobody waits for."""
         with self._changed:
-            self._waiting = [row for row in self._waiting if row.order is not order]
+            self._waiting.drop(order)
             self._metrics.queued(self._name, len(self._waiting))
 
     def _work(self) -> None:
         try:
             while batch := self._next():
-                for manner in dict.fromkeys(row.order.manner for row in batch):
-                    rows = [row for row in batch if row.order.manner == manner]
-                    self._loop.call_soon_threadsafe(_deliver, rows, self._judged(rows, manner))
+                for rows in _calls(batch):
+                    self._loop.call_soon_threadsafe(_deliver, self._judged(rows))
         except BaseException:
             _log.critical("guard %s: %s", self._name, _DEAD, exc_info=True)
             self._dead = True
@@ -247,63 +203,101 @@ class Batcher:
             _fail(order.done, BackendError(_DEAD))
         self._ended.set_result(None)
 
-    def _next(self) -> list[_Row]:
+    def _next(self) -> list[Row]:
         """What is judged next, when there is something; empty at the end."""
-        with self._changed:
-            while True:
+        while True:
+            with self._changed:
                 while not self._waiting and not self._closing:
                     self._changed.wait()
                 self._fill()
-                batch = self._take()
-                if batch or self._closing:
-                    return batch
+                long = self._waiting.next_long()
+                if long is None:
+                    batch = self._take()
+                    if batch or self._closing:
+                        return batch
+                    continue
+            self._cut(long)
 
     def _fill(self) -> None:
         """Lets a batch wait for others, from when its first came."""
-        while self._wait and self._waiting and not self._is_full() and not self._closing:
-            left = min(row.order.since for row in self._waiting) + self._wait - time.monotonic()
+        while self._wait and self._waiting and not self._waiting.is_full and not self._closing:
+            left = self._waiting.since + self._wait - time.monotonic()
             if left <= 0:
                 return
             self._changed.wait(left)
 
-    def _is_full(self) -> bool:
-        """Whether what waits makes a batch."""
-        chars = sum(row.chars for row in self._waiting)
-        return len(self._waiting) >= self._batch_size or chars >= self._batch_chars
-
-    def _take(self) -> list[_Row]:
-        """The first rows that fit into a batch, at least one."""
-        batch: list[_Row] = []
-        chars = 0
-        wanted = [row for row in self._waiting if row.order.is_wanted]
-        for row in wanted[: self._batch_size]:
-            if batch and chars + row.chars > self._batch_chars:
-                break
-            batch.append(row)
-            chars += row.chars
-        self._share += chars / max(1, len({row.order for row in wanted}))
-        self._waiting = wanted[len(batch) :]
+    def _take(self) -> list[Row]:
+        batch = self._waiting.take()
         self._metrics.queued(self._name, len(self._waiting))
         return batch
 
-    def _judged(self, rows: list[_Row], manner: _Manner) -> list[_Outcome]:
+    def _cut(self, row: Row) -> None:
+        """Lets the pieces of a long conversation wait in its place. It waits, and may be dropped, until they do."""
+        try:
+            windows = self._guard.cut(row.conversation)
+        except BaseException:
+            # Judged whole it fails by itself, with its reason.
+            windows = Windows([row.conversation])
+        with self._changed:
+            self._waiting.replace(row, windows)
+
+    def _judged(self, rows: list[Row]) -> list[tuple[Row, _Outcome]]:
+        """What is known now: of whole conversations all, of pieces what failed and what was the last to be judged."""
         began = time.monotonic()
-        outcomes = _outcomes(self._guard, [row.conversation for row in rows], manner)
+        known = _known(self._guard, rows)
         took = time.monotonic() - began
-        each = took / sum(row.chars for row in rows)
+        each = took / max(1, sum(row.share for row in rows))
         before = self._seconds_a_char or each
         self._seconds_a_char = _RECENT * each + (1 - _RECENT) * before
         try:
             self._metrics.judged(self._name, len(rows), took)
         except Exception:
             _log.exception("the metrics of a batch are lost")
-        return outcomes
+        return known
 
 
-def _outcomes(guard: Guard, conversations: list[Conversation], manner: _Manner) -> list[_Outcome]:
+def _calls(batch: list[Row]) -> list[list[Row]]:
+    """The rows of each call of the guard. Pieces are last: whole ones, that are short, do not wait for them."""
+    found = defaultdict[tuple[bool, Manner], list[Row]](list)
+    for row in batch:
+        found[row.parts is not None, row.order.manner].append(row)
+    return [found[call] for call in sorted(found, key=lambda call: call[0])]
+
+
+def _known(guard: Guard, rows: list[Row]) -> list[tuple[Row, _Outcome]]:
+    """Judges rows of one manner, all of them whole or all of them pieces."""
+    explain, threshold = rows[0].order.manner
+    in_pieces = rows[0].parts is not None
+
+    def judge(conversations: list[Conversation]) -> list[Verdict]:
+        judging = _with_threshold(guard, threshold)
+        return judging.judge_pieces(conversations) if in_pieces else judging.judge(conversations, explain=explain)
+
+    known: list[tuple[Row, _Outcome]] = []
+    for row, outcome in zip(rows, _outcomes(judge, [row.conversation for row in rows]), strict=True):
+        if row.parts is None or isinstance(outcome, Exception):
+            known.append((row, outcome))
+        elif verdicts := row.parts.add(row.piece, outcome):
+            known.append((row, _joined(guard, row, row.parts, verdicts)))
+    return known
+
+
+def _joined(guard: Guard, row: Row, parts: Parts, verdicts: list[Verdict]) -> _Outcome:
+    """What the verdicts on the pieces of a conversation make."""
+    explain, threshold = row.order.manner
+
+    def join(whole: list[Conversation]) -> list[Verdict]:
+        return _with_threshold(guard, threshold).join(whole, [parts.windows], verdicts, explain=explain)
+
+    return _outcomes(join, [parts.conversation])[0]
+
+
+def _outcomes(
+    judge: Callable[[list[Conversation]], list[Verdict]], conversations: list[Conversation]
+) -> list[_Outcome]:
+    """What each comes to."""
     try:
-        judging = guard if manner.threshold is None else _with_threshold(guard, manner.threshold)
-        verdicts = judging.judge(conversations, explain=manner.explain)
+        verdicts = judge(conversations)
         if len(verdicts) != len(conversations):
             raise BackendError(f"{len(verdicts)} verdicts on {len(conversations)} conversations")
         return [*verdicts]
@@ -315,24 +309,20 @@ def _outcomes(guard: Guard, conversations: list[Conversation], manner: _Manner) 
             _log.exception("the guard failed")
             return [BackendError(f"the guard failed: {type(error).__name__}")]
     # One that cannot be judged is not to cost the others their verdicts.
-    return [outcome for one in conversations for outcome in _outcomes(guard, [one], manner)]
+    return [outcome for one in conversations for outcome in _outcomes(judge, [one])]
 
 
-def _chars(conversation: Conversation, multi_turn: bool) -> int:
-    if multi_turn:
-        return max(1, sum(len(message.content) for message in conversation.messages))
-    return max(1, len(conversation.question) + len(conversation.response or ""))
-
-
-def _with_threshold(guard: Guard, threshold: float) -> Guard:
+def _with_threshold(guard: Guard, threshold: float | None) -> Guard:
+    if threshold is None:
+        return guard
     changed = copy.copy(guard)
     changed.threshold, changed.question_threshold = threshold, None
     return changed
 
 
-def _deliver(rows: list[_Row], outcomes: list[_Outcome]) -> None:
+def _deliver(known: list[tuple[Row, _Outcome]]) -> None:
     """Hands over what was judged; in the event loop."""
-    for row, outcome in zip(rows, outcomes, strict=True):
+    for row, outcome in known:
         order = row.order
         if isinstance(outcome, Exception):
             _fail(order.done, outcome)

@@ -76,7 +76,7 @@ class Metrics:
         self._unreadable = counter("unreadable_total", "Verdicts whose answer could not be read.", "guard")
         self._queue = gauge("queue_depth", "Conversations that wait for a guard.", "guard", of_workers="livesum")
         self._batch = Histogram(
-            *("libra_batch_size", "Conversations a guard judged at once.", ["guard"]),
+            *("libra_batch_size", "Conversations, or pieces of long ones, a guard judged at once.", ["guard"]),
             registry=registry,
             buckets=(1, 2, 4, 8, 16, 32, 64, 128),
         )
