@@ -164,17 +164,18 @@ def _told(error: ValidationError, model: type[BaseModel]) -> Iterator[str]:
             continue
         words = one["msg"].removeprefix("Value error, ")
         if one["type"] == "extra_forbidden":
-            words = _no_such_key(str(place[-1]), _keys(model, place[:-1]))
+            words = no_such("key", str(place[-1]), keys_at(model, place[:-1]))
         yield ": ".join(part for part in (".".join(map(str, place)), words) if part)
 
 
-def _no_such_key(name: str, known: Sequence[str]) -> str:
+def no_such(kind: str, name: str, known: Sequence[str]) -> str:
+    """What is said of a name that is none of those known; ``kind`` is what it would be: a key, a field."""
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(known)}"
-    return f"there is no such key{'; ' + hint if known else ''}"
+    return f"there is no such {kind}{'; ' + hint if known else ''}"
 
 
-def _keys(model: type[BaseModel], place: Sequence[int | str]) -> list[str]:
+def keys_at(model: type[BaseModel], place: Sequence[int | str]) -> list[str]:
     """The keys that there are at a place; none where the place does not tell which model stands there."""
     models = [model]
     for part in place:

@@ -85,6 +85,7 @@ class Message(BaseModel):
 
     role: Role
     content: str
+    """What is said; not blank."""
 
     @field_validator("content")
     @classmethod

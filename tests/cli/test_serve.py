@@ -10,7 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from typer.testing import Result
 
 from libra_guard.cli import serve
 from libra_guard.errors import MissingExtraError, UsageError
-from libra_guard.serve.settings import ServerSettings
+from libra_guard.serve.settings import HANDED_ON, ServerSettings
 
 Call = Callable[..., Result]
 
@@ -41,13 +41,25 @@ def _own_handler() -> Iterator[None]:
         (["--upstream", "example.org"], "http://"),
         (["--api-key-file", "/none"], "/none: the API keys cannot be read"),
         (["--host", "999.1.1.1", "--port", "0"], "999.1.1.1:0: "),
+        (["--policy-file", "/none.yaml"], "/none.yaml: there is no such policy file"),
+        (["--policy", "stricd"], "did you mean strict?"),
+        (["--audit", "/none/audit.jsonl"], "/none/audit.jsonl: the audit log cannot be written"),
+        (["--upstream", "http://"], "names no host"),
     ],
 )
-def test_what_cannot_be_served(call: Call, monkeypatch: Any, options: list[str], told: str) -> None:
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_what_cannot_be_served(call: Call, monkeypatch: Any, options: list[str], told: str, workers: str) -> None:
     monkeypatch.setattr("libra_guard.serve.logs.set_up", lambda **_: None)
-    done = call("serve", "--port", "0", *options)
+    if options[:1] != ["-g"]:
+        # Found before any guard is loaded, in whichever process.
+        monkeypatch.setattr(serve, "_one", None)
+        monkeypatch.setattr(serve, "_several", None)
+    elif workers == "2" and "words" in options:
+        pytest.skip("found by the workers; see below")
+    done = call("serve", "--port", "0", "--workers", workers, *options)
     assert isinstance(done.exception, UsageError)
     assert told in str(done.exception)
+    assert done.stdout == ""
 
 
 @pytest.mark.parametrize("options", [["--port", "70000"], ["--workers", "0"], ["--no-such"]])
@@ -61,7 +73,7 @@ def test_an_address_that_is_taken(call: Call, monkeypatch: Any) -> None:
         port = taken.getsockname()[1]
         done = call("serve", "--port", str(port))
     assert isinstance(done.exception, UsageError)
-    assert f"127.0.0.1:{port}: Address already in use" in str(done.exception)
+    assert f"127.0.0.1:{port} is taken" in str(done.exception)
 
 
 @pytest.mark.parametrize("module", serve._NEEDS)
@@ -70,20 +82,6 @@ def test_a_missing_extra_is_one_line(call: Call, monkeypatch: Any, module: str) 
     done = call("serve")
     assert isinstance(done.exception, MissingExtraError)
     assert "pip install 'libra-guard[serve]'" in str(done.exception)
-
-
-def test_a_password_of_the_upstream_is_not_shown() -> None:
-    settings = ServerSettings(port=0, upstream="http://user:geheim@example.org:8000/v1")
-    with serve._bound(settings) as listening:
-        told = serve._about(settings, listening)
-    assert "guarding http://example.org:8000/v1" in told
-    assert "user" not in told
-    assert "geheim" not in told
-
-
-def test_answers_leave_at_once() -> None:
-    with serve._bound(ServerSettings(port=0)) as listening:
-        assert listening.proto == socket.IPPROTO_TCP
 
 
 def test_a_connection_outlives_what_clients_hold_it_for() -> None:
@@ -98,11 +96,45 @@ def test_nobody_is_left_unwarned(call: Call, monkeypatch: Any) -> None:
     monkeypatch.setattr(serve, "_one", lambda *_: None)
     done = call("serve", "--host", "0.0.0.0", "--port", "0")
     assert "warning: whoever reaches 0.0.0.0 may ask" in done.stderr
-    assert done.stdout.endswith("; no API key\n")
     monkeypatch.setenv("LIBRA_SERVE_API_KEY", "geheim")
     done = call("serve", "--host", "0.0.0.0", "--port", "0")
     assert done.stderr == ""
     assert "geheim" not in done.stdout
+
+
+def test_a_file_that_is_not_in_force_is_told_of(call: Call, monkeypatch: Any, tmp_path: Path) -> None:
+    monkeypatch.setattr("libra_guard.serve.logs.set_up", lambda **_: None)
+    monkeypatch.setattr(serve, "_one", lambda *_: None)
+    file = tmp_path / "shop.yaml"
+    file.write_text("extends: strict\n", encoding="utf-8")
+    done = call("serve", "--port", "0", "--policy-file", str(file))
+    assert done.stderr.startswith("warning: the profile 'default' decides, and shop only where")
+    assert done.stderr.count("\n") == 1
+    assert call("serve", "--port", "0", "--policy-file", str(file), "--policy", "shop").stderr == ""
+
+
+def test_a_worker_that_still_imports_leaves_ctrl_c_to_the_command(call: Call, monkeypatch: Any) -> None:
+    class Supervisor:
+        processes: tuple[Any, ...] = ()
+
+        def __init__(self, *_: Any) -> None:
+            self.seen = seen
+
+        def init_processes(self) -> None:
+            self.seen.append(signal.getsignal(signal.SIGINT))
+
+        def run(self) -> None:
+            self.init_processes()
+            self.seen.append(signal.getsignal(signal.SIGINT))
+
+    seen: list[Any] = []
+    monkeypatch.setattr("libra_guard.serve.logs.set_up", lambda **_: None)
+    monkeypatch.setattr("uvicorn.supervisors.Multiprocess", Supervisor)
+    monkeypatch.setattr("libra_guard.serve.metrics.several_workers", nullcontext)
+    monkeypatch.setenv(HANDED_ON, "")
+    done = call("serve", "--port", "0", "--workers", "2")
+    assert seen == [signal.SIG_IGN, signal.getsignal(signal.SIGINT)]
+    assert "  guard     mini\n" in done.stdout
 
 
 class Running:
@@ -114,6 +146,8 @@ class Running:
         self.process = subprocess.Popen(command, env={**os.environ, **environment}, text=True, **pipes)
         assert self.process.stdout is not None
         self.about = self.process.stdout.readline()
+        while self.about and "upstream" not in self.about:
+            self.about += self.process.stdout.readline()
         self.url = self.about.split(" ")[0]
 
     def ask(self, path: str, **headers: str) -> tuple[int, str]:
@@ -152,11 +186,13 @@ class Running:
 
 def test_serving_until_told_to_stop() -> None:
     with Running(LIBRA_SERVE_THREADS="1") as server:
-        assert server.about.endswith("guards: mini; policy: default; no API key\n")
+        assert "\n  guard     mini, unsafe from 0." in server.about
+        assert "\n  policy    default (enforce)\n" in server.about
         server.until_ready()
         code, log = server.stop(signal.SIGTERM)
     assert code == 0
-    assert [line["message"] for line in log if line["logger"] == "libra_guard.serve.app"] == ["ready"]
+    told = [line["message"] for line in log if line["message"] != "request"]
+    assert told == ["loading mini", "ready", "stopped"]
 
 
 def test_several_workers(tmp_path: Path) -> None:
@@ -171,6 +207,8 @@ def test_several_workers(tmp_path: Path) -> None:
         status, series = server.ask("/metrics", **key)
         code, log = server.stop(signal.SIGINT)
     assert (status, code) == (200, 0)
+    assert {line["logger"].partition(".")[0] for line in log} == {"libra_guard"}
+    assert [line["message"] for line in log][-2:] == ["stopped"] * 2
     # Whoever answers counts for both.
     assert 'libra_requests_total{method="GET",route="/v1/guards",status="200"} 10.0' in series
     assert "geheim" not in json.dumps(log)

@@ -69,8 +69,8 @@ MODERATION_FIELDS = [
     ({"input": ["a", ""]}, "input[1]", "empty"),
     ({"input": ["a", 5]}, "input[1]", "a text"),
     ({"input": ["a", None]}, "input[1]", "a text"),
-    ({"input": [["a"]]}, "input[0]", "an object"),
-    ({"input": [5]}, "input[0]", "an object"),
+    ({"input": [["a"]]}, "input[0]", "a text"),
+    ({"input": [5]}, "input[0]", "a text"),
     ({"input": ["a"] * 101}, "input", "takes 100"),
     ({"input": ["a"] * 10_001}, "input", "at most 10000"),
     ({"input": "a" * 20_001}, "input", "20000"),
@@ -110,7 +110,7 @@ GUARD_FIELDS = [
     (
         {"conversations": [{"messages": [{"role": "tool", "content": "a"}]}]},
         "conversations[0].messages[0].role",
-        "'user'",
+        "one of system, user, assistant",
     ),
     (
         {"conversations": [{"messages": [{"role": "user", "content": "a", "name": "b"}]}]},
@@ -128,16 +128,16 @@ GUARD_FIELDS = [
     ),
     ({"conversations": [PAIR] * 101}, "conversations", "takes 100"),
     ({"conversations": [PAIR] * 10_001}, "conversations", "at most 10000"),
-    ({"conversation": PAIR, "target": "both"}, "target", "'prompt'"),
+    ({"conversation": PAIR, "target": "both"}, "target", "one of prompt, response"),
     ({"conversation": {"response": "a"}, "target": "prompt"}, "conversation", "no question"),
     ({"conversation": {"question": "a"}, "target": "response"}, "conversation", "no answer"),
     ({"conversations": [PAIR, {"question": "a"}], "target": "response"}, "conversations[1]", "no answer"),
-    ({"conversation": PAIR, "threshold": 1.5}, "threshold", "less than or equal to 1"),
+    ({"conversation": PAIR, "threshold": 1.5}, "threshold", "1 or less"),
     ({"conversation": PAIR, "threshold": "0.5"}, "threshold", "number"),
     ({"conversation": PAIR, "threshold": True}, "threshold", "number"),
     ({"conversation": PAIR, "threshold": 1e999}, None, "Infinity"),
-    ({"conversation": PAIR, "explain": "yes"}, "explain", "boolean"),
-    ({"conversation": PAIR, "language": "fr"}, "language", "'zh'"),
+    ({"conversation": PAIR, "explain": "yes"}, "explain", "true or false"),
+    ({"conversation": PAIR, "language": "fr"}, "language", "one of zh, en"),
 ]
 
 

@@ -25,6 +25,7 @@ def logged(capfd: Any) -> Iterator[Any]:
         return [json.loads(line) for line in capfd.readouterr().err.splitlines()]
 
     yield lines
+    logging.getLogger("uvicorn.error").filters.clear()
     root.handlers, root.level = before, level
     for name, old in quiet.items():
         logging.getLogger(name).setLevel(old)
@@ -126,7 +127,7 @@ def test_no_line_holds_a_text(make_server: Any, logged: Any) -> None:
 
 def test_the_http_servers_logs_have_the_same_form(logged: Any) -> None:
     set_up()
-    logging.getLogger("uvicorn.error").info("Started %d", 5)
+    logging.getLogger("uvicorn.error").warning("Started %d", 5)
     logging.getLogger("uvicorn.access").info("127.0.0.1 - GET /?q=secret")
     (line,) = logged()
     assert (line["logger"], line["message"]) == ("uvicorn.error", "Started 5")
@@ -138,3 +139,14 @@ def test_odd_records_are_lines_too() -> None:
     assert "\n" not in line
     line.encode()
     assert json.loads(line)["level"] == "error"
+
+
+def test_the_steps_of_the_http_server_are_no_news(logged: Any) -> None:
+    set_up()
+    server = logging.getLogger("uvicorn.error")
+    server.info("Started server process [%d]", 7)
+    server.info("Waiting for application shutdown.")
+    server.info("Child process [%d] died", 7)
+    server.info("Waiting for connections to close. (CTRL+C to force quit)")
+    server.error("Exception in 'lifespan' protocol")
+    assert [line["message"][:12] for line in logged()] == ["Child proces", "Waiting for ", "Exception in"]

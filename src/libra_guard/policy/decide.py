@@ -46,6 +46,7 @@ class Decision(BaseModel):
     policy: str
     """Name of the profile that decided."""
     mode: Mode
+    """That of the profile."""
     listed: str | None = None
     """Where in the lists the text was found: ``deny: words.txt line 12``."""
 

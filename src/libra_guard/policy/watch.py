@@ -105,6 +105,11 @@ class PolicyStore:
         """All profiles, in order of their names."""
         return tuple(sorted(self._policies))
 
+    @property
+    def of_files(self) -> tuple[str, ...]:
+        """Those of files, in the order of the files."""
+        return tuple(self._watched)
+
     def get(self, name: str | None = None) -> Policy:
         """The profile of that name as it is in force now, or the default one.
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from functools import partial
 from typing import Any
 
 from fastapi import FastAPI
@@ -14,9 +13,8 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import Message, Receive, Scope, Send
 
 from libra_guard import __version__
-from libra_guard.errors import LibraError, UsageError
+from libra_guard.errors import LibraError
 from libra_guard.guards.base import Guard
-from libra_guard.policy.profile import Policy
 from libra_guard.policy.watch import PolicyChange, PolicyStore
 from libra_guard.serve import logs
 from libra_guard.serve.audit import Audit
@@ -24,10 +22,12 @@ from libra_guard.serve.auth import ApiKeys, OwnNames
 from libra_guard.serve.errors import add_handlers
 from libra_guard.serve.limits import BodyLimit, HangUp
 from libra_guard.serve.metrics import Metrics
+from libra_guard.serve.openapi import description
 from libra_guard.serve.pool import Pool, load_guards, warm_up
 from libra_guard.serve.proxy.upstream import Upstream
 from libra_guard.serve.routes import chat, docs, guard, moderations, page, stream, system
 from libra_guard.serve.settings import LOOPBACK, ServerSettings
+from libra_guard.serve.start import open_policies
 from libra_guard.serve.state import Server
 
 _log = logging.getLogger(__name__)
@@ -83,17 +83,14 @@ def from_environment() -> FastAPI:
 
 
 class LibraServer(FastAPI):
-    """Says why it cannot start in one line, where the reason is one for people; describes errors as they are."""
+    """Says why it cannot start in one line, where the reason is one for people; describes the API as it is."""
 
     def openapi(self) -> dict[str, Any]:
-        """The API's description, without the 422 that FastAPI adds and ``errors`` answers as 400."""
+        """See ``description``; made once."""
         if self.openapi_schema is None:
-            told = super().openapi()
-            for operation in (operation for path in told["paths"].values() for operation in path.values()):
-                operation["responses"].pop("422", None)
-            for name in ("HTTPValidationError", "ValidationError"):
-                told["components"]["schemas"].pop(name, None)
-        return super().openapi()
+            layers: set[Any] = {layer.cls for layer in self.user_middleware}
+            self.openapi_schema = description(self, keys=ApiKeys in layers, own_names=OwnNames in layers)
+        return self.openapi_schema
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
@@ -140,9 +137,7 @@ async def _opened(
         if audit is not None:
             stack.push_async_callback(audit.close)
         loaded = await asyncio.to_thread(load_guards, settings) if guards is None else guards
-        policies = PolicyStore(
-            settings.policies, settings.policy, told=_tell, check=partial(_check_guard, served=loaded)
-        )
+        policies = open_policies(settings, loaded, _tell)
         pool = Pool(loaded, settings, metrics)
         stack.push_async_callback(pool.close)
         server = Server(settings, pool, policies, metrics, audit)
@@ -153,13 +148,13 @@ async def _opened(
             stack.push_async_callback(_ended, asyncio.create_task(work))
         yield server
         server.ready = False
+    _log.info("stopped")
 
 
 def _audit(settings: ServerSettings, metrics: Metrics) -> Audit | None:
     if settings.audit is None:
         return None
-    key = None if settings.audit_key is None else settings.audit_key.get_secret_value().encode()
-    return Audit(settings.audit, metrics, key=key, text=settings.audit_text)
+    return Audit(settings.audit, metrics, key=settings.audit_secret(), text=settings.audit_text)
 
 
 async def _warm(server: Server) -> None:
@@ -189,11 +184,6 @@ def _tell(change: PolicyChange) -> None:
         _log.error(
             "policy %s: its file cannot be taken up, the one of before is in force: %s", change.name, change.problem
         )
-
-
-def _check_guard(policy: Policy, served: Collection[str]) -> None:
-    if policy.guard is not None and policy.guard not in served:
-        raise UsageError(f"the policy '{policy.name}' asks for the guard '{policy.guard}'; served: {', '.join(served)}")
 
 
 async def _ended(task: asyncio.Task[None]) -> None:

@@ -81,13 +81,8 @@ class Audit:
     """
 
     def __init__(self, path: Path, metrics: Metrics, *, key: bytes | None = None, text: bool = False) -> None:
-        if key is not None and len(key) < _SHORTEST_KEY:
-            raise UsageError(f"the key of the audit log has {len(key)} bytes; it needs {_SHORTEST_KEY} or more")
         self._path, self._metrics, self._key, self._text = path, metrics, key, text
-        try:
-            self._file = _open(path)
-        except OSError as error:
-            raise UsageError(f"{path}: the audit log cannot be written: {error.strerror}") from None
+        self._file = _first(path, key)
         self._kept: deque[bytes] = deque()
         self._bytes = 0
         self._lock = threading.Lock()
@@ -236,6 +231,25 @@ class Audit:
         if not self._told or now - self._told > _AGAIN:
             self._told = now
             _log.error(f"audit log %s: {message}", self._path, about)
+
+
+def check_audit(path: Path, key: bytes | None) -> None:
+    """Finds what ``Audit`` would raise; makes the file where it is absent.
+
+    Raises:
+        UsageError: See ``Audit``.
+    """
+    os.close(_first(path, key))
+
+
+def _first(path: Path, key: bytes | None) -> int:
+    """The descriptor of the file, opened for the first time."""
+    if key is not None and len(key) < _SHORTEST_KEY:
+        raise UsageError(f"the key of the audit log has {len(key)} bytes; it needs {_SHORTEST_KEY} or more")
+    try:
+        return _open(path)
+    except OSError as error:
+        raise UsageError(f"{path}: the audit log cannot be written: {error.strerror}") from None
 
 
 def _open(path: Path) -> int:

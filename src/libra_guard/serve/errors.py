@@ -12,7 +12,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -20,50 +20,76 @@ from starlette.responses import Response
 from libra_guard.errors import BackendError, LibraError, RefusedError, UsageError
 from libra_guard.records import as_json
 from libra_guard.serve.batcher import ClosingError, DeadlineError, QueueFullError
+from libra_guard.serve.wording import fault_of
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
 _log = logging.getLogger(__name__)
 _TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
-_LONGEST = 80
-"""Characters of a field's name that are repeated to who sent it."""
-_WORDS = {
-    "missing": "it is missing",
-    "extra_forbidden": "there is no such field",
-    "string_type": "a text is needed",
-    "string_too_short": "it is empty",
-    "list_type": "a list is needed",
-    **dict.fromkeys(("dict_type", "model_type", "model_attributes_type"), "an object is needed"),
-}
-"""Kind of pydantic's error → words that do not speak of Python."""
 _COME_BACK = 1
 """Seconds, where nothing better is known."""
+
+
+_RETRY_AFTER = {"description": "Seconds after which to come back.", "schema": {"type": "integer", "minimum": 1}}
+_CHALLENGE = {"description": "The kind of key.", "schema": {"type": "string", "const": "Bearer"}}
+_TOLD: dict[int, str] = {
+    400: "The request is wrong: `param` says where, `message` what is needed.",
+    401: "There is no API key, or a wrong one.",
+    404: "There is no guard or no policy of this name.",
+    408: "The body did not come in time.",
+    413: "The body is too long.",
+    415: "The body is not said to be JSON in UTF-8.",
+    429: "Too much waits to be judged.",
+    500: "The server failed; its log says why, under this answer's `x-request-id`.",
+    502: "The guard's model failed.",
+    503: "The server is being stopped.",
+    504: "Not judged within the deadline.",
+}
+_HEADERS: dict[int, dict[str, Any]] = {
+    401: {"WWW-Authenticate": _CHALLENGE},
+    429: {"Retry-After": _RETRY_AFTER},
+    503: {"Retry-After": _RETRY_AFTER},
+}
 
 
 class ErrorDetail(BaseModel):
     """What was wrong."""
 
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
     message: str
-    """For people."""
+    """For people: what was wrong, where, and what to do. It may change; go by `code`."""
     type: str
+    """As OpenAI's: `invalid_request_error`, `authentication_error`, `not_found_error`, `rate_limit_error`,
+    `server_error`."""
     param: str | None
-    """The field at fault, as ``conversations[3].response``."""
+    """The field at fault, as `conversations[3].response`; null where no single one is."""
     code: str | None
-    """For programs."""
+    """For programs: `missing`, `text_too_long`, `queue_full`."""
 
 
 class ErrorBody(BaseModel):
-    """How every error looks."""
+    """How every error of this server looks."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     error: ErrorDetail
 
 
-ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorBody, "description": HTTPStatus(status).phrase}
-    for status in (400, 401, 404, 405, 408, 413, 415, 429, 500, 502, 503, 504)
-}
-"""For the API's description."""
+def documented(*statuses: int, **told: str) -> dict[int | str, dict[str, Any]]:
+    """Errors, for a route's description.
+
+    Args:
+        statuses: Those that it answers.
+        told: What is said of one in place of the usual words: ``s404="..."``.
+    """
+    found: dict[int | str, dict[str, Any]] = {}
+    for status in statuses:
+        found[status] = {"model": ErrorBody, "description": told.get(f"s{status}", _TOLD[status])}
+        if status in _HEADERS:
+            found[status]["headers"] = _HEADERS[status]
+    return found
 
 
 class ApiError(HTTPException):
@@ -117,7 +143,7 @@ def add_handlers(app: FastAPI) -> None:
     """Makes an application answer its errors in this shape; what nobody foresaw is for the outermost middleware."""
 
     async def answer(request: Request, error: Exception) -> Response:
-        made = api_error(error)
+        made = _of_fields(error, request) if isinstance(error, RequestValidationError) else api_error(error)
         if made.reason:
             request.app.state.metrics.rejected(made.reason)
         if made.status_code >= 500 and isinstance(error, LibraError):
@@ -128,33 +154,22 @@ def add_handlers(app: FastAPI) -> None:
         app.add_exception_handler(kind, answer)
 
 
-def place(location: tuple[str | int, ...]) -> str | None:
-    """``("body", "conversations", 3, "response")`` → ``conversations[3].response``; without forms, ``<...>``."""
-    name = ""
-    for part in location[1:]:
-        if isinstance(part, str) and part.startswith("<"):
-            continue
-        name += f"[{part}]" if isinstance(part, int) else f".{part}" if name else part
-    return name[:_LONGEST] or None
-
-
 def _of_http(error: HTTPException) -> ApiError:
     if isinstance(error, ApiError):
         return error
     if error.status_code == 404:
-        return ApiError(404, "there is nothing at this path", code="unknown_path")
+        return ApiError(404, "there is nothing at this path; the API is under /v1/", code="unknown_path")
     if error.status_code == 405:
-        return ApiError(405, "this path does not take this method", code="method_not_allowed", headers=error.headers)
+        taken = f"; it takes {error.headers['Allow']}" if error.headers else ""
+        message = f"this path does not take this method{taken}"
+        return ApiError(405, message, code="method_not_allowed", headers=error.headers)
     return ApiError(error.status_code, HTTPStatus(error.status_code).phrase.lower(), headers=error.headers)
 
 
-def _of_fields(error: RequestValidationError) -> ApiError:
-    found = error.errors()[0]
-    where = place(tuple(found["loc"]))
-    what = _WORDS.get(found["type"]) or str(found["msg"]).removeprefix("Value error, ")
-    if found["type"] == "missing" and where is None:
-        return ApiError(400, "the request has no body; JSON is needed", code="missing_body")
-    return ApiError(400, f"{where}: {what}" if where else what, param=where, code=found["type"])
+def _of_fields(error: RequestValidationError, request: Request) -> ApiError:
+    field = request.scope["route"].body_field
+    fault = fault_of(error.errors(), field.field_info.annotation)
+    return ApiError(400, fault.message, param=fault.param, code=fault.code)
 
 
 def _of_full(error: QueueFullError) -> ApiError:
@@ -174,7 +189,6 @@ def _of_closing(_: ClosingError) -> ApiError:
 
 _OF: tuple[tuple[type[Exception], Callable[[Any], ApiError]], ...] = (
     (HTTPException, _of_http),
-    (RequestValidationError, _of_fields),
     (QueueFullError, _of_full),
     (DeadlineError, _of_late),
     (ClosingError, _of_closing),

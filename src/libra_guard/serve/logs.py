@@ -32,6 +32,8 @@ _GOOD_ID = re.compile(r"[\w.:-]{1,100}", re.ASCII)
 _QUIET = frozenset({"/healthz", "/readyz", "/metrics"})
 """Asked every few seconds by machines; logged where they fail."""
 _LONGEST_PATH = 200
+_NEWS = ("Waiting for connections", " died", "Received SIGHUP", "number of processes")
+"""In messages of uvicorn's that are logged though they are no warnings."""
 
 
 class JsonFormatter(logging.Formatter):
@@ -73,6 +75,7 @@ def set_up(*, text: bool = False) -> None:
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [], True
+    logging.getLogger("uvicorn.error").addFilter(_is_news)
     # A line a request of our own has more in it; an HTTP client's would have the upstream's address with its query.
     for name in ("uvicorn.access", "httpx2", "httpcore2"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -118,6 +121,11 @@ class Requests:
             self._metrics.request(scope, status, time.perf_counter() - began)
             _tell(scope, status, time.perf_counter() - began)
             _request_id.reset(token)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Leaves out the HTTP server's steps of starting and stopping; that it waits, or lost a worker, is news."""
+    return record.levelno > logging.INFO or any(word in record.getMessage() for word in _NEWS)
 
 
 def _tell(scope: Scope, status: int, seconds: float) -> None:

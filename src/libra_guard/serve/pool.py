@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import re
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ from libra_guard.serve.settings import ServerSettings, public_name
 if TYPE_CHECKING:
     from libra_guard.serve.metrics import Metrics
 
+_log = logging.getLogger(__name__)
 _OPENAI_NAME = re.compile(r"(omni|text)-moderation-[\w.-]{1,40}")
 """What programs written for OpenAI name; here, the default guard."""
 
@@ -114,6 +116,7 @@ def check_guards(settings: ServerSettings) -> None:
 
 
 def _load(spec: str, settings: ServerSettings) -> Guard:
+    _log.info("loading %s", spec)
     options: dict[str, Any] = {}
     # Only these divide their work among threads of their own.
     if guard_entry(spec.partition(":")[0]).backends[0] == "onnx":

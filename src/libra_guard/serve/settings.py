@@ -54,9 +54,9 @@ class ServerSettings(BaseSettings):
     """Web pages that may ask from a browser; by default none but the server's own."""
 
     batch_size: Positive = 16
-    """Conversations that a guard is given at once."""
+    """Conversations that a guard is given at once; a piece of a long one counts as one."""
     batch_chars: Positive = 4000
-    """Characters that they have together; a longer one is judged alone."""
+    """Characters that they have together. A longer one is judged in pieces, or alone where a guard does not cut it."""
     batch_wait_ms: float = Field(default=0.0, ge=0, le=1000)
     """How long a batch waits to fill while the guard is idle. Batches form by themselves while it is busy."""
     queue_size: Positive = 256
@@ -79,7 +79,8 @@ class ServerSettings(BaseSettings):
     max_messages: int = Field(default=200, gt=0, le=10_000)
     """In one conversation."""
     max_chars: Positive = 20_000
-    """In one text. A guard that has begun with it is not interrupted, and others wait."""
+    """In one text. Others' texts are judged between the pieces of a long one; a guard that does not cut it is not
+    interrupted, and they wait."""
 
     stream_overlap: int = _STREAM.overlap
     """This and the next three: see ``predict.stream.StreamSettings``."""
@@ -169,6 +170,10 @@ class ServerSettings(BaseSettings):
         if self.api_key_file is not None:
             keys += _keys_in(self.api_key_file)
         return tuple(keys)
+
+    def audit_secret(self) -> bytes | None:
+        """The key of the HMACs in the audit log."""
+        return None if self.audit_key is None else self.audit_key.get_secret_value().encode()
 
     def dumped(self) -> str:
         """All settings, secrets too, for ``handed_on``."""

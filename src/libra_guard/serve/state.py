@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -53,6 +54,8 @@ class Server:
     metrics: Metrics
     audit: Audit | None = None
     upstream: Upstream | None = None
+    started: int = field(default_factory=lambda: int(time.time()))
+    """Unix time in seconds."""
     ready: bool = False
     """Whether the guards are warm and the server is not being stopped."""
 

@@ -94,6 +94,10 @@ def test_bad_message(message: Any, param: str, words: str) -> None:
         ({"messages": [user("问")], "n": [1]}, "n"),
         ({"messages": [user("问")], "stream": "true"}, "stream"),
         ({"messages": [user("问")], "stream": 1}, "stream"),
+        ({"messages": [user("问")], "stream": 0}, "stream"),
+        ({"messages": [user("问")], "stream": {}}, "stream"),
+        ({"messages": [user("问")], "model": 7}, "model"),
+        ({"messages": [user("问")], "model": []}, "model"),
         ({"messages": [user("问")], "Stream": True}, "stream"),
     ],
 )
@@ -232,6 +236,6 @@ def test_stream(given: Any, stream: bool) -> None:
     assert read(user("问")).stream is False
 
 
-@pytest.mark.parametrize(("given", "model"), [("m", "m"), (None, ""), (7, "")])
+@pytest.mark.parametrize(("given", "model"), [("m", "m"), (None, "")])
 def test_model(given: Any, model: str) -> None:
     assert read(user("问"), model=given).model == model

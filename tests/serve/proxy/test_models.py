@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -27,6 +28,22 @@ def test_models(live: Any, upstream: Any, script: Any) -> None:
         ("GET", "/v1/models"),
         ("GET", "/v1/models/org/m"),
     ]
+
+
+def test_without_an_upstream_the_guards_are_the_models(live: Any, guard: Any) -> None:
+    before = int(time.time())
+    server = live(guards={"fake": guard, "org/other": type(guard)()})
+    client = openai.OpenAI(base_url=server.url + "/v1", api_key="none", max_retries=0)
+    listed = list(client.models.list())
+    assert [model.id for model in listed] == ["fake", "org/other"]
+    one = client.models.retrieve("org/other")
+    assert one == listed[1]
+    assert (one.object, one.owned_by) == ("model", "libra-guard")
+    assert before <= one.created <= time.time()
+    assert client.moderations.create(input="good", model=listed[0].id).results
+    with pytest.raises(openai.NotFoundError) as caught:
+        client.models.retrieve("gpt-4")
+    assert caught.value.code == "model_not_found"
 
 
 def test_models_are_no_page(proxy: TestClient, upstream: Any, script: Any) -> None:

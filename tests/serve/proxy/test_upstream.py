@@ -119,6 +119,41 @@ def test_what_the_caller_did_wrong_is_for_the_caller(
         assert answer.headers["x-libra-action"] == "pass"
 
 
+@pytest.mark.parametrize(
+    ("status", "headers", "body"),
+    [
+        (404, JSON, as_json({"detail": "Not Found"})),
+        (405, JSON, as_json({"detail": "Method Not Allowed"})),
+        (404, {"content-type": "text/plain"}, b"404 page not found"),
+        (404, {}, b""),
+        (200, {"content-type": "text/html"}, b"<html>"),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_base_url_without_its_end(
+    make_server: Make, upstream: Any, script: Any, caplog: Any, status: int, headers: Any, body: bytes, stream: bool
+) -> None:
+    proxy = make_server(upstream=upstream.url.removesuffix("/v1"))
+    upstream.reply = lambda _: script.Reply(status, headers, body)
+    answer = proxy.post(PATH, json={**ASK, "stream": stream})
+    found = answer.json()["error"]
+    assert answer.status_code == (502 if status == 200 else status)
+    assert found["code"] == ("upstream_garbage" if status == 200 else "upstream_status")
+    assert found["message"].endswith("whether --upstream needs /v1 at its end")
+    assert upstream.arrived[0].path == "/chat/completions"
+    assert f"the upstream answered {status} as if it had no API there" in caplog.text
+
+
+def test_a_model_that_is_missing_is_no_wrong_address(
+    make_server: Make, upstream: Any, script: Any, caplog: Any
+) -> None:
+    proxy = make_server(upstream=upstream.url)
+    for body in (error("no such model"), as_json({"object": "error", "message": "no such model", "code": 404})):
+        upstream.reply = lambda _, body=body: script.Reply(404, JSON, body)
+        assert proxy.post(PATH, json=ASK).content == body
+    assert "as if it had no API" not in caplog.text
+
+
 @pytest.mark.parametrize("status", [401, 403])
 def test_the_servers_own_key_is_not_the_callers_business(
     make_server: Make, upstream: Any, script: Any, status: int

@@ -21,7 +21,7 @@ MAX_NAME = 64
 MAX_CHOICES = 128
 """As OpenAI has it."""
 _SYSTEM, _USER, _ASSISTANT, _TOOL = ("system", "developer"), ("user",), ("assistant",), ("tool", "function")
-_ROLES = (*_SYSTEM, *_USER, *_ASSISTANT, *_TOOL)
+ROLES = (*_SYSTEM, *_USER, *_ASSISTANT, *_TOOL)
 _THOUGHT = ("reasoning_content", "reasoning")
 _FIELDS = ("messages", "stream", "n", "model", "role", "content", "name", "refusal", "type", "text", "thinking")
 _GIVEN = ("documents", "prediction")
@@ -101,17 +101,19 @@ def read_asked(request: Mapping[str, Any], *, max_messages: int, max_chars: int)
     if len(messages) > max_messages:
         _refuse("messages", f"has {len(messages)} messages, {max_messages} are allowed")
     turns = [_turn(message, f"messages[{i}]", max_chars) for i, message in enumerate(messages)]
-    if not isinstance(stream := request.get("stream") or False, bool):
+    stream, model = request.get("stream"), request.get("model")
+    if not isinstance(stream, bool | None):
         _refuse("stream", "must be true or false")
+    if not isinstance(model, str | None):
+        _refuse("model", "must be a text")
     n = 1 if request.get("n") is None else request["n"]
     if isinstance(n, bool) or n not in range(1, MAX_CHOICES + 1):
         _refuse("n", f"must be a whole number from 1 to {MAX_CHOICES}")
-    model = request.get("model")
     context, prompts, unread = _judged(turns)
     beside, long = _beside(request, max_chars)
     return Asked(
-        model=model if isinstance(model, str) else "",
-        stream=stream,
+        model=model or "",
+        stream=bool(stream),
         n=int(n),
         context=context,
         prompts=(*prompts, *beside),
@@ -170,7 +172,7 @@ def _message(role: Role, text: str) -> tuple[Message, ...]:
     return (Message(role=role, content=text),) if any(map(is_visible, text)) else ()
 
 
-def _join(turns: list[Turn], roles: tuple[str, ...] = _ROLES) -> str:
+def _join(turns: list[Turn], roles: tuple[str, ...] = ROLES) -> str:
     return "\n".join(turn.text for turn in turns if turn.role in roles and turn.text)
 
 
@@ -179,8 +181,8 @@ def _turn(message: Any, place: str, max_chars: int) -> Turn:
         _refuse(place, "must be an object")
     _check_keys(message, place)
     role = message.get("role")
-    if role not in _ROLES:
-        _refuse(f"{place}.role", f"must be one of {', '.join(_ROLES)}")
+    if role not in ROLES:
+        _refuse(f"{place}.role", f"must be one of {', '.join(ROLES)}")
     name = message.get("name")
     if name is not None and (not isinstance(name, str) or len(name) > MAX_NAME):
         _refuse(f"{place}.name", f"must be a text of {MAX_NAME} characters at most")

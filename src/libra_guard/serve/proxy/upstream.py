@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -14,10 +15,12 @@ from libra_guard.errors import UsageError
 from libra_guard.serve.errors import ApiError, error_body
 from libra_guard.serve.settings import ServerSettings
 
+_log = logging.getLogger(__name__)
 MAX_ANSWER_BYTES = 16 << 20
 """Of an answer that does not stream."""
 CONNECT_SECONDS = 10.0
 _LONGEST_WORDS = 500
+_NO_SUCH_PATH = (404, 405)
 _HOP_BY_HOP = frozenset(
     (
         *("connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection"),
@@ -68,7 +71,7 @@ class Upstream:
         settings: ``upstream`` is given.
 
     Raises:
-        UsageError: The upstream's address is wrong.
+        UsageError: The upstream's address is wrong, or the environment names a proxy that cannot be used, as SOCKS.
     """
 
     def __init__(self, settings: ServerSettings) -> None:
@@ -81,7 +84,12 @@ class Upstream:
             raise UsageError(f"the upstream's address names no host: {self._base}")
         timeout = httpx2.Timeout(settings.upstream_timeout, connect=min(CONNECT_SECONDS, settings.upstream_timeout))
         limits = httpx2.Limits(max_connections=None, max_keepalive_connections=100)
-        self._client = httpx2.AsyncClient(timeout=timeout, limits=limits)
+        try:
+            self._client = httpx2.AsyncClient(timeout=timeout, limits=limits)
+        except (ImportError, ValueError):
+            # Not quoted: a proxy's address may hold a password.
+            names = "ALL_PROXY, HTTPS_PROXY or HTTP_PROXY"
+            raise UsageError(f"the environment names a proxy ({names}) that cannot be used; unset it") from None
         self._key = settings.upstream_key
         self._hands_keys_on = self._key is None and not settings.keys()
 
@@ -169,7 +177,9 @@ async def read_object(response: httpx2.Response) -> dict[str, Any]:
     try:
         found = json.loads(raw.decode())
     except (ValueError, RecursionError):
-        raise UpstreamError("garbage", f"the upstream's answer is not JSON, but {kind or 'of no type'}") from None
+        # Web interfaces answer any path with their page.
+        hint = _hint(response.status_code) if kind == "text/html" else ""
+        raise UpstreamError("garbage", f"the upstream's answer is not JSON, but {kind or 'of no type'}{hint}") from None
     if not isinstance(found, dict):
         raise UpstreamError("garbage", "the upstream's answer is no JSON object")
     if "choices" not in found and "error" in found:
@@ -178,16 +188,23 @@ async def read_object(response: httpx2.Response) -> dict[str, Any]:
 
 
 async def read_fault(response: httpx2.Response) -> bytes:
-    """The body of an answer that says what the caller did wrong; in OpenAI's shape where it is no JSON object."""
+    """The body of an answer that says what the caller did wrong; in OpenAI's shape where it is no JSON object.
+
+    A 404 that is no error of an API's own is one of a path that is not there: most likely the base URL is wrong.
+    """
     raw = await read_body(response)
-    try:
-        if isinstance(json.loads(raw.decode()), dict):
-            return raw
-    except (ValueError, RecursionError):
-        pass
     status = response.status_code
-    error = ApiError(status, f"the upstream answered {status}, and not in JSON", code="upstream_status")
-    return json.dumps(error_body(error)).encode()
+    try:
+        found = json.loads(raw.decode())
+    except (ValueError, RecursionError):
+        found = None
+    if isinstance(found, dict) and (status not in _NO_SUCH_PATH or {"error", "message"} & found.keys()):
+        return raw
+    if status in _NO_SUCH_PATH:
+        message = f"the upstream has nothing to ask at this path ({status}){_hint(status)}"
+    else:
+        message = f"the upstream answered {status}, and not in JSON"
+    return json.dumps(error_body(ApiError(status, message, code="upstream_status"))).encode()
 
 
 def media_type(response: httpx2.Response) -> str:
@@ -232,6 +249,13 @@ def error_words(error: Any) -> str:
         inner = error.get("error")
         return error_words(error.get("message") or inner or error.get("detail"))
     return error.strip()[:_LONGEST_WORDS] if isinstance(error, str) else ""
+
+
+def _hint(status: int) -> str:
+    """What to look at where the address seems to be none of an API's; for the log too, which whoever set it reads."""
+    # Without the address, which may hold a key.
+    _log.warning("the upstream answered %d as if it had no API there; see --upstream: most end in /v1", status)
+    return "; whoever runs this server should see whether --upstream needs /v1 at its end"
 
 
 def _words(body: bytes) -> str:

@@ -9,18 +9,20 @@ from typing import Annotated, Any
 from urllib.parse import quote
 
 import httpx2
-from fastapi import APIRouter, Body, Depends, Request, Response
+from fastapi import APIRouter, Body, Depends, Path, Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from libra_guard.policy.profile import Action
 from libra_guard.records import Target, as_json
 from libra_guard.serve.body import StrictRoute
-from libra_guard.serve.errors import ERRORS, ApiError
+from libra_guard.serve.errors import ApiError
+from libra_guard.serve.pool import Served
 from libra_guard.serve.proxy.answer import blocked_chunks, blocked_completion, head
 from libra_guard.serve.proxy.judging import Exchange, stricter
 from libra_guard.serve.proxy.messages import read_asked
 from libra_guard.serve.proxy.relay import relayed
+from libra_guard.serve.proxy.schemas import HEADERS, OBJECT, REQUEST, Completion, proxied
 from libra_guard.serve.proxy.sse import DONE, read_events, write_event
 from libra_guard.serve.proxy.upstream import (
     Upstream,
@@ -38,26 +40,32 @@ _STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 """Other proxies on the way are to hold nothing back."""
 _JSON_HEADERS = {"content-type": "application/json", "x-content-type-options": "nosniff"}
 """Whatever the upstream says: no browser is to take it for a page."""
-_SCHEMA: dict[str, Any] = {
-    "required": ["messages"],
-    "properties": {
-        "model": {"type": "string"},
-        "messages": {"type": "array", "items": {"type": "object"}, "minItems": 1},
-        "stream": {"type": "boolean"},
-    },
-}
-router = APIRouter(route_class=StrictRoute, tags=["proxy"], responses=ERRORS)
+router = APIRouter(route_class=StrictRoute, tags=["proxy"])
 TheServer = Annotated[Server, Depends(the_server)]
+_COMPLETION: dict[str, Any] = {
+    "model": Completion,
+    "description": "Done; also where a safe answer stands in place of what was blocked.",
+    "headers": HEADERS,
+    "content": {_EVENTS: {}},
+}
 
 
-@router.post(PATH)
+@router.post(
+    PATH,
+    operation_id="createChatCompletion",
+    summary="Chat completions of the upstream, guarded",
+    responses={200: _COMPLETION, **proxied(404, 429, 502, 503, 504, missing="This server has no upstream.")},
+)
 async def chat(
-    request: Request, body: Annotated[dict[str, Any], Body(json_schema_extra=_SCHEMA)], server: TheServer
+    request: Request,
+    body: Annotated[dict[str, Any], Body(title="ChatRequest", json_schema_extra=REQUEST)],
+    server: TheServer,
 ) -> Response:
-    """Chat completions of the upstream, guarded: a blocked message never reaches it, a blocked answer never leaves.
+    """A blocked message never reaches the upstream, a blocked answer never leaves.
 
     The request goes up as it came, and may have every field that the upstream takes. In place of what is blocked stands
-    a safe answer with `finish_reason` `content_filter`; the field `libra` and headers `x-libra-*` tell why.
+    a safe answer with `finish_reason` `content_filter`; the field `libra` and headers `x-libra-*` tell why. In a stream
+    `libra` is in the last chunk of each choice, and an event `{"error": ...}` ends a stream that fails.
     """
     upstream = _upstream(server)
     settings = server.settings
@@ -74,17 +82,33 @@ async def chat(
             return await _whole(exchange, prompt, response)
 
 
-@router.get("/v1/models")
+@router.get(
+    "/v1/models",
+    operation_id="listModels",
+    summary="The upstream's models, or the guards",
+    responses=OBJECT | proxied(502, 503, 504),
+)
 async def models(request: Request, server: TheServer) -> Response:
-    """The upstream's models."""
+    """As the upstream answers. Without one: what `model` of `/v1/moderations` can be; `GET /v1/guards` tells more."""
+    if server.upstream is None:
+        return _json({"object": "list", "data": [_as_model(served, server) for served in server.pool.all]}, {})
     return await _passed(request, server, "/models")
 
 
-@router.get("/v1/models/{model:path}")
-async def model(request: Request, model: str, server: TheServer) -> Response:
-    """One of the upstream's models; its name may hold slashes."""
+@router.get(
+    "/v1/models/{model:path}",
+    operation_id="retrieveModel",
+    summary="One of the upstream's models, or one of the guards",
+    responses=OBJECT | proxied(404, 502, 503, 504, missing="There is no such model."),
+)
+async def model(
+    request: Request, model: Annotated[str, Path(description="Its name, which may hold slashes.")], server: TheServer
+) -> Response:
+    """As the upstream answers; without one, a guard by its name."""
     if {".", "..", ""} & set(model.split("/")):
         raise ApiError(404, "there is no such model", code="model_not_found")
+    if server.upstream is None:
+        return _json(_as_model(server.pool.get(model), server), {})
     return await _passed(request, server, f"/models/{quote(model)}")
 
 
@@ -106,6 +130,10 @@ class _Events(StreamingResponse):
         finally:
             if self._source is not None:
                 await self._source.aclose()
+
+
+def _as_model(served: Served, server: Server) -> dict[str, Any]:
+    return {"id": served.name, "object": "model", "created": server.started, "owned_by": "libra-guard"}
 
 
 def _upstream(server: Server) -> Upstream:

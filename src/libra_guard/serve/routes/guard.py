@@ -10,18 +10,28 @@ from libra_guard.policy.answers import Language, language_of
 from libra_guard.policy.profile import Action, Policy
 from libra_guard.records import Conversation
 from libra_guard.serve.body import StrictRoute
-from libra_guard.serve.errors import ERRORS
+from libra_guard.serve.errors import documented
 from libra_guard.serve.pool import Served
 from libra_guard.serve.schemas import GuardRequest, GuardResponse, GuardResult, check_limits
 from libra_guard.serve.state import Judged, Server, the_server
 
-router = APIRouter(route_class=StrictRoute, tags=["verdicts"], responses=ERRORS)
+router = APIRouter(route_class=StrictRoute, tags=["verdicts"])
 PATH = "/v1/guard"
 
 
-@router.post(PATH, response_model=GuardResponse)
-async def guard(body: GuardRequest, request: Request, server: Annotated[Server, Depends(the_server)]) -> Response:
-    """Judge conversations: the last question or answer of each, and what the profile makes of it.
+@router.post(
+    PATH,
+    operation_id="judgeConversations",
+    summary="Judge conversations",
+    response_model=GuardResponse,
+    responses=documented(404, 429, 502, 503, 504),
+)
+async def guard(
+    body: GuardRequest,
+    request: Request,
+    server: Annotated[Server, Depends(the_server)],
+) -> Response:
+    """The verdict on the last question or answer of each, and the decision that the policy makes of it.
 
     All are judged or none: where one cannot be read, the error names it.
     """

@@ -10,7 +10,7 @@ from libra_guard.policy.profile import Action
 from libra_guard.records import Conversation, Target
 from libra_guard.serve.body import StrictRoute
 from libra_guard.serve.categories import OPENAI, SCENARIOS_ZH
-from libra_guard.serve.errors import ERRORS
+from libra_guard.serve.errors import documented
 from libra_guard.serve.pool import Served
 from libra_guard.serve.schemas import (
     LibraResult,
@@ -21,16 +21,28 @@ from libra_guard.serve.schemas import (
 )
 from libra_guard.serve.state import Judged, Server, the_server
 
-router = APIRouter(route_class=StrictRoute, tags=["verdicts"], responses=ERRORS)
+router = APIRouter(route_class=StrictRoute, tags=["verdicts"])
 PATH = "/v1/moderations"
 _TEXT_ALONE: dict[str, list[str]] = {code: ["text"] for code in OPENAI}
 
 
-@router.post(PATH, response_model=ModerationResponse)
+@router.post(
+    PATH,
+    operation_id="createModeration",
+    summary="Judge texts, as OpenAI's moderation API",
+    response_model=ModerationResponse,
+    responses=documented(404, 429, 502, 503, 504),
+)
 async def moderations(
-    body: ModerationRequest, request: Request, server: Annotated[Server, Depends(the_server)]
+    body: ModerationRequest,
+    request: Request,
+    server: Annotated[Server, Depends(the_server)],
 ) -> Response:
-    """Judge texts, as OpenAI's API of this name does: each by itself, as a question of a user's."""
+    """Each text is judged by itself, as something that a user said; by a guard that judges no questions, as an answer.
+
+    OpenAI's clients can ask here. Go by `flagged` and `libra.scenarios`: the categories have OpenAI's names, but not
+    its probabilities.
+    """
     served = server.pool.get(body.model or server.policy(body.policy).guard)
     texts = body.texts()
     target = Target.PROMPT if Target.PROMPT in served.guard.targets else Target.RESPONSE

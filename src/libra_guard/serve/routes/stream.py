@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
-from typing import Annotated, Any, NamedTuple, Self
+from typing import Annotated, NamedTuple, Self
 
 from fastapi import APIRouter, Depends, Request, Response
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from libra_guard.policy.answers import Language, language_of
 from libra_guard.policy.decide import Decision
@@ -15,39 +15,32 @@ from libra_guard.policy.profile import Action
 from libra_guard.predict.stream import AnswerWindows, StreamState, Window
 from libra_guard.records import Conversation, Message, Role, Verdict
 from libra_guard.serve.body import StrictRoute
-from libra_guard.serve.errors import ERRORS, ApiError
-from libra_guard.serve.schemas import HARD_LIMIT, Name, Text, check_length, check_limits
+from libra_guard.serve.errors import ApiError, documented
+from libra_guard.serve.schemas import HARD_LIMIT, Answered, Asked, Name, Text, check_length, check_limits
 from libra_guard.serve.state import Judged, Server, the_server
 from libra_guard.serve.streaming import judge_windows
 
-router = APIRouter(route_class=StrictRoute, tags=["verdicts"], responses=ERRORS)
+router = APIRouter(route_class=StrictRoute, tags=["verdicts"])
 PATH = "/v1/guard/stream"
 
-_FIRST: Any = {"question": "怎么泡绿茶？", "text": "水温要在八十度左右。先温"}
-_STATE = {"position": 10, "before": "水温要在八十度左右。", "repeated": 0, "pending": "先温", "credit": 27.0}
-_LATER: Any = {"question": "怎么泡绿茶？", "text": "杯，再投茶。", "state": _STATE, "end": True}
 
-
-class StreamRequest(BaseModel):
+class StreamRequest(Asked):
     """What an answer has grown by."""
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, json_schema_extra={"examples": [_FIRST, _LATER]}
-    )
-
     question: Text | None = None
-    """What was asked; the same in every request."""
+    """What was asked; the same in every request. Not blank, at most `max_chars` characters."""
     messages: Annotated[list[Message], Field(min_length=1, max_length=HARD_LIMIT)] | None = None
-    """In place of it, all messages before the answer, for guards that read them."""
+    """In place of `question` all messages before the answer, for guards that read them; the same in every request."""
     text: str
-    """What is new; it may be empty."""
+    """What is new since the last request; it may be empty. At most `max_chars` characters."""
     state: StreamState | None = None
     """As the last request returned it; null in the first one."""
     end: bool = False
-    """Whether nothing follows."""
+    """Whether nothing follows: then what was held back is judged too."""
     guard: Name | None = None
-    """By default the profile's, else the server's first."""
+    """Name of a guard; by default the policy's, else the server's first."""
     policy: Name | None = None
+    """Name of a policy profile; by default the server's."""
     language: Language | None = None
     """Of the safe answer; by default the question's."""
 
@@ -58,17 +51,20 @@ class StreamRequest(BaseModel):
         return self
 
 
-class StreamWindow(BaseModel):
-    """A part of the answer: ``answer[start:end]``."""
+class StreamWindow(Answered):
+    """A part of the answer, and what was made of it."""
 
     start: int
+    """Characters of the whole answer before it."""
     end: int
+    """Characters of the whole answer up to its end."""
     verdict: Verdict | None
-    """None where the part is white space: there was nothing to judge."""
+    """Null where the part is white space: there was nothing to judge."""
     decision: Decision | None
+    """Null where there is no verdict."""
 
 
-class StreamResponse(BaseModel):
+class StreamResponse(Answered):
     """What follows for the answer so far."""
 
     released: str
@@ -76,19 +72,29 @@ class StreamResponse(BaseModel):
     stopped: bool
     """Whether the last window is blocked: nothing from its start on may be shown, and nothing need be sent here."""
     answer: str | None
-    """What the profile says in place of what was stopped."""
+    """What the policy says in place of what was stopped; null where nothing was."""
     windows: list[StreamWindow]
     """Those that were judged, in order, up to the first that is blocked."""
     state: StreamState | None
     """For the next request; null where none is to follow."""
 
 
-@router.post(PATH, response_model=StreamResponse)
-async def stream(body: StreamRequest, request: Request, server: Annotated[Server, Depends(the_server)]) -> Response:
-    """Judge an answer while it is written: send what is new, show what is released.
+@router.post(
+    PATH,
+    operation_id="judgeStream",
+    summary="Judge an answer while it is written",
+    response_model=StreamResponse,
+    responses=documented(404, 429, 502, 503, 504),
+)
+async def stream(
+    body: StreamRequest,
+    request: Request,
+    server: Annotated[Server, Depends(the_server)],
+) -> Response:
+    """Send what is new, show what is released.
 
-    Text is judged sentence by sentence; what has no end yet is held back, in the state. Not to lose the place where a
-    request failed (429, 504), send it again.
+    Text is judged sentence by sentence; what has no end yet is held back, in the state, which goes into the next
+    request. The server keeps nothing in between: where a request failed (429, 504), send the same again.
     """
     windows = _resumed(body, server)
     profile = server.policy(body.policy)

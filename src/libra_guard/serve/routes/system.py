@@ -5,82 +5,109 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Response
-from pydantic import BaseModel
 
 from libra_guard import __version__
+from libra_guard.policy.profile import Mode
 from libra_guard.records import Target
-from libra_guard.serve.errors import ERRORS, ApiError
+from libra_guard.serve.errors import ApiError, documented
 from libra_guard.serve.pool import Served
+from libra_guard.serve.schemas import Answered
 from libra_guard.serve.state import Server, the_server
 from libra_guard.taxonomy import CategorySystem
 
-router = APIRouter(tags=["system"], responses=ERRORS)
+router = APIRouter(tags=["system"])
 TheServer = Annotated[Server, Depends(the_server)]
 
 
-class CategoryInfo(BaseModel):
+class CategoryInfo(Answered):
     """A category of a guard."""
 
     code: str
     """What scores are keyed by."""
     name: str
+    """In English."""
     name_zh: str
+    """In Chinese."""
 
 
-class GuardInfo(BaseModel):
+class GuardInfo(Answered):
     """A guard that is served."""
 
     id: str
+    """Its name, for `guard` and `model` in requests."""
     object: Literal["guard"] = "guard"
+    """What this is."""
     default: bool
+    """Whether it judges where neither the request nor the policy names one."""
     targets: list[Target]
+    """What it can judge."""
     thresholds: dict[Target, float] | None
-    """Unsafe from these scores on; None where the guard gives no scores."""
+    """Target → score in [0, 1] from which on it is unsafe; null where the guard gives no scores."""
     categories: list[CategoryInfo]
+    """What it tells apart; empty where that is not known."""
     multi_turn: bool
     """Whether earlier turns are read."""
 
 
-class GuardList(BaseModel):
+class GuardList(Answered):
     """The guards, and how much one request may hold."""
 
     object: Literal["list"] = "list"
+    """What this is."""
     data: list[GuardInfo]
+    """The default first."""
     max_conversations: int
+    """Conversations, or texts, in one request."""
     max_messages: int
+    """Messages in one conversation."""
     max_chars: int
+    """Characters in one text."""
     max_body_bytes: int
+    """Bytes of a request's body."""
 
 
-class PolicyInfo(BaseModel):
+class PolicyInfo(Answered):
     """A policy profile."""
 
     id: str
+    """Its name, for `policy` in requests."""
     object: Literal["policy"] = "policy"
+    """What this is."""
     default: bool
-    mode: str
+    """Whether it decides where a request names none."""
+    mode: Mode
+    """`monitor` lets everything pass, and only tells what `enforce` would do."""
     guard: str | None
+    """Name of the guard that it asks for; null where any will do."""
     problem: str | None
-    """Why its file cannot be taken up as it is now; the profile as it was before is in force."""
+    """Why its file cannot be taken up as it is now, the profile as it was before being in force; null if it can."""
 
 
-class PolicyList(BaseModel):
+class PolicyList(Answered):
     """The profiles."""
 
     object: Literal["list"] = "list"
+    """What this is."""
     data: list[PolicyInfo]
+    """By name."""
 
 
-class Health(BaseModel):
+class Health(Answered):
     """Of this worker."""
 
-    status: str
+    status: Literal["alive", "ready"]
+    """`alive` at `/healthz`, `ready` at `/readyz`."""
     version: str = __version__
+    """Of Libra."""
 
 
-@router.get("/v1/guards")
+@router.get(
+    "/v1/guards",
+    operation_id="listGuards",
+    summary="The guards that are served",
+)
 async def guards(server: TheServer) -> GuardList:
-    """The guards that are served, the default first, and the limits of a request."""
+    """What each can judge, its thresholds and categories; and the limits of a request."""
     found = [_guard(served, server.pool.default) for served in server.pool.all]
     limits = server.settings
     return GuardList(
@@ -92,9 +119,13 @@ async def guards(server: TheServer) -> GuardList:
     )
 
 
-@router.get("/v1/policies")
+@router.get(
+    "/v1/policies",
+    operation_id="listPolicies",
+    summary="The policy profiles",
+)
 async def policies(server: TheServer) -> PolicyList:
-    """The policy profiles, and which of them have a broken file."""
+    """Which there are, which decides by default, and which of them have a broken file."""
     chosen = server.policies.get(None).name
     found = [(name, server.policies.get(name)) for name in server.policies.names]
     problems = server.policies.problems
@@ -106,27 +137,43 @@ async def policies(server: TheServer) -> PolicyList:
     )
 
 
-@router.get("/healthz")
+@router.get(
+    "/healthz",
+    operation_id="getHealth",
+    summary="Whether this worker can answer at all",
+    responses=documented(503, s503="A guard's thread has ended."),
+)
 @router.api_route("/healthz", methods=["GET", "HEAD"], include_in_schema=False)
 async def health(server: TheServer) -> Health:
-    """Whether this worker can answer at all; where it cannot, only a restart helps."""
+    """For a liveness probe: where it cannot, only a restart helps."""
     if not server.pool.is_alive:
         raise ApiError(503, "a guard's thread has ended", code="guard_ended")
     return Health(status="alive")
 
 
-@router.get("/readyz")
+@router.get(
+    "/readyz",
+    operation_id="getReadiness",
+    summary="Whether requests should come here",
+    responses=documented(503, s503="Not ready."),
+)
 @router.api_route("/readyz", methods=["GET", "HEAD"], include_in_schema=False)
 async def ready(server: TheServer) -> Health:
-    """Whether requests should come here: not before the guards are warm, and not when the server is being stopped."""
+    """For a readiness probe: not before the guards are warm, and not while the server is being stopped."""
     if not (server.ready and server.pool.is_alive):
         raise ApiError(503, "not ready", code="not_ready", headers={"retry-after": "1"})
     return Health(status="ready")
 
 
-@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+@router.get(
+    "/metrics",
+    operation_id="getMetrics",
+    summary="Counts and times, for Prometheus",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+)
 async def metrics(server: TheServer) -> Response:
-    """Counts and times, for Prometheus."""
+    """Requests, decisions, scenarios, queue, batches, guard time, streams and upstream, of all workers."""
     body, media_type = server.metrics.render()
     return Response(body, headers={"content-type": media_type})
 
