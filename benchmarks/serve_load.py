@@ -1,7 +1,7 @@
 """The server under load: what HTTP costs, what happens at twice the capacity, and minutes with clients that are killed.
 
     python benchmarks/serve_load.py                                    # all parts, some 12 minutes
-    python benchmarks/serve_load.py --parts capacity latency           # of these alone, some 5 minutes
+    python benchmarks/serve_load.py --parts capacity latency           # these alone, some 5 minutes
 
 Each part asks a `libra serve` with Mini of its own on 127.0.0.1; the texts are those of libra-mini.
 
@@ -11,8 +11,8 @@ Each part asks a `libra serve` with Mini of its own on 127.0.0.1; the texts are 
 - soak: good and bad requests, while other clients hang up at random and whole processes of them are killed.
 
 Client and server share the machine: what the client takes is missing to the server. It is written without an HTTP
-library for that reason, and its share is in the result. Writes benchmarks/serve_load.json; ends with 1 where a request
-was lost, failed with 5xx or got another text's verdict.
+library for that reason, and its share is in the result. Writes benchmarks/serve_load.json; parts that were not measured
+stay there as they were. Ends with 1 where a request was lost, failed with 5xx or got another text's verdict.
 """
 
 from __future__ import annotations
@@ -391,6 +391,35 @@ async def stop(server, count=32) -> dict:
 PARTS = {"capacity": capacity, "latency": latency, "overload": overload, "soak": soak}
 
 
+def measured() -> dict:
+    """When a part was measured, on what, and of what: each part can be measured again by itself."""
+    from importlib.metadata import version
+
+    from libra_guard import load_guard
+
+    lengths = [len(q) + len(a) for q, a in pairs()]
+    names = ("libra-guard", "fastapi", "starlette", "uvicorn", "onnxruntime", "tokenizers")
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "load_before": round(os.getloadavg()[0], 2),
+        "mini": load_guard("mini").provenance()["model_hash"],
+        "texts": {"set": "libra-mini", "pairs": len(lengths), "median_characters": statistics.median(lengths)},
+        "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, shared by server and client",
+        "versions": {"python": platform.python_version()} | {n: version(n) for n in names} | event_loop(),
+    }
+
+
+def event_loop() -> dict:
+    """What makes uvicorn faster where it is there."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {}
+    for name in ("uvloop", "httptools"):
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
 def main() -> None:
     """Measures and writes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -408,27 +437,18 @@ def main() -> None:
         return bare()
     if options.doomed:
         return asyncio.run(doomed(options.doomed))
-    lengths = [len(q) + len(a) for q, a in pairs()]
-    result: dict = {
-        "command": " ".join(["python", *sys.argv]),
-        "texts": {"set": "libra-mini", "pairs": len(lengths), "median_characters": statistics.median(lengths)},
-        "load_before": os.getloadavg()[0],
-    }
+    result = json.loads(options.out.read_text(encoding="utf-8")) if options.out.exists() else {}
     for name in options.parts:
+        when = measured()
         with tempfile.TemporaryDirectory() as scratch:
             server, reference = Server(scratch), Bare()
             try:
-                result[name] = PARTS[name](server, reference, options)
+                result[name] = {"measured": when, **PARTS[name](server, reference, options)}
             finally:
                 reference.close()
                 server.close()
         print(name, json.dumps(result[name], ensure_ascii=False), flush=True)
-    from importlib.metadata import version
-
-    result["machine"] = f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, shared by server and client"
-    names = ("libra-guard", "fastapi", "starlette", "uvicorn", "onnxruntime", "tokenizers")
-    result["versions"] = {"python": platform.python_version()} | {n: version(n) for n in names}
-    options.out.write_text(json.dumps(result, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+        options.out.write_text(json.dumps(result, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
     faults = ("lost", "failed", "wrong_answers")
     return sys.exit(any(result[part].get(fault) for part in options.parts for fault in faults))
 

@@ -4,8 +4,9 @@
     python benchmarks/synth_kill.py --kills 20 --served --out benchmarks/synth_kill_served.json
 
 Runs configs/synth/offline.yaml, or with --served two models with prices that write, answer and judge on a server, twice
-in quiet (the bytes must be equal), then a third time with kills spread over the quiet run's time. Compared are all
-files of steps/ and data/, so also the card. Writes benchmarks/synth_kill.json.
+in quiet (the bytes must be equal), then a third time with kills in every step: two in each, the others where the time
+goes, each at a random moment of the step. Compared are all files of steps/ and data/, so also the card. The result
+tells in which step each kill fell. Writes benchmarks/synth_kill.json.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
+import platform
 import random
 import subprocess
 import sys
@@ -21,10 +24,12 @@ import threading
 import time
 from collections.abc import Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.metadata import version
 from pathlib import Path
 
 HERE = Path(__file__).parent
 CONFIG = HERE.parent / "configs" / "synth" / "offline.yaml"
+STEPS = ("elements", "queries", "import", "augment", "dedup", "respond", "annotate", "split")
 
 
 POOL = "风花雪月山川湖海春夏秋冬东南西北金木水火土日星云雨雷电江河田野草树竹石桥路车船琴棋书画诗酒茶米油盐酱醋"
@@ -109,6 +114,44 @@ def content(out: Path) -> dict[str, bytes]:
     return {str(file.relative_to(out)): file.read_bytes() for file in files if file.is_file()}
 
 
+def unfinished(out: Path) -> str:
+    """The step that a run is at; empty where all are done."""
+    return next((step for step in STEPS if not (out / "steps" / f"{step}.json").exists()), "")
+
+
+def timed(process: subprocess.Popen, out: Path) -> dict[str, float]:
+    """Waits for a run; the seconds that each step took, its start among the first one's."""
+    ended, began = {}, time.monotonic()
+    while process.poll() is None:
+        done = STEPS[: STEPS.index(at)] if (at := unfinished(out)) else STEPS
+        for step in done:
+            ended.setdefault(step, time.monotonic() - began)
+        time.sleep(0.02)
+    moments = [0.0, *(ended.get(step, time.monotonic() - began) for step in STEPS)]
+    return {step: max(0.0, end - start) for step, start, end in zip(STEPS, moments, moments[1:], strict=True)}
+
+
+def planned(kills: int, seconds: dict[str, float]) -> list[str]:
+    """In which step each kill is to fall, in order."""
+    plan = [step for step in STEPS for _ in range(2)]
+    while len(plan) < kills:
+        plan.append(max(STEPS, key=lambda step: seconds[step] / (1 + plan.count(step))))
+    return sorted(plan[:kills], key=STEPS.index)
+
+
+def kill_in(step: str, process: subprocess.Popen, out: Path, after: float) -> str | None:
+    """Kills a run so many seconds after it came to a step; the step that it was at, None where it ended before."""
+    while STEPS.index(unfinished(out) or STEPS[-1]) < STEPS.index(step) and process.poll() is None:
+        time.sleep(0.01)
+    try:
+        process.wait(timeout=after)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        return unfinished(out) or "after the last"
+    return None
+
+
 def main() -> None:
     """Two quiet runs and a killed one."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -121,31 +164,29 @@ def main() -> None:
     draw = random.Random(options.seed)
     with tempfile.TemporaryDirectory() as scratch:
         config = served(Path(scratch)) if options.served else CONFIG
-        quiet, seconds = [], []
+        quiet, steps = [], {}
         for name in ("first", "second"):
-            began = time.monotonic()
-            start(config, Path(scratch, name), options.set).wait()
-            seconds.append(time.monotonic() - began)
-            quiet.append(content(Path(scratch, name)))
-        killed, kills = Path(scratch, "killed"), 0
-        while kills < options.kills:
-            process = start(config, killed, options.set)
-            try:
-                # A start alone takes a second or two: a kill is to hit the work behind it.
-                process.wait(timeout=draw.uniform(0.5, 2.5 + seconds[0] / options.kills))
-                break
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-                kills += 1
+            out = Path(scratch, name)
+            steps = timed(start(config, out, options.set), out)
+            quiet.append((sum(steps.values()), content(out)))
+        killed, kills = Path(scratch, "killed"), []
+        for step in planned(options.kills, steps):
+            # A start alone takes a second or two: a kill is to hit the work behind it.
+            after = draw.uniform(0.05, 1 + steps[step])
+            kills.append(kill_in(step, start(config, killed, options.set), killed, after))
         start(config, killed, options.set).wait()
         rows = {path.stem: path.read_bytes().count(b"\n") for path in sorted((killed / "steps").glob("*.jsonl"))}
         outcome = {
-            "seconds": [round(one, 1) for one in seconds],
-            "twice_the_same_bytes": quiet[0] == quiet[1] != {},
-            "kills": kills,
-            "the_same_bytes_after_kills": content(killed) == quiet[0] != {},
+            "command": " ".join(["python benchmarks/synth_kill.py", *sys.argv[1:]]),
+            "seconds": [round(one, 1) for one, _ in quiet],
+            "seconds_of_steps": {step: round(one, 1) for step, one in steps.items()},
+            "twice_the_same_bytes": quiet[0][1] == quiet[1][1] != {},
+            "kills": {step: kills.count(step) for step in [*STEPS, "after the last"] if step in kills},
+            "ended_before_the_kill": kills.count(None),
+            "the_same_bytes_after_kills": content(killed) == quiet[0][1] != {},
             "rows": {name: count for name, count in rows.items() if not name.endswith(".rejects")},
+            "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores",
+            "libra-guard": version("libra-guard"),
         }
     text = json.dumps(outcome, ensure_ascii=False, indent=2)
     options.out.write_text(text + "\n", encoding="utf-8")
