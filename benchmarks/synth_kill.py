@@ -25,6 +25,7 @@ import time
 from collections.abc import Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -128,7 +129,7 @@ def timed(process: subprocess.Popen, out: Path) -> dict[str, float]:
             ended.setdefault(step, time.monotonic() - began)
         time.sleep(0.02)
     moments = [0.0, *(ended.get(step, time.monotonic() - began) for step in STEPS)]
-    return {step: max(0.0, end - start) for step, start, end in zip(STEPS, moments, moments[1:], strict=True)}
+    return {step: max(0.0, end - begin) for step, (begin, end) in zip(STEPS, pairwise(moments), strict=True)}
 
 
 def planned(kills: int, seconds: dict[str, float]) -> list[str]:

@@ -16,6 +16,9 @@ from libra_guard import AsyncClient, Conversation
 class LibraGuardrail(CustomGuardrail):
     """Blocks what Libra's policy blocks. An error of the server blocks too: it is raised."""
 
+    streaming_buffer_until_moderated = True
+    """A stream waits until all of it is judged; LiteLLM else judges at every fifth chunk and sends those between."""
+
     def __init__(self, api_base: str = "http://127.0.0.1:8300", api_key: str | None = None, **settings: Any) -> None:
         super().__init__(**settings)
         self.client = AsyncClient(api_base, api_key)

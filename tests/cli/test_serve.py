@@ -137,6 +137,31 @@ def test_a_worker_that_still_imports_leaves_ctrl_c_to_the_command(call: Call, mo
     assert "  guard     mini\n" in done.stdout
 
 
+def test_the_port_is_closed_before_the_workers_are_told_to_stop(call: Call, monkeypatch: Any) -> None:
+    """Whoever comes while they finish is refused at once, and does not wait for an answer until the end."""
+
+    class Supervisor:
+        processes: tuple[Any, ...] = ()
+
+        def __init__(self, _: Any, sockets: list[socket.socket]) -> None:
+            self.listening = sockets[0]
+
+        def run(self) -> None:
+            seen.append(self.listening.fileno() >= 0)
+            self.terminate_all()
+
+        def terminate_all(self) -> None:
+            seen.append(self.listening.fileno() >= 0)
+
+    seen: list[bool] = []
+    monkeypatch.setattr("libra_guard.serve.logs.set_up", lambda **_: None)
+    monkeypatch.setattr("uvicorn.supervisors.Multiprocess", Supervisor)
+    monkeypatch.setattr("libra_guard.serve.metrics.several_workers", nullcontext)
+    monkeypatch.setenv(HANDED_ON, "")
+    assert call("serve", "--port", "0", "--workers", "2").exit_code == 0
+    assert seen == [True, False]
+
+
 class Running:
     """The command in a process of its own."""
 

@@ -14,6 +14,7 @@ from libra_guard.guards.base import Guard
 from libra_guard.guards.windows import shorten
 from libra_guard.predict import stream
 from libra_guard.predict.stream import (
+    LEFT_OUT,
     SHORTENED,
     AnswerWindows,
     StreamSettings,
@@ -339,6 +340,112 @@ def test_messages_before_the_answer() -> None:
     assert window.conversation.messages[3:] == plain.conversation.messages
 
 
+def turns(*contents: str) -> tuple[Message, ...]:
+    """The user's and the assistant's by turns; the last one is the user's."""
+    roles = itertools.cycle([Role.USER, Role.ASSISTANT])
+    return tuple(Message(role=role, content=text) for role, text in zip(roles, contents, strict=False))
+
+
+def characters(looks: Sequence[Conversation]) -> int:
+    return sum(len(m.content) for look in looks for m in look.messages)
+
+
+_EARLIER = st.lists(st.sampled_from(["史", "史" * 20, "史" * 300]), max_size=4).map(
+    lambda said: said[: len(said) // 2 * 2]
+)
+
+
+@given(_EARLIER, _QUESTIONS.filter(bool), _ANSWERS, _SETTINGS)
+def test_earlier_messages_that_are_read_are_counted(
+    earlier: list[str], question: str, answer: str, settings: StreamSettings
+) -> None:
+    messages = turns(*earlier, question)
+    windows = AnswerWindows(messages, settings, multi_turn=True)
+    found = windows.feed(answer) + windows.end()
+    assert characters([w.conversation for w in found if w.conversation]) <= settings.work * (
+        sum(len(m.content) for m in messages) + len(answer)
+    )
+    looks = [look for w in found if (look := windows.again(w))]
+    recalled = sum(len(m.content) for look in looks if len(look.messages) > 2 for m in look.messages[:-2])
+    assert windows.state.recalled == (recalled if LEFT_OUT in windows.notes else 0)
+    assert windows.state.recalled <= settings.work * (sum(map(len, earlier)) + len(answer))
+    # No window is judged with less than the question.
+    assert all(w.conversation.question == found[0].conversation.question for w in found if w.conversation)
+
+
+def test_a_long_conversation_does_not_make_the_work_run_away() -> None:
+    messages = turns(*["史" * 2000] * 4, "继续说")
+    answer = "先把杯子温一下，再投茶好了。" * 79
+    windows = AnswerWindows(messages, multi_turn=True)
+    found = windows.feed(answer) + windows.end()
+    whole = characters([Conversation(messages=(*messages, Message(role=Role.ASSISTANT, content=answer)))])
+    first = characters([w.conversation for w in found])
+    second = characters([look for w in found if (look := windows.again(w))])
+    assert first <= 2.5 * (3 + len(answer))
+    assert second <= 3 * whole
+    # It is cut, and looked at first, as if the question were all there is.
+    plain = run("继续说", [answer], StreamSettings())
+    assert [w[:3] for w in found] == [w[:3] for w in plain]
+    assert windows.notes == (LEFT_OUT,)
+
+
+def test_a_short_conversation_is_repeated_and_makes_windows_grow() -> None:
+    messages, answer = turns("一" * 15, "二" * 15, "三" * 10), "一二三四。" * 30
+    windows = AnswerWindows(messages, SMALL, multi_turn=True)
+    found = windows.feed(answer) + windows.end()
+    assert all(w.conversation.messages[:-1] == messages for w in found)
+    assert [w.text for w in found] == parts("问" * 40, answer)
+    assert len(found) < len(run(messages, [answer])) == len(run("三" * 10, [answer]))
+    assert (windows.notes, [windows.again(w) for w in found]) == ((), [w.context for w in found])
+    longer = AnswerWindows(turns("一" * 15, "二" * 16, "三" * 10), SMALL, multi_turn=True)
+    assert longer.feed(answer)[0].conversation.messages[:-1] == messages[2:]
+
+
+def test_second_looks_have_earlier_messages_while_they_can_be_paid() -> None:
+    messages = turns("一" * 50, "二" * 50, "三" * 10)
+    windows = AnswerWindows(messages, SMALL, multi_turn=True)
+    found = windows.feed("先温杯。再投茶。" * 30)
+    looks = [windows.again(w) for w in found]
+    assert looks[0] == Conversation(messages=(*messages, Message(role=Role.ASSISTANT, content=found[0].text)))
+    assert looks[1] == Conversation(messages=(*messages, found[1].context.messages[-1]))
+    assert looks[2] == found[2].context
+    # Paid with the answer's characters up to the window's end: 2.5 times a hundred and these.
+    paid = [w.end for w, look in zip(found, looks, strict=True) if len(look.messages) == 4]
+    assert paid == [next(w.end for w in found if w.end >= most) for most in (1, 5, 20, 60, 100, 140, 180, 220)]
+    assert windows.state.recalled == 800
+
+
+def test_what_was_recalled_goes_on_elsewhere() -> None:
+    messages = turns("一" * 50, "二" * 50, "三" * 10)
+    windows = AnswerWindows(messages, SMALL, multi_turn=True)
+    first, second = windows.feed("先温杯。再投茶。好")
+    windows.again(first)
+    state = windows.state
+    again = AnswerWindows.resume(messages, state, SMALL, multi_turn=True)
+    assert again.state == state
+    assert len(again.again(second).messages) == 4
+    assert again.again(second) == second.context
+    # States of before did not tell.
+    old = state.model_dump(exclude={"recalled"})
+    assert AnswerWindows.resume(messages, StreamState.model_validate(old), SMALL).state.recalled == 0
+
+
+def test_without_a_question_nothing_is_repeated() -> None:
+    messages = (Message(role=Role.SYSTEM, content="系" * 200),)
+    windows = AnswerWindows(messages, SMALL, multi_turn=True)
+    (window,) = windows.feed("先温杯。") + windows.end()
+    assert [m.content for m in window.conversation.messages] == ["先温杯。"]
+    assert windows.again(window).messages[0] == messages[0]
+
+
+def test_what_shows_nothing_is_not_looked_at_again() -> None:
+    windows = AnswerWindows(turns("一" * 50, "二" * 50, "三"), SMALL, multi_turn=True)
+    windows.feed(" \n")
+    (window,) = windows.end()
+    assert windows.again(window) is None
+    assert windows.state.recalled == 0
+
+
 def test_a_question_that_shows_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="content is empty"):
         AnswerWindows("  ", SMALL)
@@ -373,6 +480,8 @@ def test_impossible_settings(wrong: dict[str, float]) -> None:
         {"credit": float("nan")},
         {"credit": float("inf")},
         {"credit": "1"},
+        {"recalled": -1},
+        {"recalled": 1 << 60},
         {"more": 1},
     ],
 )
@@ -420,6 +529,21 @@ def test_a_doubt_is_looked_at_again_in_context() -> None:
     calm = SMALL.model_copy(update={"doubt": 0.4})
     found = list(judge_stream(guard, QUESTION, ["先【甲】温杯。再【乙】投茶。"], settings=calm))
     assert [v.text for v in found] == ["先【甲】温杯。", "再【乙】投茶。"]
+
+
+def test_a_doubt_is_looked_at_again_with_earlier_messages_where_the_guard_reads_them() -> None:
+    class Reading(MarkedGuard):
+        multi_turn = True
+
+        def _judge(self, conversations: Sequence[Conversation]) -> list[Verdict]:
+            return [self._one("".join(m.content for m in c.messages)) for c in conversations]
+
+    messages = turns("一【乙】" + "二" * 100, "好", "三")
+    *safe, last = judge_stream(Reading(), messages, ["先温杯啊。再【甲】投茶。"], settings=SMALL)
+    assert [v.text for v in safe] == ["先温杯啊。"]
+    assert (last.verdict.flagged, last.verdict.notes) == (True, (LEFT_OUT,))
+    (first, _) = judge_stream(MarkedGuard(), messages, ["先温杯啊。再【甲】投茶。"], settings=SMALL)
+    assert first.verdict.notes == ("2 earlier messages were not read",)
 
 
 def test_a_guard_without_scores_looks_twice() -> None:

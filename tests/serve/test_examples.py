@@ -18,7 +18,7 @@ import pytest
 import yaml
 from starlette.testclient import TestClient
 
-from libra_guard import Client
+from libra_guard import AsyncClient, Client
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "serving"
 BAD = "【坏】"
@@ -93,15 +93,23 @@ def test_chat_through_the_proxy(
 @theirs
 def test_langchain(url: str) -> None:
     models = pytest.importorskip("langchain_core.language_models.fake_chat_models")
-    with Client(url) as client:
-        answer = client.check(BAD).answer
-        model = models.FakeListChatModel(
-            responses=["泡绿茶的水温八十度左右为好。两三分钟。", f"泡绿茶的水温八十度左右为好。{BAD}。两三分钟。"]
-        )
-        chain = load("langchain_guard.py").guarded(model, client)
-        assert chain.invoke("如何泡茶？") == "泡绿茶的水温八十度左右为好。两三分钟。"
-        assert "".join(chain.stream("如何泡茶？")) == f"泡绿茶的水温八十度左右为好。{answer}"
-        assert chain.invoke(BAD) == answer
+    passed, begun = "泡绿茶的水温八十度左右为好。两三分钟。", "泡绿茶的水温八十度左右为好。"
+    # It says the one and the other in turn.
+    model = models.FakeListChatModel(responses=[passed, f"{begun}{BAD}。两三分钟。"])
+
+    async def ask() -> None:
+        with Client(url) as client:
+            async with AsyncClient(url) as async_client:
+                chain = load("langchain_guard.py").guarded(model, client, async_client)
+                answer = client.check(BAD).answer
+                assert chain.invoke("如何泡茶？") == passed
+                assert "".join(chain.stream("如何泡茶？")) == f"{begun}{answer}"
+                assert chain.invoke(BAD) == answer
+                assert await chain.ainvoke("如何泡茶？") == passed
+                assert "".join([text async for text in chain.astream("如何泡茶？")]) == f"{begun}{answer}"
+                assert await chain.ainvoke(BAD) == answer
+
+    asyncio.run(ask())
 
 
 @theirs
@@ -136,7 +144,10 @@ def test_litellm(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_configuration_of_litellm_names_the_example() -> None:
     (guardrail,) = yaml.safe_load((EXAMPLES / "litellm.yaml").read_text())["guardrails"]
     file, name = guardrail["litellm_params"]["guardrail"].split(".")
-    assert f"class {name}(CustomGuardrail):" in (EXAMPLES / f"{file}.py").read_text()
+    code = (EXAMPLES / f"{file}.py").read_text()
+    assert f"class {name}(CustomGuardrail):" in code
+    # Without it LiteLLM sends chunks of a stream before they are judged.
+    assert "\n    streaming_buffer_until_moderated = True\n" in code
 
 
 @theirs

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from libra_guard.predict.stream import SHORTENED
+from libra_guard.predict.stream import LEFT_OUT, SHORTENED
 
 URL = "/v1/guard/stream"
 QUESTION = "怎么泡绿茶？"
@@ -53,6 +53,23 @@ def test_nothing_leaves_from_what_is_blocked_on(client: TestClient, guard: Any, 
     assert last["answer"]
 
 
+def test_all_of_a_request_is_decided_by_one_policy(make_server: MakeServer, monkeypatch: Any) -> None:
+    client = make_server(batch_size=1)
+    server = client.app.state.server
+    decide_all, monitor = server.decide_all, server.policies.get("monitor")
+
+    async def changed(*args: Any, **options: Any) -> Any:
+        judged = await decide_all(*args, **options)
+        monkeypatch.setattr(server.policies, "get", lambda name=None: monitor)
+        return judged
+
+    server.decide_all = changed
+    found = post(client, text=f"{SAFE}{SAFE}这样【坏】就行了。", end=True)
+    assert [window["decision"]["policy"] for window in found["windows"]] == ["default"] * 3
+    assert (found["stopped"], found["released"]) == (True, SAFE + SAFE)
+    assert post(client, text="【坏】", end=True)["windows"][0]["decision"]["policy"] == "monitor"
+
+
 def test_what_is_answered(client: TestClient) -> None:
     first = post(client, question=QUESTION, text=f"{SAFE}然后")
     assert first["released"] == SAFE
@@ -91,6 +108,28 @@ def test_messages_before_the_answer(client: TestClient) -> None:
         {"role": "user", "content": "三"},
     ]
     assert post(client, messages=messages, text=SAFE, end=True)["released"] == SAFE
+
+
+def test_earlier_messages_stand_in_second_looks_where_the_guard_reads_them(make_server: MakeServer, guard: Any) -> None:
+    class Reading(type(guard)):
+        multi_turn = True
+
+        def _judge(self, conversations: Any) -> Any:
+            self.lengths = [*getattr(self, "lengths", []), *(len(c.messages) for c in conversations)]
+            return super()._judge(conversations)
+
+    reading = Reading()
+    client = make_server({"fake": reading})
+    reading.lengths = []
+    before = [("user", "一" * 200), ("assistant", "二" * 200), ("user", "三")]
+    messages = [{"role": role, "content": text} for role, text in before]
+    first = post(client, messages=messages, text=f"【疑】{SAFE}【疑】{SAFE}【疑】{SAFE}然后")
+    assert reading.lengths == [2, 2, 2, 4, 4, 2]
+    assert first["state"]["recalled"] == 800
+    reading.lengths = []
+    last = post(client, messages=messages, text=f"【疑】{SAFE}", state=first["state"], end=True)
+    assert reading.lengths == [2, 2]
+    assert last["windows"][0]["verdict"]["notes"] == [LEFT_OUT]
 
 
 def test_white_space_is_released_unjudged(client: TestClient, guard: Any) -> None:

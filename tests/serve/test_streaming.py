@@ -11,8 +11,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from libra_guard.errors import BackendError
 from libra_guard.policy import load_policy
 from libra_guard.policy.decide import decide
-from libra_guard.predict.stream import SHORTENED, AnswerWindows, StreamSettings
-from libra_guard.records import Conversation, Label, Verdict
+from libra_guard.predict.stream import LEFT_OUT, SHORTENED, AnswerWindows, StreamSettings
+from libra_guard.records import Conversation, Label, Message, Role, Verdict
 from libra_guard.serve.batcher import QueueFullError
 from libra_guard.serve.metrics import Metrics
 from libra_guard.serve.settings import ServerSettings
@@ -142,6 +142,35 @@ def test_of_two_looks_the_worse_counts() -> None:
     parts = run(server, Upstream("先温杯，再投茶。【丙】水温八十度左右。"))
     assert [part.judged.verdict.unsafe_score for part in parts] == [0.1, 0.3]
     assert server.asked[-1] == ["先温杯，再投茶。【丙】水温八十度左右。"]
+
+
+@pytest.mark.parametrize("multi_turn", [True, False])
+def test_a_doubt_is_looked_at_with_earlier_messages_where_the_guard_reads_them(multi_turn: bool) -> None:
+    server = FakeServer()
+    looks: list[tuple[str, int]] = []
+    decide_all = server.decide_all
+
+    async def seen(conversations: Sequence[Conversation], *, part: str, **options: Any) -> list[Judged]:
+        looks.extend((part, len(c.messages)) for c in conversations)
+        return await decide_all(conversations, **options)
+
+    server.decide_all = seen
+    roles = (Role.USER, Role.ASSISTANT, Role.USER)
+    before = [Message(role=role, content="史" * 200) for role in roles[:2]] + [Message(role=roles[2], content="问")]
+
+    async def collect() -> list[Any]:
+        upstream = Upstream("先【甲】温杯，再投茶。水温八十度左右。然后【甲】注水。")
+        found = guarded(server, before, upstream, settings=PATIENT, multi_turn=multi_turn)
+        async with aclosing(found) as parts:
+            return [part async for part in parts]
+
+    parts = asyncio.run(collect())
+    assert "".join(texts(parts)) == "先【甲】温杯，再投茶。水温八十度左右。然后【甲】注水。"
+    firsts, seconds = ([n for part, n in looks if part == which] for which in ("window", "context"))
+    assert set(firsts) == {2 if multi_turn else 4}
+    # The first window has no text before it: there is more to see only in earlier messages.
+    assert seconds == ([4] * 2 if multi_turn else [4])
+    assert parts[0].judged.verdict.notes == ((LEFT_OUT,) if multi_turn else ())
 
 
 def test_nothing_is_looked_at_again_after_a_block() -> None:

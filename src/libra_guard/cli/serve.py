@@ -95,6 +95,11 @@ def _several(settings: ServerSettings, profiles: PolicyStore, listening: socket.
             super().init_processes()
             signal.signal(signal.SIGINT, before)
 
+        def terminate_all(self) -> None:
+            # While it is open here, whoever comes is let in although no worker is left to answer.
+            listening.close()
+            super().terminate_all()
+
     typer.echo(banner(settings, listening.getsockname()[1], profiles, None))
     os.environ[HANDED_ON] = settings.dumped()
     with several_workers():
@@ -106,11 +111,8 @@ def _several(settings: ServerSettings, profiles: PolicyStore, listening: socket.
 
 
 def _uvicorn_options(settings: ServerSettings) -> dict[str, Any]:
-    return _UVICORN | {
-        "workers": settings.workers,
-        "timeout_graceful_shutdown": settings.grace_seconds,
-        "timeout_keep_alive": settings.keep_alive_seconds,
-    }
+    times = {"timeout_graceful_shutdown": settings.grace_seconds, "timeout_keep_alive": settings.keep_alive_seconds}
+    return _UVICORN | {"workers": settings.workers, **times}
 
 
 def _stop(*_: Any) -> None:

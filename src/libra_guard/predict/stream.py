@@ -18,6 +18,7 @@ from libra_guard.predict.boundaries import SentenceEnds, overlap_start, whole
 from libra_guard.records import Conversation, Message, Role, Verdict, check_text, is_visible
 
 SHORTENED = "the question was shortened to its beginning and end"
+LEFT_OUT = "earlier messages were read only with parts in doubt"
 
 
 class StreamSettings(Strict):
@@ -36,7 +37,7 @@ class StreamSettings(Strict):
     hold_ms: float = Field(default=2000, gt=0, le=60_000)
     """Text that has waited so long is judged as it is. ``AnswerWindows`` has no clock: its driver calls ``flush``."""
     work: float = Field(default=2.5, ge=2, le=100)
-    """The characters judged are at most so many times those of question and answer; see ``AnswerWindows``."""
+    """First looks judge at most so many times the characters of question and answer; see ``AnswerWindows``."""
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -62,7 +63,7 @@ class Window(NamedTuple):
     conversation: Conversation | None
     """The question with the part, from its sentence's beginning on; None where nothing shows that could be judged."""
     context: Conversation | None
-    """The same with the text before it, to be judged where ``StreamSettings.doubts``; None where there is none."""
+    """The same with the text before it; None where there is none. See ``AnswerWindows.again``."""
     text: str
     """The part itself, ``answer[start:end]``."""
     start: int
@@ -86,6 +87,8 @@ class StreamState(Strict):
     """The first half of a surrogate pair, if the text ended with one."""
     credit: float = Field(ge=-(1 << 40), le=1 << 40, allow_inf_nan=False)
     """So many characters may be judged again yet."""
+    recalled: int = Field(default=0, ge=0, le=1 << 40)
+    """Characters of earlier messages that were judged in second looks."""
 
 
 class AnswerWindows:
@@ -98,8 +101,11 @@ class AnswerWindows:
     *Work.* Every window repeats the question, which is shortened where it is long. The characters judged are at most
     ``work`` times those of question and answer: a window opens only if the last one could be paid after it; until then
     sentences are judged together. On top come what windows of ``flush`` repeat, which later ones save as far as they
-    can, and the second looks with context, at most one a window. Of the messages before the answer only the question
-    is counted.
+    can, and the second looks with context, at most one a window.
+
+    *Earlier messages*, all but the question, cost nothing where the guard does not read them. Where it does, they stand
+    in every window if with the question they are at most ``question_chars`` long, and are counted as it is. Longer ones
+    stand in second looks alone, as long as what is read of them so is at most ``work`` times them and the answer.
 
     *What is seen whole.* Cuts fall after sentences. A sentence of up to ``hold_chars // 2`` characters stands whole in
     one window; a longer one may be cut where ``hold_chars`` are pending, between characters as they are shown, and any
@@ -110,18 +116,30 @@ class AnswerWindows:
         question: What was asked, empty where it is not known; or all messages before the answer, for guards that read
             them.
         settings: How to cut.
+        multi_turn: Whether the guard reads earlier messages.
 
     Raises:
         ValueError: The question cannot be judged; see ``check_text``.
     """
 
-    def __init__(self, question: str | Sequence[Message], settings: StreamSettings | None = None) -> None:
+    def __init__(
+        self, question: str | Sequence[Message], settings: StreamSettings | None = None, *, multi_turn: bool = False
+    ) -> None:
         self._settings = settings or StreamSettings()
-        self._messages, self.asked = _shortened(question, self._settings.question_chars)
-        asked = len(self.asked)
-        self._question = next((len(m.content) for m in reversed(self._messages) if m.role is Role.USER), 0)
+        most = self._settings.question_chars
+        self._messages, self.asked = _shortened(question, most)
+        # What stands in every window, and how many characters of it a guard reads.
+        self._repeated = self._messages
+        last = [m for m in self._messages if m.role is Role.USER][-1:]
+        asked, self._question = len(self.asked), sum(len(m.content) for m in last)
         self.notes: tuple[str, ...] = () if asked == self._question else (SHORTENED,)
         """What the reader of a verdict should know."""
+        self._earlier = self._recalled = 0
+        earlier = sum(len(m.content) for m in self._messages) - self._question if multi_turn else 0
+        if self._question + earlier <= most:
+            asked, self._question = asked + earlier, self._question + earlier
+        else:
+            self._repeated, self._earlier, self.notes = tuple(last), earlier, (*self.notes, LEFT_OUT)
         # What may be judged yet, without what is pending: so much is left for questions and for text judged before.
         self._credit = self._settings.work * asked
         self._position = 0
@@ -133,18 +151,23 @@ class AnswerWindows:
 
     @classmethod
     def resume(
-        cls, question: str | Sequence[Message], state: StreamState, settings: StreamSettings | None = None
+        cls,
+        question: str | Sequence[Message],
+        state: StreamState,
+        settings: StreamSettings | None = None,
+        *,
+        multi_turn: bool = False,
     ) -> Self:
-        """Goes on from a state that was given for the same question and settings.
+        """Goes on from a state that was given for the same arguments.
 
         Raises:
             ValueError: No such state can have been given, or the question cannot be judged.
         """
-        windows = cls(question, settings)
+        windows = cls(question, settings, multi_turn=multi_turn)
         most, before = windows._settings.hold_chars, len(state.before)
         if before > min(most, state.position) or state.repeated > before or len(state.pending) > most:
             raise ValueError("the state does not belong to these settings")
-        windows._position, windows._credit = state.position, state.credit
+        windows._position, windows._credit, windows._recalled = state.position, state.credit, state.recalled
         windows._text = _encodable(state.before + state.pending)
         windows._begin, windows._new = before - state.repeated, before
         windows._half = "" if state.half is None else chr(state.half)
@@ -161,6 +184,7 @@ class AnswerWindows:
             pending=self._text[self._new :],
             half=ord(self._half) if self._half else None,
             credit=self._credit,
+            recalled=self._recalled,
         )
 
     @property
@@ -209,6 +233,18 @@ class AnswerWindows:
         _encodable(self._half)
         return [self._cut(len(self._text))] if self.pending else []
 
+    def again(self, window: Window) -> Conversation | None:
+        """What is judged besides a window that passed where ``StreamSettings.doubts``; None where there is no more.
+
+        To be asked for only where it is judged, and in the windows' order: the earlier messages in it are counted.
+        """
+        seen = window.context or window.conversation
+        allowed = self._settings.work * (self._earlier + window.end)
+        if not self._earlier or not seen or self._recalled + self._earlier > allowed:
+            return window.context
+        self._recalled += self._earlier
+        return Conversation(messages=(*self._messages, seen.messages[-1]))
+
     def _opens(self) -> bool:
         """Whether the sentences that have ended make a window."""
         new = self._text[self._new : self._last_end]
@@ -248,7 +284,7 @@ class AnswerWindows:
         return Window(conversation, context, text, start, self._position)
 
     def _conversation(self, start: int, end: int) -> Conversation:
-        return Conversation(messages=(*self._messages, Message(role=Role.ASSISTANT, content=self._text[start:end])))
+        return Conversation(messages=(*self._repeated, Message(role=Role.ASSISTANT, content=self._text[start:end])))
 
     def _read_again(self) -> None:
         self._ends = SentenceEnds()
@@ -296,10 +332,10 @@ def judge_stream(
         BackendError: The model failed.
     """
     settings = settings or StreamSettings()
-    windows = AnswerWindows(question, settings)
+    windows = AnswerWindows(question, settings, multi_turn=guard.multi_turn)
     for opened in _opened(windows, chunks):
         for window in opened:
-            verdict = _judged(guard, window, settings)
+            verdict = _judged(guard, window, windows, settings)
             if verdict and windows.notes:
                 verdict = verdict.model_copy(update={"notes": (*verdict.notes, *windows.notes)})
             flagged = verdict is not None and verdict.flagged
@@ -308,12 +344,12 @@ def judge_stream(
                 return
 
 
-def _judged(guard: Guard, window: Window, settings: StreamSettings) -> Verdict | None:
+def _judged(guard: Guard, window: Window, windows: AnswerWindows, settings: StreamSettings) -> Verdict | None:
     if not window.conversation:
         return None
     verdict = guard.judge([window.conversation])[0]
-    if window.context and not verdict.flagged and settings.doubts(verdict):
-        return merge([verdict, *guard.judge([window.context])]).verdict
+    if not verdict.flagged and settings.doubts(verdict) and (again := windows.again(window)):
+        return merge([verdict, *guard.judge([again])]).verdict
     return verdict
 
 

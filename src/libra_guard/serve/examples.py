@@ -113,6 +113,7 @@ _STATE = {
     "pending": "先温",
     "half": None,
     "credit": 27.0,
+    "recalled": 0,
 }
 _STREAM: Any = {
     "first": {

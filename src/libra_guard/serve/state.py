@@ -57,7 +57,7 @@ class Server:
     started: int = field(default_factory=lambda: int(time.time()))
     """Unix time in seconds."""
     ready: bool = False
-    """Whether the guards are warm and the server is not being stopped."""
+    """Whether the guards are warm, and this is not closed."""
 
     async def decide(self, conversation: Conversation, **options: Any) -> Judged:
         """One conversation; see ``decide_all``."""
@@ -68,7 +68,7 @@ class Server:
         conversations: Sequence[Conversation],
         *,
         guard: str | None = None,
-        policy: str | None = None,
+        policy: str | Policy | None = None,
         explain: bool = False,
         threshold: float | None = None,
         deadline: float | None = None,
@@ -82,7 +82,8 @@ class Server:
         Args:
             conversations: In any number that the queue takes.
             guard: Name of a served guard; by default the policy's, else the server's first.
-            policy: Name of a profile; by default the server's.
+            policy: Name of a profile, by default the server's; or the profile itself, where a request asks more than
+                once: a file that changes in between is for the next one.
             explain: Also give reasons.
             threshold: In place of the guard's own.
             deadline: By the event loop's clock; by default as the settings have it, from now.
@@ -99,7 +100,7 @@ class Server:
             ClosingError: The server is being stopped.
             BackendError: The guard's model failed.
         """
-        profile = self.policy(policy)
+        profile = policy if isinstance(policy, Policy) else self.policy(policy)
         served = self.pool.get(guard or profile.guard)
         _check(served, conversations, threshold)
         if deadline is None:

@@ -49,6 +49,7 @@ async def guarded(
     chunks: AsyncIterator[str],
     *,
     settings: StreamSettings | None = None,
+    multi_turn: bool = False,
     **options: Any,
 ) -> AsyncGenerator[Released | Stopped]:
     """Releases an answer's text in order, part by part, each after it was judged; ends with the first that is blocked.
@@ -63,6 +64,7 @@ async def guarded(
         chunks: The answer's text as it arrives, and ``FLUSH``. Closed, if it can be, when this generator is: use
             ``aclosing``.
         settings: How to cut; by default the server's.
+        multi_turn: Whether the guard reads earlier messages.
         options: As of ``Server.decide_all``: guard, policy, route, request_id.
 
     Raises:
@@ -73,7 +75,7 @@ async def guarded(
         Exception: Of ``chunks``, after what had arrived was judged and released.
     """
     settings = settings or server.settings.stream
-    held = _Held(AnswerWindows(question, settings), settings)
+    held = _Held(AnswerWindows(question, settings, multi_turn=multi_turn), settings)
     decide = partial(decide_patiently, server, question=held.windows.asked, **options)
     reading: asyncio.Task[str | None] | None = None
     judging: asyncio.Task[list[Judged | None]] | None = None
@@ -85,7 +87,7 @@ async def guarded(
             if not judging and held.opened:
                 size = min(server.settings.batch_size, server.settings.queue_size)
                 batch, held.opened = held.opened[:size], held.opened[size:]
-                judging = asyncio.create_task(judge_windows(decide, batch, settings, notes=held.windows.notes))
+                judging = asyncio.create_task(judge_windows(decide, batch, settings, answer=held.windows))
             running = [task for task in (reading, judging) if task]
             if not running:
                 break
@@ -116,7 +118,7 @@ async def guarded(
 
 
 async def judge_windows(
-    decide: Decide, windows: Sequence[Window], settings: StreamSettings, *, notes: tuple[str, ...] = ()
+    decide: Decide, windows: Sequence[Window], settings: StreamSettings, *, answer: AnswerWindows
 ) -> list[Judged | None]:
     """Decides upon windows together; in a second look upon those that passed with a doubt, each with its context.
 
@@ -124,7 +126,7 @@ async def judge_windows(
         decide: Judges and decides.
         windows: Of one answer, in order; they must find room in the queue together.
         settings: Say what a doubt is.
-        notes: Of the ``AnswerWindows``, for the verdicts.
+        answer: Whose windows they are; has the second looks, and notes for the verdicts.
 
     Returns:
         One for each window up to the first that is blocked; of two looks at a window the worse one. None where a window
@@ -137,14 +139,14 @@ async def judge_windows(
     judged = await decide([w.conversation for w in seen if w.conversation], part="window") if seen else []
     blocked = next((i for i, one in enumerate(judged) if one.decision.action is Action.BLOCK), len(judged))
     passed = [i for i in range(blocked) if judged[i].decision.would is not Action.BLOCK]
-    doubtful = [i for i in passed if seen[i].context and settings.doubts(judged[i].verdict)]
-    contexts = [context for i in doubtful if (context := seen[i].context)]
-    for i, again in zip(doubtful, await decide(contexts, part="context") if contexts else [], strict=True):
+    doubtful = [i for i in passed if settings.doubts(judged[i].verdict)]
+    looks = {i: look for i in doubtful if (look := answer.again(seen[i]))}
+    for i, again in zip(looks, await decide([*looks.values()], part="context") if looks else [], strict=True):
         judged[i] = max(judged[i], again, key=lambda one: one.gravity)
     found = iter(judged)
     decided: list[Judged | None] = []
     for window in windows:
-        decided.append(_noted(next(found), notes) if window.conversation else None)
+        decided.append(_noted(next(found), answer.notes) if window.conversation else None)
         if (last := decided[-1]) and last.decision.action is Action.BLOCK:
             break
     return decided

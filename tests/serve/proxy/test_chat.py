@@ -464,6 +464,32 @@ def test_an_answer_waits_where_the_queue_is_full(proxy: TestClient, upstream: An
     assert full == []
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_all_of_a_request_is_decided_by_one_policy(
+    proxy: TestClient, upstream: Any, script: Any, monkeypatch: Any, stream: bool
+) -> None:
+    policies = proxy.app.state.server.policies
+    monitor = policies.get("monitor")
+    if stream:
+        upstream.streams(script.chunk("这是【坏】的"), script.chunk(finish="stop"))
+    else:
+        upstream.says("这是【坏】的")
+    reply = upstream.reply
+
+    def changed(arrived: Any) -> Any:
+        monkeypatch.setattr(policies, "get", lambda name=None: monitor)
+        return reply(arrived)
+
+    upstream.reply = changed
+    answer = proxy.post(PATH, json={**ASK, "stream": stream})
+    assert "坏" not in answer.text
+    assert '"policy":"default"' in answer.text.replace(" ", "")
+    # The next one is decided by what is in force now.
+    upstream.says("这是【坏】的")
+    found = proxy.post(PATH, json=ASK).json()["libra"]
+    assert (found["policy"], found["action"], found["would"]) == ("monitor", "pass", "block")
+
+
 def test_a_guard_for_answers_only(make_server: Any, upstream: Any, guard: Any) -> None:
     guard.targets = frozenset({Target.RESPONSE})
     proxy = make_server(upstream=upstream.url)
@@ -501,6 +527,41 @@ def test_monitor_lets_pass_what_the_guard_fails_on(monitor: TestClient, upstream
 
 
 # Requests that are refused.
+
+
+@pytest.mark.parametrize("field", ["documents", "prediction", "tools"])
+def test_what_is_long_beside_the_messages_hides_nothing(proxy: TestClient, upstream: Any, field: str) -> None:
+    body = {"messages": [user("问")], field: [{"text": "好" * 21_000 + "【坏】" + "好" * 21_000}]}
+    answer = proxy.post(PATH, json=body)
+    assert (answer.headers["x-libra-action"], answer.headers["x-libra-stage"]) == ("block", "prompt")
+    assert "not_judged" not in answer.json()["libra"]
+    assert upstream.arrived == []
+
+
+@pytest.mark.parametrize("policy", ["default", "monitor"])
+def test_too_long_calls_of_tools_are_refused(make_server: Any, upstream: Any, policy: str) -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "好" * 20_000}}
+    called = {"role": "assistant", "content": None, "tool_calls": [call]}
+    proxy = make_server(upstream=upstream.url, policy=policy)
+    answer = proxy.post(PATH, json={"messages": [user("问"), called]})
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert (error["code"], error["param"]) == ("text_too_long", "messages[1].tool_calls")
+    assert upstream.arrived == []
+
+
+@pytest.mark.parametrize(("policy", "status"), [("default", 400), ("monitor", 200)])
+def test_more_than_the_queue_takes_is_not_passed_unseen(
+    make_server: Any, upstream: Any, policy: str, status: int
+) -> None:
+    upstream.says("好")
+    proxy = make_server(upstream=upstream.url, policy=policy, queue_chars=50_000)
+    answer = proxy.post(PATH, json={"messages": [user("问")], "documents": ["好" * 50_000]})
+    assert answer.status_code == status
+    assert len(upstream.arrived) == (status == 200)
+    if status == 200:
+        (noted,) = answer.json()["libra"]["not_judged"]
+        assert noted.startswith("messages (")
 
 
 @pytest.mark.parametrize(

@@ -196,11 +196,47 @@ def test_beside_the_messages(fields: dict[str, Any], judged: str | None) -> None
     assert asked.unread == ()
 
 
-def test_what_is_too_long_beside_the_messages_is_told() -> None:
-    called = {"function": {"name": "f", "arguments": "长" * 101}}
-    asked = read(user("问"), assistant(None, tool_calls=[called]), tools=["长" * 101], documents=["长" * 101])
-    assert [prompt.messages[-1].content for prompt in asked.prompts] == ["问"]
-    assert asked.unread == ("messages[1].tool_calls (too long)", "documents (too long)", "tools (too long)")
+@pytest.mark.parametrize("field", ["documents", "prediction", "tools", "functions", "response_format", "chat_template"])
+def test_what_is_long_beside_the_messages_is_judged_in_parts(field: str) -> None:
+    text = "".join(chr(0x4E00 + i) for i in range(250))
+    asked = read(user("问"), **{field: [{"x": text}]})
+    # A quarter of each part is repeated in the next.
+    parts = [text[:100], text[75:175], text[150:]]
+    assert [prompt.messages[-1].content for prompt in asked.prompts] == ["问", *parts]
+    assert asked.unread == ()
+
+
+@pytest.mark.parametrize(
+    ("chars", "lengths"),
+    [(1, [1]), (100, [100]), (101, [100, 26]), (175, [100, 100]), (176, [100, 100, 26]), (4001, [100] * 53 + [26])],
+)
+def test_the_parts_reach_to_the_end(chars: int, lengths: list[int]) -> None:
+    asked = read(user("问"), documents=["长" * (chars - 1) + "尾"])
+    parts = [prompt.question for prompt in asked.prompts[1:]]
+    assert [len(part) for part in parts] == lengths
+    assert parts[-1].endswith("尾")
+
+
+def test_parts_may_be_of_one_character() -> None:
+    body = {"messages": [user("问")], "documents": ["一 二"]}
+    asked = read_asked(body, max_messages=20, max_chars=1)
+    assert [prompt.question for prompt in asked.prompts] == ["问", "一", "二"]
+
+
+@pytest.mark.parametrize(
+    ("message", "param"),
+    [
+        (user("长" * 101), "messages[1].content"),
+        (tool("长" * 101), "messages[1].content"),
+        (assistant("长" * 101), "messages[1].content"),
+        (assistant(None, tool_calls=[{"function": {"name": "f", "arguments": "长" * 99}}]), "messages[1].tool_calls"),
+        (assistant(None, function_call={"name": "f", "arguments": "长" * 99}), "messages[1].function_call"),
+    ],
+)
+def test_what_is_too_long_in_a_message_is_refused(message: dict[str, Any], param: str) -> None:
+    with pytest.raises(ApiError, match="has 101 characters, 100 are allowed") as raised:
+        read(user("问"), message)
+    assert (raised.value.status_code, raised.value.param, raised.value.code) == (400, param, "text_too_long")
 
 
 @pytest.mark.parametrize("calls", [{"tool_calls": [CALLED]}, {"function_call": CALLED["function"]}])

@@ -128,6 +128,24 @@ def test_the_first_sentence_leaves_before_the_next_is_there(live: Any, upstream:
     assert "第二" not in rest
 
 
+def test_earlier_messages_are_not_repeated_with_each_part(
+    make_server: Any, guard: Any, upstream: Any, chunk: Any
+) -> None:
+    class Reading(type(guard)):
+        multi_turn = True
+
+        def _judge(self, conversations: Any) -> Any:
+            lengths.extend(len(c.messages) for c in conversations if c.messages[-1].content in (FIRST, second))
+            return super()._judge(conversations)
+
+    lengths, second = list[int](), "【疑】第二句。"
+    proxy = make_server({"fake": Reading()}, upstream=upstream.url, stream_hold_ms=60_000)
+    before = [("user", "一" * 200), ("assistant", "二" * 200), ("user", "三")]
+    upstream.streams(chunk(FIRST), chunk(second), chunk(finish="stop"))
+    proxy.post(PATH, json={**ASK, "messages": [{"role": role, "content": text} for role, text in before]})
+    assert lengths == [2, 2]
+
+
 def test_text_that_waits_is_judged_as_it_is(live: Any, upstream: Any, chunk: Any) -> None:
     client = openai.OpenAI(
         base_url=live(upstream=upstream.url, stream_hold_ms=20).url + "/v1", api_key="k", max_retries=0

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 import pytest
@@ -14,6 +15,13 @@ pytest.importorskip("openai")
 
 import openai
 from starlette.testclient import TestClient
+
+from libra_guard.serve.app import create_app
+from libra_guard.serve.proxy.judging import Exchange
+from libra_guard.serve.proxy.messages import read_asked
+from libra_guard.serve.proxy.relay import KEEP_ALIVE_SECONDS, relayed
+from libra_guard.serve.proxy.sse import KEEP_ALIVE
+from libra_guard.serve.settings import ServerSettings
 
 PATH = "/v1/chat/completions"
 ASK = {"model": "m", "messages": [{"role": "user", "content": "你好"}], "stream": True}
@@ -168,6 +176,59 @@ def test_silence_is_filled(live: Any, upstream: Any, chunk: Any, monkeypatch: py
         while part := connection.recv(4096):
             received += part
     assert received.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+
+
+async def slow_stream(guard: Any, sent: list[Any], **settings: Any) -> list[bytes]:
+    """What is sent down of chunks that come two thirds of ``KEEP_ALIVE_SECONDS`` apart, by a clock that jumps."""
+    # Nothing is judged because it has waited, nor given up.
+    far = {"stream_hold_ms": 60_000, "deadline_ms": 1e9}
+    app = create_app(ServerSettings(**far, **settings), {"fake": guard})
+    async with app.router.lifespan_context(app):
+        server, loop = app.state.server, asyncio.get_running_loop()
+        while not server.ready:
+            await asyncio.sleep(0.001)
+        start, jumps, clock = loop.time(), 0, loop.time
+
+        async def events() -> AsyncGenerator[dict[str, Any] | None]:
+            nonlocal jumps
+            for one in sent:
+                if callable(one):
+                    one()
+                    continue
+                jumps += 1
+                yield one
+            yield None
+
+        loop.time = lambda: start + jumps * KEEP_ALIVE_SECONDS * 2 / 3  # type: ignore[method-assign]
+        try:
+            asked = read_asked({"messages": ASK["messages"]}, max_messages=9, max_chars=99)
+            exchange = Exchange(server, asked, "r", server.policy(None))
+            return [part async for part in relayed(exchange, events())]
+        finally:
+            loop.time = clock  # type: ignore[method-assign]
+
+
+def test_a_call_that_keeps_coming_is_silence(guard: Any, chunk: Any) -> None:
+    parts = [chunk(tool_calls=[{"index": 0, "function": {"arguments": "1"}}]) for _ in range(6)]
+    *waited, call, _, done = asyncio.run(slow_stream(guard, [*parts, chunk(finish="tool_calls")]))
+    assert waited == [KEEP_ALIVE] * 3
+    assert b'"arguments":"111111"' in call
+    assert done == b"data: [DONE]\n\n"
+
+
+def test_a_text_that_waits_for_the_guard_is_silence(guard: Any, chunk: Any) -> None:
+    texts = [chunk("第一句话，很好。"), *[chunk("好")] * 5]
+    sent = [guard.gate.clear, *texts, guard.gate.set, chunk(finish="stop")]
+    found = asyncio.run(slow_stream(guard, sent))
+    assert found[:3] == [KEEP_ALIVE] * 3
+    assert KEEP_ALIVE not in found[3:]
+
+
+def test_a_text_that_flows_is_no_silence(guard: Any, chunk: Any, text_of: Any, chunks: Any) -> None:
+    sent = [*[chunk("好。")] * 6, chunk(finish="stop")]
+    found = asyncio.run(slow_stream(guard, sent, policy="monitor"))
+    assert KEEP_ALIVE not in found
+    assert text_of(chunks(b"".join(found).decode())) == "好。" * 6
 
 
 # When the client goes away.

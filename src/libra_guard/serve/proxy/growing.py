@@ -95,12 +95,15 @@ class Growing:
         return self._task
 
     async def _judge(self, exchange: Exchange, changed: asyncio.Event) -> None:
+        guard = exchange.server.pool.get(exchange.policy.guard).guard
         try:
             async with aclosing(
                 guarded(
                     exchange.server,
                     exchange.asked.context,
                     self._fed(),
+                    multi_turn=guard.multi_turn,
+                    policy=exchange.policy,
                     route=ROUTE,
                     request_id=exchange.request_id,
                 )

@@ -52,7 +52,7 @@ class Exchange:
     asked: Asked
     request_id: str
     policy: Policy
-    """As it stood when the request came."""
+    """As it stood when the request came: all of it is decided by this one."""
     not_judged: list[str] = field(default_factory=list)
     """What was let through unseen."""
     left_out: list[str] = field(default_factory=list)
@@ -182,7 +182,7 @@ class Exchange:
         self, decide: Callable[..., Awaitable[list[Judged]]], conversations: Sequence[Conversation], what: str
     ) -> list[Judged]:
         try:
-            return await decide(conversations, route=ROUTE, request_id=self.request_id)
+            return await decide(conversations, policy=self.policy, route=ROUTE, request_id=self.request_id)
         except (LibraError, ApiError) as error:
             if not self.tolerates(error, what):
                 raise

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, NoReturn
 
+from libra_guard.guards.windows import OVERLAP
 from libra_guard.records import Conversation, Message, Role, check_text, is_visible
 from libra_guard.serve.errors import ApiError
 from libra_guard.serve.proxy.calls import CALL_FIELDS, said_by_calls
@@ -24,13 +25,10 @@ _SYSTEM, _USER, _ASSISTANT, _TOOL = ("system", "developer"), ("user",), ("assist
 ROLES = (*_SYSTEM, *_USER, *_ASSISTANT, *_TOOL)
 _THOUGHT = ("reasoning_content", "reasoning")
 _FIELDS = ("messages", "stream", "n", "model", "role", "content", "name", "refusal", "type", "text", "thinking")
-_GIVEN = ("documents", "prediction")
-"""Fields of a request whose texts are judged, however long they may be in a message."""
-_OPERATORS = ("tools", "functions", "response_format", "chat_template")
-"""These too, up to ``_MOST_OPERATORS`` characters each: mostly they are the operator's, long and always the same."""
-_MOST_OPERATORS = 4000
+_BESIDE = ("documents", "prediction", "tools", "functions", "response_format", "chat_template")
+"""Fields of a request whose texts are judged as well."""
 _TEXT_PARTS = (None, "text", "input_text", "output_text", "refusal", "thinking")
-_KNOWN = {name.casefold(): name for name in (*_FIELDS, *CALL_FIELDS, *_THOUGHT, *_GIVEN, *_OPERATORS)}
+_KNOWN = {name.casefold(): name for name in (*_FIELDS, *CALL_FIELDS, *_THOUGHT, *_BESIDE)}
 
 
 class Turn(NamedTuple):
@@ -60,7 +58,7 @@ class Asked:
     prompts: tuple[Conversation, ...]
     """What is judged before the request goes up; empty where there is no text."""
     unread: tuple[str, ...]
-    """What is not judged, being no text, or too long beside the messages."""
+    """What is not judged, being no text."""
 
     @property
     def question(self) -> str:
@@ -79,7 +77,8 @@ def read_asked(request: Mapping[str, Any], *, max_messages: int, max_chars: int)
 
     - the user's messages since the last answer, all of them, as one text;
     - what tools have been asked and have returned since then, for anybody could have written it;
-    - texts beside the messages: documents, a prediction, and what describes tools and the answer's form;
+    - texts beside the messages: documents, a prediction, and what describes tools and the answer's form, which may be
+      longer than a message and are judged in overlapping parts;
     - the beginning of an answer that the caller puts into the assistant's mouth, as an answer to the question.
 
     Earlier turns are the caller's word: whether they were judged when they were new is not known here. They stand
@@ -89,10 +88,10 @@ def read_asked(request: Mapping[str, Any], *, max_messages: int, max_chars: int)
     Args:
         request: Its body.
         max_messages: How many there may be.
-        max_chars: In one text.
+        max_chars: In one message, in the calls of tools of one, and in one part of what stands beside them.
 
     Raises:
-        ApiError: 400, with the place: a message is not what it must be, or could be read in two ways.
+        ApiError: 400, with the place: a message is not what it must be, is too long, or could be read in two ways.
     """
     _check_keys(request, "")
     messages = request.get("messages")
@@ -110,27 +109,24 @@ def read_asked(request: Mapping[str, Any], *, max_messages: int, max_chars: int)
     if isinstance(n, bool) or n not in range(1, MAX_CHOICES + 1):
         _refuse("n", f"must be a whole number from 1 to {MAX_CHOICES}")
     context, prompts, unread = _judged(turns)
-    beside, long = _beside(request, max_chars)
     return Asked(
         model=model or "",
         stream=bool(stream),
         n=int(n),
         context=context,
-        prompts=(*prompts, *beside),
-        unread=(*unread, *long),
+        prompts=(*prompts, *_beside(request, max_chars)),
+        unread=unread,
     )
 
 
-def _beside(request: Mapping[str, Any], max_chars: int) -> tuple[list[Conversation], list[str]]:
-    """The texts beside the messages as one prompt, and the fields that are too long."""
-    texts, long = list[str](), list[str]()
-    for name in (*_GIVEN, *_OPERATORS):
-        text = "\n".join(strings(request.get(name)))
-        if len(text) > (max_chars if name in _GIVEN else min(max_chars, _MOST_OPERATORS)):
-            long.append(f"{name} (too long)")
-        else:
-            texts.append(text)
-    return [Conversation(messages=m) for m in [_message(Role.USER, "\n".join(filter(None, texts)))] if m], long
+def _beside(request: Mapping[str, Any], most: int) -> Iterator[Conversation]:
+    """The texts beside the messages, in parts of at most ``most`` characters."""
+    text = "\n".join(text for name in _BESIDE for text in strings(request.get(name)) if text)
+    # As in a guard's windows: a sentence that is cut at a border stands whole in one of them.
+    repeated = int(most * OVERLAP)
+    for begin in range(0, max(1, len(text) - repeated), most - repeated):
+        if message := _message(Role.USER, text[begin : begin + most]):
+            yield Conversation(messages=message)
 
 
 def _judged(turns: list[Turn]) -> tuple[tuple[Message, ...], tuple[Conversation, ...], tuple[str, ...]]:
@@ -193,20 +189,24 @@ def _turn(message: Any, place: str, max_chars: int) -> Turn:
     if role in _ASSISTANT:
         texts += [text for field in ("refusal", *_THOUGHT) if isinstance(text := message.get(field), str)]
     text = "\n".join(texts)
-    if len(text) > max_chars:
-        _refuse(f"{place}.content", f"has {len(text)} characters, {max_chars} are allowed")
+    _check_length(text, f"{place}.content", max_chars)
     # Blank is nothing to judge; what is invisible can be read by a model, and by no person.
     if text.strip() and role not in _ASSISTANT:
         try:
             check_text(text, f"{place}.content")
         except ValueError as error:
             raise ApiError(400, str(error), param=f"{place}.content") from None
-    calls = [call for field in CALL_FIELDS for call in _listed(message.get(field))]
+    asked = [_said(message.get(field), f"{place}.{field}", max_chars) for field in CALL_FIELDS]
+    calls = any(message.get(field) for field in CALL_FIELDS)
+    return Turn(role, text if text.strip() else "", calls, "\n".join(filter(None, asked)), tuple(unread))
+
+
+def _said(calls: Any, place: str, most: int) -> str:
+    """The texts in calls of tools."""
     # Arguments may have escapes of half a character, which no conversation can hold.
-    asked = "\n".join(said_by_calls(calls)).encode("utf-8", "replace").decode()
-    if len(asked) > max_chars:
-        asked, unread = "", [*unread, f"{place}.tool_calls (too long)"]
-    return Turn(role, text if text.strip() else "", bool(calls), asked, tuple(unread))
+    text = "\n".join(said_by_calls(_listed(calls))).encode("utf-8", "replace").decode()
+    _check_length(text, place, most)
+    return text
 
 
 def _listed(calls: Any) -> list[Any]:
@@ -243,5 +243,10 @@ def _check_keys(found: Mapping[str, Any], place: str) -> None:
             _refuse(f"{place}.{known}".removeprefix("."), "is spelt with other letters, which servers read differently")
 
 
-def _refuse(place: str, fault: str) -> NoReturn:
-    raise ApiError(400, f"{place} {fault}", param=place)
+def _check_length(text: str, place: str, most: int) -> None:
+    if len(text) > most:
+        _refuse(place, f"has {len(text)} characters, {most} are allowed", "text_too_long")
+
+
+def _refuse(place: str, fault: str, code: str | None = None) -> NoReturn:
+    raise ApiError(400, f"{place} {fault}", param=place, code=code)

@@ -37,7 +37,8 @@ from libra_guard.serve.proxy.upstream import UpstreamError, error_words
 from libra_guard.serve.state import Judged
 
 KEEP_ALIVE_SECONDS = 15.0
-"""Of silence; proxies and clients give up a connection after some time without a byte."""
+"""Without a byte down; proxies and clients give up a connection after some time of that. A call that keeps coming, or a
+text that waits for the guard, is silence too."""
 _AHEAD = 8
 """The upstream is read on while less than so many times ``hold_chars`` of a text wait."""
 _MAX_HELD = 10_000
@@ -150,18 +151,23 @@ class _Relay:
         """What may be sent, as soon as it may; None where nothing could be for a while."""
         reading: asyncio.Task[dict[str, Any] | bool | None] | None = None
         waking = asyncio.create_task(self._changed.wait())
+        now = asyncio.get_running_loop().time
+        sent = now()
         try:
             while True:
                 while chunk := self._release():
                     yield chunk
+                    sent = now()
                 if self._is_over:
                     return
+                if now() - sent >= KEEP_ALIVE_SECONDS:
+                    yield None
+                    sent = now()
                 if reading is None and self._wants_more:
                     reading = asyncio.create_task(_next(events))
                 running = [task for task in (reading, waking) if task]
-                done, _ = await asyncio.wait(running, timeout=KEEP_ALIVE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-                if not done:
-                    yield None
+                patience = sent + KEEP_ALIVE_SECONDS - now()
+                await asyncio.wait(running, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
                 if waking.done():
                     self._changed.clear()
                     waking = asyncio.create_task(self._changed.wait())

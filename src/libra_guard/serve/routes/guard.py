@@ -43,7 +43,7 @@ async def guard(
     judged = await server.decide_all(
         conversations,
         guard=served.name,
-        policy=body.policy,
+        policy=profile,
         explain=body.explain,
         threshold=body.threshold,
         route=PATH,

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from libra_guard.policy.answers import Language, language_of
 from libra_guard.policy.decide import Decision
-from libra_guard.policy.profile import Action
+from libra_guard.policy.profile import Action, Policy
 from libra_guard.predict.stream import AnswerWindows, StreamState, Window
 from libra_guard.records import Conversation, Message, Role, Verdict
 from libra_guard.serve.body import StrictRoute
@@ -96,13 +96,13 @@ async def stream(
     Text is judged sentence by sentence; what has no end yet is held back, in the state, which goes into the next
     request. The server keeps nothing in between: where a request failed (429, 504), send the same again.
     """
-    windows = _resumed(body, server)
     profile = server.policy(body.policy)
-    server.pool.get(body.guard or profile.guard)
+    served = server.pool.get(body.guard or profile.guard)
+    windows = _resumed(body, server, multi_turn=served.guard.multi_turn)
     # Thousands of characters take milliseconds, in which others need not wait.
     opened = await asyncio.to_thread(windows.feed, body.text)
     opened += windows.end() if body.end else []
-    parts = await _judged(opened, body, request, server, windows)
+    parts = await _judged(opened, body, profile, request, server, windows)
     last = parts[-1].judged if parts else None
     answer = None
     if last and last.decision.action is Action.BLOCK:
@@ -124,13 +124,18 @@ class _Part(NamedTuple):
 
 
 async def _judged(
-    opened: list[Window], body: StreamRequest, request: Request, server: Server, windows: AnswerWindows
+    opened: list[Window],
+    body: StreamRequest,
+    profile: Policy,
+    request: Request,
+    server: Server,
+    windows: AnswerWindows,
 ) -> list[_Part]:
     """The windows up to the first that is blocked, a batch of them at once."""
     decide = partial(
         server.decide_all,
         guard=body.guard,
-        policy=body.policy,
+        policy=profile,
         deadline=asyncio.get_running_loop().time() + server.settings.deadline_ms / 1000,
         route=PATH,
         request_id=request.state.request_id,
@@ -139,14 +144,14 @@ async def _judged(
     size, parts = min(server.settings.batch_size, server.settings.queue_size), list[_Part]()
     for start in range(0, len(opened), size):
         batch = opened[start : start + size]
-        judged = await judge_windows(decide, batch, server.settings.stream, notes=windows.notes)
+        judged = await judge_windows(decide, batch, server.settings.stream, answer=windows)
         parts += map(_Part, batch, judged)
         if judged[-1] and judged[-1].decision.action is Action.BLOCK:
             break
     return parts
 
 
-def _resumed(body: StreamRequest, server: Server) -> AnswerWindows:
+def _resumed(body: StreamRequest, server: Server, *, multi_turn: bool) -> AnswerWindows:
     """Where the answer stands.
 
     Raises:
@@ -158,9 +163,9 @@ def _resumed(body: StreamRequest, server: Server) -> AnswerWindows:
         check_limits([made], server.settings, lambda _: "question" if body.messages is None else "messages")
     check_length(len(body.text), server.settings, "text")
     if body.state is None:
-        return AnswerWindows(before, settings)
+        return AnswerWindows(before, settings, multi_turn=multi_turn)
     try:
-        return AnswerWindows.resume(before, body.state, settings)
+        return AnswerWindows.resume(before, body.state, settings, multi_turn=multi_turn)
     except ValueError as error:
         raise ApiError(400, f"state: {error}", param="state", code="invalid_state") from None
 

@@ -159,7 +159,7 @@ async def health(server: TheServer) -> Health:
 )
 @router.api_route("/readyz", methods=["GET", "HEAD"], include_in_schema=False)
 async def ready(server: TheServer) -> Health:
-    """For a readiness probe: not before the guards are warm, and not while the server is being stopped."""
+    """For a readiness probe: not before the guards are warm. A server that is being stopped takes no connections."""
     if not (server.ready and server.pool.is_alive):
         raise ApiError(503, "not ready", code="not_ready", headers={"retry-after": "1"})
     return Health(status="ready")
