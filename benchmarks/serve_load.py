@@ -398,26 +398,15 @@ def measured() -> dict:
     from libra_guard import load_guard
 
     lengths = [len(q) + len(a) for q, a in pairs()]
-    names = ("libra-guard", "fastapi", "starlette", "uvicorn", "onnxruntime", "tokenizers")
+    names = ("libra-guard", "fastapi", "starlette", "uvicorn", "uvloop", "httptools", "onnxruntime", "tokenizers")
     return {
         "date": time.strftime("%Y-%m-%d"),
         "load_before": round(os.getloadavg()[0], 2),
         "mini": load_guard("mini").provenance()["model_hash"],
         "texts": {"set": "libra-mini", "pairs": len(lengths), "median_characters": statistics.median(lengths)},
         "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, shared by server and client",
-        "versions": {"python": platform.python_version()} | {n: version(n) for n in names} | event_loop(),
+        "versions": {"python": platform.python_version()} | {n: version(n) for n in names},
     }
-
-
-def event_loop() -> dict:
-    """What makes uvicorn faster where it is there."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = {}
-    for name in ("uvloop", "httptools"):
-        with suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
 
 
 def main() -> None:

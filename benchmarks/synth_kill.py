@@ -28,9 +28,11 @@ from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 
+from libra_guard.synth import run
+
 HERE = Path(__file__).parent
 CONFIG = HERE.parent / "configs" / "synth" / "offline.yaml"
-STEPS = ("elements", "queries", "augment", "import", "dedup", "respond", "annotate", "split")
+STEPS = tuple(run.STEPS)
 
 
 POOL = "风花雪月山川湖海春夏秋冬东南西北金木水火土日星云雨雷电江河田野草树竹石桥路车船琴棋书画诗酒茶米油盐酱醋"

@@ -7,8 +7,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
+from fastapi import Depends
 from starlette.requests import Request
 
 from libra_guard.errors import UsageError
@@ -130,11 +131,14 @@ class Server:
             raise ApiError(404, str(error), param="policy", code="policy_not_found") from None
 
 
-async def the_server(request: Request) -> Server:
-    """For routes: ``server: Annotated[Server, Depends(the_server)]``."""
+async def _the_server(request: Request) -> Server:
     # Not a plain function: those are run in another thread, a hop and back for each request.
     server: Server = request.app.state.server
     return server
+
+
+TheServer = Annotated[Server, Depends(_the_server)]
+"""For routes: a parameter of this type is the server."""
 
 
 def _decided(

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from urllib.parse import quote
 
 import httpx2
-from fastapi import APIRouter, Body, Depends, Path, Request, Response
+from fastapi import APIRouter, Body, Path, Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
@@ -32,7 +32,7 @@ from libra_guard.serve.proxy.upstream import (
     read_fault,
     read_object,
 )
-from libra_guard.serve.state import Judged, Server, the_server
+from libra_guard.serve.state import Judged, Server, TheServer
 
 PATH = "/v1/chat/completions"
 _EVENTS = "text/event-stream"
@@ -41,7 +41,6 @@ _STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 _JSON_HEADERS = {"content-type": "application/json", "x-content-type-options": "nosniff"}
 """Whatever the upstream says: no browser is to take it for a page."""
 router = APIRouter(route_class=StrictRoute, tags=["proxy"])
-TheServer = Annotated[Server, Depends(the_server)]
 _COMPLETION: dict[str, Any] = {
     "model": Completion,
     "description": "Done; also where a safe answer stands in place of what was blocked.",

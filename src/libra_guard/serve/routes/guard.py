@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Request, Response
 
 from libra_guard.policy.answers import Language, language_of
 from libra_guard.policy.profile import Action, Policy
@@ -13,7 +11,7 @@ from libra_guard.serve.body import StrictRoute
 from libra_guard.serve.errors import documented
 from libra_guard.serve.pool import Served
 from libra_guard.serve.schemas import GuardRequest, GuardResponse, GuardResult, check_limits
-from libra_guard.serve.state import Judged, Server, the_server
+from libra_guard.serve.state import Judged, TheServer
 
 router = APIRouter(route_class=StrictRoute, tags=["verdicts"])
 PATH = "/v1/guard"
@@ -29,7 +27,7 @@ PATH = "/v1/guard"
 async def guard(
     body: GuardRequest,
     request: Request,
-    server: Annotated[Server, Depends(the_server)],
+    server: TheServer,
 ) -> Response:
     """The verdict on the last question or answer of each, and the decision that the policy makes of it.
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Request, Response
 
 from libra_guard.policy.profile import Action
 from libra_guard.records import Conversation, Target
@@ -19,7 +17,7 @@ from libra_guard.serve.schemas import (
     ModerationResult,
     check_limits,
 )
-from libra_guard.serve.state import Judged, Server, the_server
+from libra_guard.serve.state import Judged, TheServer
 
 router = APIRouter(route_class=StrictRoute, tags=["verdicts"])
 PATH = "/v1/moderations"
@@ -36,7 +34,7 @@ _TEXT_ALONE: dict[str, list[str]] = {code: ["text"] for code in OPENAI}
 async def moderations(
     body: ModerationRequest,
     request: Request,
-    server: Annotated[Server, Depends(the_server)],
+    server: TheServer,
 ) -> Response:
     """Each text is judged by itself, as something that a user said; by a guard that judges no questions, as an answer.
 

@@ -6,7 +6,7 @@ import asyncio
 from functools import partial
 from typing import Annotated, NamedTuple, Self
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Request, Response
 from pydantic import Field, model_validator
 
 from libra_guard.policy.answers import Language, language_of
@@ -17,7 +17,7 @@ from libra_guard.records import Conversation, Message, Role, Verdict
 from libra_guard.serve.body import StrictRoute
 from libra_guard.serve.errors import ApiError, documented
 from libra_guard.serve.schemas import HARD_LIMIT, Answered, Asked, Name, Text, check_length, check_limits
-from libra_guard.serve.state import Judged, Server, the_server
+from libra_guard.serve.state import Judged, Server, TheServer
 from libra_guard.serve.streaming import judge_windows
 
 router = APIRouter(route_class=StrictRoute, tags=["verdicts"])
@@ -89,7 +89,7 @@ class StreamResponse(Answered):
 async def stream(
     body: StreamRequest,
     request: Request,
-    server: Annotated[Server, Depends(the_server)],
+    server: TheServer,
 ) -> Response:
     """Send what is new, show what is released.
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from fastapi import APIRouter, Depends, Response
+from fastapi import APIRouter, Response
 
 from libra_guard import __version__
 from libra_guard.policy.profile import Mode
@@ -12,11 +12,10 @@ from libra_guard.records import Target
 from libra_guard.serve.errors import ApiError, documented
 from libra_guard.serve.pool import Served
 from libra_guard.serve.schemas import Answered
-from libra_guard.serve.state import Server, the_server
+from libra_guard.serve.state import TheServer
 from libra_guard.taxonomy import CategorySystem
 
 router = APIRouter(tags=["system"])
-TheServer = Annotated[Server, Depends(the_server)]
 
 
 class CategoryInfo(Answered):
