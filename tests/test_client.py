@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import inspect
 import json
+import ssl
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -19,6 +21,10 @@ from libra_guard import AsyncClient, BackendError, Client, Conversation, Label, 
 from libra_guard.client import Judged
 from libra_guard.errors import RefusedError
 from libra_guard.policy import Action
+from libra_guard.predict.arrivals import FirstHit
+from libra_guard.records import Message, Role, Target
+from libra_guard.serve.routes.stream import StreamRequest
+from libra_guard.serve.schemas import GuardRequest, ModerationRequest
 
 URL = "http://127.0.0.1:8300"
 TEA = Conversation.from_pair("如何泡一杯绿茶？", "水温八十度左右。")
@@ -30,6 +36,16 @@ MODERATED = {"flagged": False, "categories": {"violence": False}, "category_scor
 
 ROW = len('{"messages": [{"role": "user", "content": "好0000"}]}, '.encode())
 """Bytes of a conversation below."""
+
+
+CHOSEN = {
+    "target": Target.PROMPT,
+    "guard": "big",
+    "policy": "strict",
+    "threshold": 0.0,
+    "explain": True,
+    "language": "en",
+}
 
 
 class Reply(NamedTuple):
@@ -120,7 +136,7 @@ def failing(status: int, message: str = "no", code: str | None = None, **headers
 
 def test_judging(both: Both) -> None:
     server = Server({"results": [SAFE]})
-    judged = both(server, "judge", [TEA], explain=True, guard="big", policy="strict")
+    judged = both(server, "judge", [TEA], **CHOSEN)
     assert [type(j) for j in judged] == [Judged]
     assert (judged[0].label, judged[0].unsafe_score, judged[0].flagged) == (Label.SAFE, 0.1, False)
     assert judged[0].decision.action is Action.PASS
@@ -130,9 +146,27 @@ def test_judging(both: Both) -> None:
     assert request.headers["authorization"] == "Bearer key"
     assert request.headers["content-type"] == "application/json"
     messages = [{"role": "user", "content": TEA.question}, {"role": "assistant", "content": TEA.response}]
-    assert server.bodies == [
-        {"conversations": [{"messages": messages}], "guard": "big", "policy": "strict", "explain": True}
-    ]
+    assert server.bodies == [{"conversations": [{"messages": messages}], **CHOSEN}]
+    server = Server({"results": [SAFE]})
+    both(server, "check", TEA.question, TEA.response, **CHOSEN)
+    assert server.bodies == [{"conversations": [{"messages": messages}], **CHOSEN}]
+    assert GuardRequest.model_validate(server.bodies[0]).target is Target.PROMPT
+
+
+def taken(kind: type, method: str, *positional: str) -> set[str]:
+    """The options that a method has."""
+    return set(inspect.signature(getattr(kind, method)).parameters) - {"self", *positional}
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+def test_all_that_the_server_takes_can_be_given(kind: type) -> None:
+    """A new field of a request needs an option here; fields that the client fills by itself are named."""
+    asked = set(GuardRequest.model_fields) - {"conversations", "conversation"}
+    assert taken(kind, "judge", "conversations") == taken(kind, "check", "question", "response") == asked
+    moderated = set(ModerationRequest.model_fields) - {"input", "model"}
+    assert taken(kind, "moderate", "texts") == {*moderated, "guard"}
+    streamed = set(StreamRequest.model_fields) - {"question", "messages", "text", "state", "end", "flush"}
+    assert taken(kind, "stream", "question", "chunks") == {*streamed, "hold_ms"}
 
 
 def test_what_was_not_chosen_is_left_to_the_server(both: Both) -> None:
@@ -177,11 +211,11 @@ def test_a_row_too_long_for_any_request_is_sent_alone(both: Both) -> None:
 
 def test_moderation(both: Both) -> None:
     server = Server({"results": [MODERATED | {"libra": 1}]})
-    (result,) = both(server, "moderate", ["你好"], guard="big")
+    (result,) = both(server, "moderate", ["你好"], guard="big", policy="strict")
     assert (result.flagged, result.category_scores) == (False, {"violence": 0.1})
     assert result.model_extra == {"libra": 1}
     assert server.asked[0].url.path == "/v1/moderations"
-    assert server.bodies == [{"input": ["你好"], "model": "big"}]
+    assert server.bodies == [{"input": ["你好"], "model": "big", "policy": "strict"}]
     assert len(both(Server(), "moderate", ["你好"] * 101)) == 101
 
 
@@ -218,7 +252,7 @@ def test_tried_again(both: Both, reply: Any, seconds: float | None) -> None:
 @pytest.mark.parametrize("reply", [failing(429, "too busy"), failing(503, "too busy"), httpx2.ConnectError("too busy")])
 def test_tried_again_so_often_and_no_more(both: Both, reply: Any) -> None:
     server = Server(*[reply] * 9)
-    with pytest.raises(BackendError, match=r"too busy \(3 attempts\)"):
+    with pytest.raises(BackendError, match=r"too busy.* \(3 attempts\)$"):
         both(server, "check", "你好", retries=2)
     assert len(server.asked) == 3
     assert len(both.pauses) == 2
@@ -239,7 +273,10 @@ def test_tried_again_so_often_and_no_more(both: Both, reply: Any) -> None:
         (Reply(502, "<h1>Bad\n gateway</h1>"), BackendError, "502: <h1>Bad gateway</h1>$"),
         (Reply(500, '["error"]'), BackendError, '500: \\["error"\\]'),
         (Reply(500), BackendError, "500: nothing"),
-        (httpx2.ReadTimeout("late"), BackendError, "did not answer within 60 s"),
+        (httpx2.ReadTimeout("late"), BackendError, "did not answer within 60 s, the client's timeout: give a longer"),
+        (httpx2.WriteTimeout("late"), BackendError, "did not answer within 60 s"),
+        (httpx2.PoolTimeout("late"), BackendError, "was not asked within 60 s.* too many requests of this client"),
+        (httpx2.DecodingError("no gzip"), BackendError, "and this client do not understand each other: no gzip$"),
         (Reply(200, "hello"), BackendError, "does not answer as Libra's server"),
         ([], BackendError, "does not answer as Libra's server"),
         ({"results": []}, BackendError, "does not answer as Libra's server"),
@@ -256,6 +293,46 @@ def test_failures_are_told_at_once(both: Both, reply: Any, kind: type[Exception]
     assert type(told.value) is kind
     assert len(server.asked) == 1
     assert "你好" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (
+            httpx2.ConnectError("[Errno 111] Connection refused"),
+            r"cannot be reached: .* refused; is it running, and at",
+        ),
+        (httpx2.ConnectTimeout("late"), "cannot be reached within 60 s, the client's timeout: is the address right"),
+        (httpx2.ProxyError("407"), "cannot be reached through the proxy that the environment names: 407"),
+        (httpx2.ReadError(""), "broke the connection off before its answer was whole: ReadError; see its log"),
+        (httpx2.WriteError("reset"), "broke the connection off"),
+        (httpx2.RemoteProtocolError("Server disconnected."), "broke the connection off .* disconnected; see its log"),
+    ],
+)
+def test_each_failure_of_the_network_has_words_of_its_own(both: Both, error: Exception, words: str) -> None:
+    server = Server(*[error] * 2)
+    with pytest.raises(BackendError, match=f"^the server {URL} {words}.* \\(2 attempts\\)$"):
+        both(server, "check", "你好", retries=1)
+
+
+@pytest.mark.parametrize("between", [0, 1])
+def test_a_certificate_that_is_not_trusted_is_not_tried_again(both: Both, between: int) -> None:
+    error: Exception = ssl.SSLCertVerificationError("self-signed certificate")
+    for _ in range(between + 1):
+        outer = httpx2.ConnectError("self-signed certificate")
+        outer.__context__ = error
+        error = outer
+    server = Server(error)
+    with pytest.raises(BackendError, match=r"cannot be reached over TLS: self-signed certificate; .*SSL_CERT_FILE"):
+        both(server, "check", "你好")
+    assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize("key", ["geheim\n", "密钥", "a\tb"])
+def test_a_key_that_no_header_can_hold(key: str) -> None:
+    with pytest.raises(UsageError, match="the API key holds what no header can") as told:
+        Client(URL, key)
+    assert key not in str(told.value)
 
 
 @pytest.mark.parametrize(
@@ -280,7 +357,7 @@ def test_wrong_calls_ask_nothing(both: Both, method: str, given: Any, kind: type
 
 def stream_reply(released: str, state: str | None, *, stopped: bool = False) -> dict[str, Any]:
     found = UNSAFE if stopped else SAFE
-    windows = [{"start": 0, "end": 4, "verdict": found["verdict"], "decision": found["decision"]}]
+    windows = [{"start": 0, "end": 1, "verdict": found["verdict"], "decision": found["decision"]}]
     answer = "换个话题吧。" if stopped else None
     return {"windows": windows, "released": released, "stopped": stopped, "answer": answer, "state": state}
 
@@ -314,6 +391,54 @@ def test_a_stream_ends_before_what_is_blocked(both: Both) -> None:
     assert read == ["好。", "坏。"]
 
 
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Any:
+    found = SimpleNamespace(now=100.0)
+    monkeypatch.setattr("libra_guard.predict.arrivals.time", SimpleNamespace(monotonic=lambda: found.now))
+    return found
+
+
+def test_text_that_has_waited_is_judged_as_it_is(both: Both, clock: Any) -> None:
+    def chunks() -> Iterator[str]:
+        for seconds, chunk in ((0, "一"), (1, "二"), (1, ""), (1, "三"), (1, "四"), (1, "五")):
+            clock.now += seconds
+            yield chunk
+
+    server = Server(stream_reply("一二", "1"), stream_reply("三四", "2"), stream_reply("五", None))
+    assert both(server, "stream", "", chunks())[0] == ["一二", "三四", "五"]
+    assert server.bodies == [
+        {"text": "一二", "state": None, "end": False, "flush": True},
+        {"text": "三四五", "state": "1", "end": False, "flush": True},
+        {"text": "", "state": "2", "end": True},
+    ]
+    server = Server(stream_reply("一二三四五", None))
+    both(server, "stream", "", chunks(), hold_ms=9000)
+    assert server.bodies == [{"text": "一二三四五", "state": None, "end": True}]
+
+
+def test_how_fast_what_ends_a_stream_was_found(clock: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def chunks() -> Iterator[str]:
+        for chunk in ("好", "坏", "的。"):
+            clock.now += 1
+            yield chunk
+
+    class Slow(Server):
+        def __call__(self, request: httpx2.Request) -> httpx2.Response:
+            clock.now += 0.25
+            return super().__call__(request)
+
+    reply = stream_reply("", None, stopped=True)
+    reply["windows"][0]["end"] = 2
+    transport = httpx2.MockTransport(Slow(reply, {**reply, "windows": [{**reply["windows"][0], "end": 5}]}))
+    monkeypatch.setattr(httpx2, "Client", functools.partial(httpx2.Client, transport=transport))
+    with Client(URL) as client:
+        stream = client.stream("", chunks())
+        assert (list(stream), stream.first_hit) == ([], FirstHit(end=2, ahead=2, ms=1250))
+        assert client.stream("", []).first_hit is None
+        with pytest.raises(BackendError, match="does not answer as Libra's server"):
+            list(client.stream("", chunks()))
+
+
 def test_a_stream_that_is_blocked_at_its_end(both: Both) -> None:
     shown, stopped = both(Server(stream_reply("", None, stopped=True)), "stream", "问题", ["坏"])
     assert (shown, stopped.label) == ([], Label.UNSAFE)
@@ -325,6 +450,23 @@ def test_a_stream_whose_question_is_not_known(both: Both) -> None:
     assert server.bodies == [{"text": "好", "state": None, "end": True}]
     with pytest.raises(ValueError, match="question is empty"):
         both(server, "stream", " ", ["好"])
+    server = Server(stream_reply("好", None))
+    both(server, "stream", [], ["好"])
+    assert "messages" not in server.bodies[0]
+
+
+def test_a_stream_after_several_messages(both: Both) -> None:
+    messages = [Message(role=Role.USER, content="一"), Message(role=Role.ASSISTANT, content="二")]
+    server = Server(stream_reply("好", None))
+    both(server, "stream", messages, ["好"], guard="big", policy="strict", language="en")
+    written = [{"role": "user", "content": "一"}, {"role": "assistant", "content": "二"}]
+    chosen = {"guard": "big", "policy": "strict", "language": "en"}
+    assert server.bodies == [{"messages": written, "text": "好", "state": None, "end": True, **chosen}]
+    StreamRequest.model_validate_json(json.dumps(server.bodies[0]))
+    with pytest.raises(TypeError, match="Message, not dict"):
+        both(server, "stream", written, ["好"])
+    with pytest.raises(UsageError, match="hold_ms must be more than 0"):
+        both(server, "stream", "", ["好"], hold_ms=0)
 
 
 @pytest.mark.parametrize(

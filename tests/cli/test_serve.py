@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -16,11 +17,12 @@ from typing import Any
 
 import pytest
 import uvicorn
+from starlette.testclient import TestClient
 from typer.testing import Result
 
 from libra_guard.cli import serve
 from libra_guard.errors import MissingExtraError, UsageError
-from libra_guard.serve.settings import HANDED_ON, ServerSettings
+from libra_guard.serve.settings import ServerSettings
 
 Call = Callable[..., Result]
 
@@ -113,6 +115,27 @@ def test_a_file_that_is_not_in_force_is_told_of(call: Call, monkeypatch: Any, tm
     assert call("serve", "--port", "0", "--policy-file", str(file), "--policy", "shop").stderr == ""
 
 
+def test_what_was_checked_is_what_is_served(call: Call, monkeypatch: Any, tmp_path: Path) -> None:
+    words, policy, keys = tmp_path / "words.txt", tmp_path / "shop.yaml", tmp_path / "keys"
+    words.write_text("坏词\n", encoding="utf-8")
+    policy.write_text("mode: monitor\n", encoding="utf-8")
+    keys.write_text("one\n", encoding="utf-8")
+    seen: list[Any] = []
+
+    def run(server: uvicorn.Server, _: Any) -> None:
+        policy.write_text("mode: sleep\n", encoding="utf-8")
+        keys.write_text("other\n", encoding="utf-8")
+        with TestClient(server.config.app) as client:  # type: ignore[arg-type]
+            answer = client.get("/v1/policies", headers={"authorization": "Bearer one"})
+            seen.extend(one["mode"] for one in answer.json()["data"] if one["id"] == "shop")
+
+    monkeypatch.setattr("libra_guard.serve.logs.set_up", lambda **_: None)
+    monkeypatch.setattr(uvicorn.Server, "run", run)
+    options = ("-g", f"words:{words}", "--policy-file", str(policy), "--policy", "shop", "--api-key-file", str(keys))
+    assert call("serve", "--port", "0", *options).exit_code == 0
+    assert seen == ["monitor"]
+
+
 def test_a_worker_that_still_imports_leaves_ctrl_c_to_the_command(call: Call, monkeypatch: Any) -> None:
     class Supervisor:
         processes: tuple[Any, ...] = ()
@@ -131,7 +154,6 @@ def test_a_worker_that_still_imports_leaves_ctrl_c_to_the_command(call: Call, mo
     monkeypatch.setattr("libra_guard.serve.logs.set_up", lambda **_: None)
     monkeypatch.setattr("uvicorn.supervisors.Multiprocess", Supervisor)
     monkeypatch.setattr("libra_guard.serve.metrics.several_workers", nullcontext)
-    monkeypatch.setenv(HANDED_ON, "")
     done = call("serve", "--port", "0", "--workers", "2")
     assert seen == [signal.SIG_IGN, signal.getsignal(signal.SIGINT)]
     assert "  guard     mini\n" in done.stdout
@@ -157,7 +179,6 @@ def test_the_port_is_closed_before_the_workers_are_told_to_stop(call: Call, monk
     monkeypatch.setattr("libra_guard.serve.logs.set_up", lambda **_: None)
     monkeypatch.setattr("uvicorn.supervisors.Multiprocess", Supervisor)
     monkeypatch.setattr("libra_guard.serve.metrics.several_workers", nullcontext)
-    monkeypatch.setenv(HANDED_ON, "")
     assert call("serve", "--port", "0", "--workers", "2").exit_code == 0
     assert seen == [True, False]
 
@@ -224,7 +245,11 @@ def test_several_workers(tmp_path: Path) -> None:
     words = tmp_path / "words.txt"
     words.write_text("坏词\n", encoding="utf-8")
     key = {"authorization": "Bearer geheim"}
-    with Running("-g", f"words:{words}", "--workers", "2", LIBRA_SERVE_API_KEY="geheim") as server:
+    # A pipe, which says everything only once.
+    keys = tmp_path / "keys"
+    os.mkfifo(keys)
+    threading.Thread(target=keys.write_text, args=("geheim\n",), daemon=True).start()
+    with Running("-g", f"words:{words}", "--workers", "2", "--api-key-file", str(keys)) as server:
         server.until_ready()
         assert server.ask("/v1/guards")[0] == 401
         for _ in range(10):

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,8 @@ from pydantic import ValidationError
 from libra_guard.backends.scripted import ScriptedBackend
 from libra_guard.guards.base import Guard
 from libra_guard.guards.windows import shorten
-from libra_guard.predict import stream
+from libra_guard.predict import arrivals, stream
+from libra_guard.predict.arrivals import FirstHit
 from libra_guard.predict.stream import (
     LEFT_OUT,
     SHORTENED,
@@ -551,6 +553,26 @@ def test_a_guard_without_scores_looks_twice() -> None:
     found = list(judge_stream(guard, QUESTION, ["先温杯啊。再投茶啊。"], settings=SMALL))
     assert "".join(v.text for v in found) == "先温杯啊。再投茶啊。"
     assert guard.asked == ["先温杯啊。", "再投茶啊。", "先温杯啊。再投茶啊。"]
+
+
+def test_how_fast_what_is_flagged_was_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(now=100.0)
+    monkeypatch.setattr(arrivals, "time", SimpleNamespace(monotonic=lambda: clock.now))
+
+    def chunks() -> Iterator[str]:
+        for chunk in ("先温杯啊。再", "【甲】", "【乙】。", "然后"):
+            clock.now += 1
+            yield chunk
+
+    class Slow(MarkedGuard):
+        def _judge(self, conversations: Sequence[Conversation]) -> list[Verdict]:
+            clock.now += 0.25
+            return super()._judge(conversations)
+
+    *safe, last = judge_stream(Slow(), QUESTION, chunks(), settings=SMALL)
+    assert [v.first_hit for v in safe] == [None]
+    # Its full stop had come a second before it was known to end a sentence.
+    assert last.first_hit == FirstHit(end=13, ahead=2, ms=1250)
 
 
 def test_an_answer_that_shows_nothing() -> None:

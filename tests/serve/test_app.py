@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
+import pickle
 import time
 from collections.abc import Callable
 from typing import Any
@@ -13,8 +13,8 @@ import httpx2
 import pytest
 
 from libra_guard.errors import BackendError, UsageError
-from libra_guard.serve.app import create_app, from_environment
-from libra_guard.serve.settings import HANDED_ON, ServerSettings
+from libra_guard.serve.app import create_app, worker_app
+from libra_guard.serve.settings import ServerSettings
 
 BODY = {"input": "good"}
 
@@ -178,9 +178,10 @@ def test_a_worker_has_the_settings_of_the_command(monkeypatch: Any, tmp_path: An
     given = ServerSettings(
         api_key="k", upstream="http://127.0.0.1:1/v1/", upstream_key="u", max_chars=7, audit=tmp_path / "a"
     )
-    monkeypatch.setenv(HANDED_ON, given.dumped())
     monkeypatch.setenv("LIBRA_SERVE_MAX_CHARS", "9")
-    assert ServerSettings.handed_on() == given
+    # As spawned processes are given their arguments.
+    settings = pickle.loads(pickle.dumps(given))
+    assert settings == given
+    assert settings.upstream_key.get_secret_value() == "u"
     monkeypatch.setattr("libra_guard.serve.logs.set_up", lambda **_: None)
-    assert from_environment().title == "Libra"
-    assert "api_key" in os.environ[HANDED_ON]
+    assert worker_app(settings).title == "Libra"

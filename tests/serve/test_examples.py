@@ -198,8 +198,12 @@ def test_local_or_server(
 
 @pytest.mark.skipif(not shutil.which("curl"), reason="there is no curl")
 @pytest.mark.parametrize(("text", "code"), [("如何泡茶？\n", 0), (f'"{BAD}"\\ \x00 $(x)\n', 1), ("", 2)])
-def test_shell(live: Live, text: str, code: int) -> None:
-    variables = {"PATH": os.environ["PATH"], "LIBRA_URL": live(api_key="k").url, "LIBRA_API_KEY": "k"}
+def test_shell(live: Live, text: str, code: int, tmp_path: Path) -> None:
+    seen, curl = tmp_path / "seen", tmp_path / "curl"
+    curl.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > {seen}\nexec {shutil.which("curl")} "$@"\n')
+    curl.chmod(0o700)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    variables = {"PATH": path, "LIBRA_URL": live(api_key="geheim").url, "LIBRA_API_KEY": "geheim"}
     done = subprocess.run(
         ["sh", str(EXAMPLES / "check.sh")],
         input=text,
@@ -211,3 +215,4 @@ def test_shell(live: Live, text: str, code: int) -> None:
     )
     assert (done.returncode, done.stdout) == (code, ""), done.stderr
     assert bool(done.stderr) == (code == 2)
+    assert "geheim" not in seen.read_text()

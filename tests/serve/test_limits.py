@@ -8,6 +8,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -197,6 +198,65 @@ def test_what_is_not_http_is_closed(live: Any, connect: Any, garbage: bytes) -> 
     server = live()
     assert connect(server.port).send(garbage + b"\r\n\r\n").is_closed()
     assert connect(server.port).send(length(len(GOOD)) + GOOD).answer()[0] == 200
+
+
+def test_more_requests_than_may_be_under_way_are_refused(live: Any, connect: Any, guard: Any) -> None:
+    server = live(max_requests=1)
+    wait_for(lambda: server.app.state.server.ready)
+    guard.gate.clear()
+    guard.entered.clear()
+    first = connect(server.port).send(length(len(GOOD)) + GOOD)
+    wait_for(guard.entered.is_set)
+    second = connect(server.port).send(length(len(GOOD)) + GOOD)
+    status, headers, body = second.answer()
+    assert (status, headers["retry-after"]) == (503, "1")
+    assert (body["error"]["type"], body["error"]["code"]) == ("server_error", "too_many_requests")
+    # Probes hear from a busy server too.
+    assert connect(server.port).send(b"GET /readyz HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n").answer()[0] == 200
+    guard.gate.set()
+    assert first.answer()[0] == 200
+    assert second.send(length(len(GOOD)) + GOOD).answer()[0] == 200
+    assert 'libra_rejected_total{reason="requests"} 1.0' in server.app.state.metrics.render()[0].decode()
+
+
+def test_a_client_that_hangs_up_leaves_its_place(live: Any, connect: Any, guard: Any) -> None:
+    server = live(max_requests=1)
+    wait_for(lambda: server.app.state.server.ready)
+    guard.gate.clear()
+    guard.entered.clear()
+    first = connect(server.port).send(length(len(GOOD)) + GOOD)
+    wait_for(guard.entered.is_set)
+    first.socket.close()
+    client = connect(server.port)
+    # The guard is still at it.
+    wait_for(lambda: client.send(b"GET /v1/guards HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n").answer()[0] == 200)
+
+
+def test_a_client_that_takes_its_answer_slowly_has_time() -> None:
+    waiting: list[tuple[float, Any]] = []
+    left, aborted = [900, 600, 600], []
+    protocol = BoundedProtocol.__new__(BoundedProtocol)
+    protocol.flow = SimpleNamespace(pause_writing=lambda: None, resume_writing=lambda: None)
+
+    def call_later(seconds: float, see: Any, before: int) -> Any:
+        waiting.append((seconds, lambda: see(before)))
+        return SimpleNamespace(cancel=waiting.clear)
+
+    protocol.loop = SimpleNamespace(call_later=call_later)
+    protocol.transport = SimpleNamespace(
+        get_write_buffer_size=lambda: left.pop(0), abort=lambda: aborted.append(len(left))
+    )
+    protocol.pause_writing()
+    for _ in range(2):
+        seconds, see = waiting.pop()
+        assert seconds == protocol.write_seconds
+        see()
+    # Only where nothing was taken since the last look.
+    assert aborted == [0]
+    left.append(900)
+    protocol.pause_writing()
+    protocol.resume_writing()
+    assert waiting == []
 
 
 def wait_for(condition: Callable[[], Any]) -> None:

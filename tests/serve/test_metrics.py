@@ -83,6 +83,7 @@ def test_each_helper_reaches_its_series():
     metrics.judged("mini", 5, 0.2)
     metrics.first_text(0.3)
     metrics.window(0.04)
+    metrics.first_hit(0.6)
     metrics.upstream(0.7)
     metrics.upstream_failed("timeout")
     metrics.policy_problems({"a": "broken", "b": "gone"})
@@ -97,6 +98,7 @@ def test_each_helper_reaches_its_series():
         ("libra_guard_seconds_sum", "mini"): 0.2,
         ("libra_stream_first_text_seconds_sum",): 0.3,
         ("libra_stream_window_seconds_sum",): 0.04,
+        ("libra_stream_first_hit_seconds_sum",): 0.6,
         ("libra_upstream_seconds_sum",): 0.7,
         ("libra_upstream_errors_total", "timeout"): 1,
         ("libra_policy_problems",): 2,

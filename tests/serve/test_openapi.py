@@ -33,8 +33,8 @@ STATUSES = {
     "createChatCompletion": BODY | JUDGED | {"4XX"},
     "listModels": JUDGED - {"404", "429"} | {"400", "4XX"},
     "retrieveModel": JUDGED - {"429"} | {"400", "4XX"},
-    **dict.fromkeys(("listGuards", "listPolicies", "getMetrics"), JUDGED & {"500"} | {"400"}),
-    **dict.fromkeys(("getHealth", "getReadiness"), JUDGED & {"500", "503"} | {"400"}),
+    "getMetrics": JUDGED & {"500"} | {"400"},
+    **dict.fromkeys(("listGuards", "listPolicies", "getHealth", "getReadiness"), JUDGED & {"500", "503"} | {"400"}),
 }
 
 

@@ -13,6 +13,7 @@ from libra_guard.records import Conversation, Target
 from libra_guard.serve.batcher import QueueFullError
 from libra_guard.serve.categories import Categories
 from libra_guard.serve.errors import ApiError
+from libra_guard.serve.known import Known
 from libra_guard.serve.pool import Served, check_guards, load_guards, warm_up
 from libra_guard.serve.settings import ServerSettings
 
@@ -31,7 +32,7 @@ class Noted:
 
 
 def pool_of(guard: Any, batcher: Noted) -> Any:
-    return SimpleNamespace(all=[Served("fake", guard, batcher, Categories(None))])  # type: ignore[arg-type]
+    return SimpleNamespace(all=[Served("fake", guard, batcher, Categories(None), Known())])  # type: ignore[arg-type]
 
 
 def test_warm_up_asks_only_what_the_guard_judges(guard: Any) -> None:

@@ -4,11 +4,13 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 
+from libra_guard.predict import arrivals
 from libra_guard.predict.stream import LEFT_OUT, SHORTENED
 
 URL = "/v1/guard/stream"
@@ -83,6 +85,40 @@ def test_what_is_answered(client: TestClient) -> None:
     assert (held["released"], held["windows"], held["state"]["pending"]) == ("", [], "然后注水")
     last = post(client, question=QUESTION, text="", state=held["state"], end=True)
     assert (last["released"], last["state"]) == ("然后注水", None)
+
+
+def test_what_waits_is_judged_as_it_is_when_that_is_asked_for(client: TestClient, guard: Any) -> None:
+    first = post(client, question=QUESTION, text=f"{SAFE}然后")
+    assert first["released"] == SAFE
+    flushed = post(client, question=QUESTION, text="", state=first["state"], flush=True)
+    assert (flushed["released"], flushed["state"]["pending"]) == ("然后", "")
+    again = post(client, question=QUESTION, text="", state=flushed["state"], flush=True)
+    assert (again["released"], again["windows"]) == ("", [])
+    # All that waits: the sentence that has ended, too short for a window of its own, and the beginning of the next.
+    both = post(client, question=QUESTION, text="好。再【坏】", state=again["state"], flush=True)
+    assert guard.asked[-2:] == ["然后好。", "再【坏】"]
+    assert (both["released"], both["stopped"]) == ("好。", True)
+    assert post(client, question=QUESTION, text=f"{SAFE}然后", flush=True, end=True)["released"] == f"{SAFE}然后"
+
+
+def test_how_fast_what_is_blocked_was_found(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(now=100.0)
+    monkeypatch.setattr(arrivals, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    client = make_server()
+    server = client.app.state.server
+    decide_all = server.decide_all
+
+    async def slow(*args: Any, **options: Any) -> Any:
+        clock.now += 0.25
+        return await decide_all(*args, **options)
+
+    server.decide_all = slow
+    first = post(client, question=QUESTION, text=f"{SAFE}这样【坏】做就行了。")
+    assert (first["stopped"], first["first_hit"]) == (False, None)
+    # The full stop came with the request before: only the caller knows when.
+    clock.now += 60
+    last = post(client, question=QUESTION, text="然后再注水", state=first["state"])
+    assert last["first_hit"] == {"end": 22, "ahead": 5, "ms": 250}
 
 
 def test_the_same_request_again_is_answered_the_same(client: TestClient) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import pickle
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +34,8 @@ from libra_guard.serve.settings import ServerSettings, public_name, read_setting
         ({"batch_wait_ms": float("nan")}, "LIBRA_SERVE_BATCH_WAIT_MS"),
         ({"stream_overlap": 300}, "overlap is 300"),
         ({"stream_hold_chars": 1}, "stream_hold_chars: "),
+        ({"stream_doubt": 2}, "stream_doubt: "),
+        ({"stream_work": 1}, "stream_work: "),
         ({"nonsense": 1}, "nonsense"),
     ],
 )
@@ -61,6 +66,22 @@ def test_the_environment(monkeypatch: Any) -> None:
     assert (found.keys(), found.port) == (("k",), 9001)
 
 
+def test_keys_that_are_said_only_once(tmp_path: Path) -> None:
+    """As with ``--api-key-file <(pass show key)``."""
+    file = tmp_path / "keys"
+    os.mkfifo(file)
+    writer = threading.Thread(target=file.write_text, args=("one\ntwo\n",), daemon=True)
+    writer.start()
+    settings = read_settings(api_key_file=file)
+    assert settings.keys() == ("one", "two")
+    writer.join(10)
+    file.unlink()
+    assert settings.keys() == ("one", "two")
+    # A worker, too, has what was read.
+    assert pickle.loads(pickle.dumps(settings)).keys() == ("one", "two")
+    assert "two" not in repr(settings)
+
+
 @pytest.mark.parametrize(
     ("name", "told"), [("LIBRA_SERVE_POTR", "LIBRA_SERVE_PORT?"), ("LIBRA_SERVE_XYZQ", "no setting")]
 )
@@ -86,7 +107,10 @@ def test_public_names(spec: str, name: tuple[str, str]) -> None:
 
 def test_streams() -> None:
     assert ServerSettings().stream == StreamSettings()
-    assert ServerSettings(stream_hold_ms=500, stream_overlap=10).stream == StreamSettings(hold_ms=500, overlap=10)
+    others = {"least": 5, "overlap": 10, "doubt": 0.5, "hold_chars": 300, "hold_ms": 500.0, "work": 3.0}
+    given = {f"stream_{name}": value for name, value in others.items()}
+    assert ServerSettings(**given).stream.model_dump() == others
+    assert {name for name in ServerSettings.model_fields if name.startswith("stream_")} == set(given)
 
 
 @pytest.mark.parametrize(

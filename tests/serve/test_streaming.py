@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,8 +12,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from libra_guard.errors import BackendError
 from libra_guard.policy import load_policy
 from libra_guard.policy.decide import decide
+from libra_guard.predict.arrivals import Arrivals
 from libra_guard.predict.stream import LEFT_OUT, SHORTENED, AnswerWindows, StreamSettings
 from libra_guard.records import Conversation, Label, Message, Role, Verdict
+from libra_guard.serve import streaming
 from libra_guard.serve.batcher import QueueFullError
 from libra_guard.serve.metrics import Metrics
 from libra_guard.serve.settings import ServerSettings
@@ -405,13 +408,48 @@ def test_a_shortened_question_is_said() -> None:
     assert part.judged.verdict.notes == (SHORTENED,)
 
 
+def counted(server: FakeServer) -> dict[str, float]:
+    families = text_string_to_metric_families(server.metrics.render()[0].decode())
+    return {sample.name: sample.value for family in families for sample in family.samples}
+
+
 def test_times_are_counted() -> None:
     server = FakeServer()
     run(server, Upstream("先把杯子温一下，再投茶。水温要在八十度左右。"), None)
-    counts = {
-        sample.name: sample.value
-        for family in text_string_to_metric_families(server.metrics.render()[0].decode())
-        for sample in family.samples
-    }
+    counts = counted(server)
     assert counts["libra_stream_first_text_seconds_count"] == 1
     assert counts["libra_stream_window_seconds_count"] == 2
+    assert counts["libra_stream_first_hit_seconds_count"] == 0
+
+
+def test_the_first_hit_counts_from_the_last_character_of_what_is_blocked(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(now=100.0)
+    monkeypatch.setattr(streaming, "Arrivals", lambda _: Arrivals(lambda: clock.now))
+
+    class Timed(Upstream):
+        async def __anext__(self) -> str:
+            chunk = await super().__anext__()
+            clock.now += 1
+            return chunk
+
+    async def judging() -> None:
+        clock.now += 0.25
+
+    server, never = FakeServer(), asyncio.Event()
+    server.before = judging
+    # The full stop comes at 102, what tells that it ends a sentence at 103.
+    parts = run(server, Timed("水【坏】温", "左右。", "然", never))
+    assert isinstance(parts[-1], Stopped)
+    counts = counted(server)
+    assert counts["libra_stream_first_hit_seconds_count"] == counts["libra_stream_window_seconds_count"] == 1
+    assert counts["libra_stream_first_hit_seconds_sum"] == counts["libra_stream_window_seconds_sum"] == 1.25
+
+    async def slowly() -> None:
+        async with aclosing(guarded(server, "", Upstream("先温杯啊。水【坏】温左右。然"), settings=PATIENT)) as parts:
+            async for _ in parts:
+                clock.now += 60
+
+    asyncio.run(asyncio.wait_for(slowly(), 20))
+    counts = counted(server)
+    assert counts["libra_stream_first_hit_seconds_sum"] == 1.5
+    assert counts["libra_stream_window_seconds_sum"] == 1.75

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -72,7 +72,7 @@ def _one(settings: ServerSettings, profiles: PolicyStore, listening: socket.sock
 
     # Loaded here, so that what is wrong with a guard is an error of this command.
     guards = load_guards(settings)
-    app = create_app(settings, guards)
+    app = create_app(settings, guards, profiles)
     typer.echo(banner(settings, listening.getsockname()[1], profiles, guards))
     try:
         uvicorn.Server(uvicorn.Config(app, **_uvicorn_options(settings))).run([listening])
@@ -84,8 +84,8 @@ def _several(settings: ServerSettings, profiles: PolicyStore, listening: socket.
     import uvicorn
     from uvicorn.supervisors import Multiprocess
 
+    from libra_guard.serve.app import worker_app
     from libra_guard.serve.metrics import several_workers
-    from libra_guard.serve.settings import HANDED_ON
     from libra_guard.serve.start import banner
 
     class Workers(Multiprocess):
@@ -101,9 +101,10 @@ def _several(settings: ServerSettings, profiles: PolicyStore, listening: socket.
             super().terminate_all()
 
     typer.echo(banner(settings, listening.getsockname()[1], profiles, None))
-    os.environ[HANDED_ON] = settings.dumped()
     with several_workers():
-        config = uvicorn.Config("libra_guard.serve.app:from_environment", factory=True, **_uvicorn_options(settings))
+        # The settings go with it, with the keys that were read, through a pipe: nobody else can read them on the way.
+        app = partial(worker_app, settings)
+        config = uvicorn.Config(app, factory=True, **_uvicorn_options(settings))
         supervisor = Workers(config, [listening])
         supervisor.run()
     if any(one.process.exitcode == _NOT_STARTED for one in supervisor.processes):

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Sequence
 from typing import Any, Self
 
 from libra_guard.client.protocol import (
+    HOLD_MS,
     Ask,
     ClientBase,
     Failure,
@@ -19,7 +20,8 @@ from libra_guard.client.protocol import (
     content,
     given,
 )
-from libra_guard.records import Conversation
+from libra_guard.policy.answers import Language
+from libra_guard.records import Conversation, Message, Target
 
 
 class AsyncClient(ClientBase):
@@ -50,36 +52,67 @@ class AsyncClient(ClientBase):
         self,
         conversations: Sequence[Conversation],
         *,
-        explain: bool = False,
+        target: Target | None = None,
         guard: str | None = None,
         policy: str | None = None,
+        threshold: float | None = None,
+        explain: bool = False,
+        language: Language | None = None,
     ) -> list[Judged]:
         """See ``Client.judge``."""
-        steps = self._judge(conversations, given(guard=guard, policy=policy, explain=explain or None))
-        return await self._run(steps)
+        fields = given(
+            target=target,
+            guard=guard,
+            policy=policy,
+            threshold=threshold,
+            explain=explain or None,
+            language=language,
+        )
+        return await self._run(self._judge(conversations, fields))
 
     async def check(
         self,
         question: str,
         response: str | None = None,
         *,
-        explain: bool = False,
+        target: Target | None = None,
         guard: str | None = None,
         policy: str | None = None,
+        threshold: float | None = None,
+        explain: bool = False,
+        language: Language | None = None,
     ) -> Judged:
         """See ``Client.check``."""
         pair = Conversation.from_pair(question, response)
-        return (await self.judge([pair], explain=explain, guard=guard, policy=policy))[0]
+        judged = await self.judge(
+            [pair],
+            target=target,
+            guard=guard,
+            policy=policy,
+            threshold=threshold,
+            explain=explain,
+            language=language,
+        )
+        return judged[0]
 
-    async def moderate(self, texts: Sequence[str], *, guard: str | None = None) -> list[Moderation]:
+    async def moderate(
+        self, texts: Sequence[str], *, guard: str | None = None, policy: str | None = None
+    ) -> list[Moderation]:
         """See ``Client.moderate``."""
-        return await self._run(self._moderate(texts, given(model=guard)))
+        return await self._run(self._moderate(texts, given(model=guard, policy=policy)))
 
     def stream(
-        self, question: str, chunks: AsyncIterable[str], *, guard: str | None = None, policy: str | None = None
+        self,
+        question: str | Sequence[Message],
+        chunks: AsyncIterable[str],
+        *,
+        guard: str | None = None,
+        policy: str | None = None,
+        language: Language | None = None,
+        hold_ms: float = HOLD_MS,
     ) -> AsyncGuardedStream:
         """See ``Client.stream``; not awaited itself."""
-        return AsyncGuardedStream(self, question, chunks, given(guard=guard, policy=policy))
+        return AsyncGuardedStream(self, question, chunks, hold_ms, given(guard=guard, policy=policy, language=language))
 
     async def guards(self) -> list[dict[str, Any]]:
         """See ``Client.guards``."""
@@ -111,8 +144,15 @@ class AsyncClient(ClientBase):
 class AsyncGuardedStream(Growing):
     """``GuardedStream`` over an answer that comes asynchronously."""
 
-    def __init__(self, client: AsyncClient, question: str, chunks: AsyncIterable[str], fields: dict[str, Any]) -> None:
-        super().__init__(client, question, fields)
+    def __init__(
+        self,
+        client: AsyncClient,
+        question: str | Sequence[Message],
+        chunks: AsyncIterable[str],
+        hold_ms: float,
+        fields: dict[str, Any],
+    ) -> None:
+        super().__init__(client, question, hold_ms, fields)
         self._texts = self._shown(client, chunks)
 
     def __aiter__(self) -> Self:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Self
 
 from libra_guard.client.protocol import (
+    HOLD_MS,
     Ask,
     ClientBase,
     Failure,
@@ -20,7 +21,8 @@ from libra_guard.client.protocol import (
     content,
     given,
 )
-from libra_guard.records import Conversation
+from libra_guard.policy.answers import Language
+from libra_guard.records import Conversation, Message, Target
 
 
 class Client(ClientBase):
@@ -65,17 +67,24 @@ class Client(ClientBase):
         self,
         conversations: Sequence[Conversation],
         *,
-        explain: bool = False,
+        target: Target | None = None,
         guard: str | None = None,
         policy: str | None = None,
+        threshold: float | None = None,
+        explain: bool = False,
+        language: Language | None = None,
     ) -> list[Judged]:
         """Judges each conversation, as ``Guard.judge`` does; more than the server takes at once go in several requests.
 
         Args:
             conversations: A list of any length.
-            explain: Also give an analysis.
-            guard: One of ``guards()``; by default the server's first.
+            target: ``prompt`` judges the last question also where there is an answer, ``response`` needs an answer; by
+                default whatever comes last is judged.
+            guard: One of ``guards()``; by default the policy's, else the server's first.
             policy: Name of a policy profile; by default the server's.
+            threshold: Unsafe from this score on, in [0, 1], in place of the guard's own.
+            explain: Also give an analysis.
+            language: Of the safe answers; by default that of each conversation's last question.
 
         Returns:
             One verdict each, in order, with the policy's decision.
@@ -85,16 +94,27 @@ class Client(ClientBase):
             UsageError: The server does not take the request: an unknown guard or policy, a wrong key, too long a text.
             BackendError: The server is not there, too busy, too slow, or failed.
         """
-        return self._run(self._judge(conversations, given(guard=guard, policy=policy, explain=explain or None)))
+        fields = given(
+            target=target,
+            guard=guard,
+            policy=policy,
+            threshold=threshold,
+            explain=explain or None,
+            language=language,
+        )
+        return self._run(self._judge(conversations, fields))
 
     def check(
         self,
         question: str,
         response: str | None = None,
         *,
-        explain: bool = False,
+        target: Target | None = None,
         guard: str | None = None,
         policy: str | None = None,
+        threshold: float | None = None,
+        explain: bool = False,
+        language: Language | None = None,
     ) -> Judged:
         """Judges an answer to a question; without one, the question. Arguments and errors as of ``judge``.
 
@@ -102,33 +122,59 @@ class Client(ClientBase):
             ValueError: A text cannot be judged; see ``records.check_text``.
         """
         pair = Conversation.from_pair(question, response)
-        return self.judge([pair], explain=explain, guard=guard, policy=policy)[0]
+        judged = self.judge(
+            [pair],
+            target=target,
+            guard=guard,
+            policy=policy,
+            threshold=threshold,
+            explain=explain,
+            language=language,
+        )
+        return judged[0]
 
-    def moderate(self, texts: Sequence[str], *, guard: str | None = None) -> list[Moderation]:
-        """What the moderation interface says of each text, as user messages.
+    def moderate(
+        self, texts: Sequence[str], *, guard: str | None = None, policy: str | None = None
+    ) -> list[Moderation]:
+        """What the moderation interface says of each text, as user messages. Guard and policy as of ``judge``.
 
         Raises:
             TypeError: Something else than a list of texts was given.
             ValueError: A text cannot be judged; see ``records.check_text``.
             LibraError: As of ``judge``.
         """
-        return self._run(self._moderate(texts, given(model=guard)))
+        return self._run(self._moderate(texts, given(model=guard, policy=policy)))
 
     def stream(
-        self, question: str, chunks: Iterable[str], *, guard: str | None = None, policy: str | None = None
+        self,
+        question: str | Sequence[Message],
+        chunks: Iterable[str],
+        *,
+        guard: str | None = None,
+        policy: str | None = None,
+        language: Language | None = None,
+        hold_ms: float = HOLD_MS,
     ) -> GuardedStream:
         """Guards an answer while it grows.
 
         Args:
-            question: What is answered; empty where it is not known. It is not judged itself: ``check`` does that.
+            question: What is answered, empty where it is not known; or all messages before the answer, for guards
+                that read them. It is not judged itself: ``check`` does that.
             chunks: The answer as it comes.
             guard: As of ``judge``.
             policy: As of ``judge``.
+            language: Of the safe answer; by default the question's.
+            hold_ms: When a chunk comes and text has waited so long, it is judged as it is.
 
         Returns:
             An iterator over text that may be shown.
+
+        Raises:
+            TypeError: Among the messages is something else.
+            ValueError: The question is blank.
+            UsageError: ``hold_ms`` is not more than 0.
         """
-        return GuardedStream(self, question, chunks, given(guard=guard, policy=policy))
+        return GuardedStream(self, question, chunks, hold_ms, given(guard=guard, policy=policy, language=language))
 
     def guards(self) -> list[dict[str, Any]]:
         """The guards that the server has, the default first.
@@ -170,8 +216,15 @@ class GuardedStream(Growing):
     the answer is read after that. An error of the server is raised where text would follow that nobody judged.
     """
 
-    def __init__(self, client: Client, question: str, chunks: Iterable[str], fields: dict[str, Any]) -> None:
-        super().__init__(client, question, fields)
+    def __init__(
+        self,
+        client: Client,
+        question: str | Sequence[Message],
+        chunks: Iterable[str],
+        hold_ms: float,
+        fields: dict[str, Any],
+    ) -> None:
+        super().__init__(client, question, hold_ms, fields)
         self._texts = self._shown(client, chunks)
 
     def __iter__(self) -> Self:

@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import random
+import ssl
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -17,10 +18,14 @@ from pydantic import BaseModel, ConfigDict
 from libra_guard.errors import BackendError, LibraError, RefusedError, UsageError, require
 from libra_guard.guards.conversations import checked_conversations
 from libra_guard.policy import Action, Decision
-from libra_guard.records import Conversation, Target, Verdict, check_text
+from libra_guard.predict.arrivals import Arrivals, FirstHit
+from libra_guard.predict.stream import StreamSettings
+from libra_guard.records import Conversation, Message, Target, Verdict, check_text
 
 MAX_PAUSE = 60.0
 """Seconds; a server that asks for more patience than this has failed for now."""
+HOLD_MS = StreamSettings().hold_ms
+"""As in the proxy where nobody set it otherwise."""
 _FIRST_PAUSE = 0.25
 _BUSY = frozenset({429, 503})
 _GATHERED = 40
@@ -119,6 +124,8 @@ class ClientBase:
         self._timeout, self._retries = timeout, retries
         self._limits: Limits | None = None
         key = api_key or os.environ.get("LIBRA_API_KEY")
+        if key and not (key.isascii() and key.isprintable()):
+            raise UsageError("the API key holds what no header can: a line's end, or characters that are not ASCII")
         self._settings: dict[str, Any] = {
             "timeout": timeout,
             "headers": {"content-type": "application/json", **({"authorization": f"Bearer {key}"} if key else {})},
@@ -128,10 +135,8 @@ class ClientBase:
         return f"{type(self).__name__}({self._shown!r})"
 
     def _judge(self, conversations: Sequence[Conversation], fields: dict[str, Any]) -> Steps[list[Judged]]:
-        rows = [
-            {"messages": [{"role": m.role.value, "content": m.content} for m in c.messages]}
-            for c in checked_conversations(conversations, "server", frozenset(Target))
-        ]
+        checked = checked_conversations(conversations, "server", frozenset(Target))
+        rows = [{"messages": _written(c.messages)} for c in checked]
         found: list[Judged] = []
         for batch in (yield from self._batches(rows)):
             answer = yield from self._answer(Ask("POST", "/v1/guard", {"conversations": batch, **fields}))
@@ -208,12 +213,27 @@ class ClientBase:
             raise BackendError(f"what answers at {self._shown} does not answer as Libra's server does") from error
 
     def _failure(self, error: Exception) -> Failure:
-        """What to make of an error of the network."""
-        late = isinstance(error, self._httpx.TimeoutException) and not isinstance(error, self._httpx.ConnectTimeout)
-        if late:
-            # Not again: a server that is too slow has no need of the same work twice.
-            return Failure(f"did not answer within {self._timeout:g} s", again=False)
-        return Failure(f"cannot be reached: {error or type(error).__name__}", again=True)
+        """What to make of an error of the network, and what can be done about it."""
+        http, said = self._httpx, str(error).rstrip(".") or type(error).__name__
+        within = f"within {self._timeout:g} s, the client's timeout"
+        match error:
+            case http.ConnectTimeout():
+                return Failure(f"cannot be reached {within}: is the address right, no firewall between?", again=True)
+            case http.PoolTimeout():
+                return Failure(f"was not asked {within}: too many requests of this client wait", again=False)
+            case http.TimeoutException():
+                # Not again: a server that is too slow has no need of the same work twice.
+                return Failure(f"did not answer {within}: give a longer one, or ask for less at once", again=False)
+            case http.ConnectError() if _of_tls(error):
+                advice = "its certificate must be trusted here (SSL_CERT_FILE); http:// where it speaks no TLS"
+                return Failure(f"cannot be reached over TLS: {said}; {advice}", again=False)
+            case http.ConnectError():
+                return Failure(f"cannot be reached: {said}; is it running, and at this address?", again=True)
+            case http.ProxyError():
+                return Failure(f"cannot be reached through the proxy that the environment names: {said}", again=True)
+            case http.NetworkError() | http.RemoteProtocolError():
+                return Failure(f"broke the connection off before its answer was whole: {said}; see its log", again=True)
+        return Failure(f"and this client do not understand each other: {said}", again=False)
 
 
 class Growing:
@@ -221,26 +241,45 @@ class Growing:
 
     stopped: Judged | None = None
     """The verdict that ended the stream, with the decision; None where nothing did."""
+    first_hit: FirstHit | None = None
+    """How fast the part was found that ended the stream, by the clock here; None where nothing did."""
 
-    def __init__(self, server: ClientBase, question: str, fields: dict[str, Any]) -> None:
-        asked = {"question": check_text(question, "question")} if question else {}
+    def __init__(
+        self, server: ClientBase, question: str | Sequence[Message], hold_ms: float, fields: dict[str, Any]
+    ) -> None:
+        if not hold_ms > 0:
+            raise UsageError("hold_ms must be more than 0")
+        if isinstance(question, str):
+            asked: dict[str, Any] = {"question": check_text(question, "question")} if question else {}
+        else:
+            asked = {"messages": _written(question)} if question else {}
         self._server, self._fixed = server, {**asked, **fields}
         self._gathered, self._state = "", None
+        self._hold, self._arrivals = hold_ms / 1000, Arrivals()
 
     def _gather(self, chunk: str) -> bool:
         """Adds a chunk; says whether it is time to send what there is."""
         self._gathered += chunk
-        return len(self._gathered) >= _GATHERED or not _ENDS.isdisjoint(chunk)
+        self._arrivals.came(self._arrivals.received + len(chunk))
+        return len(self._gathered) >= _GATHERED or not _ENDS.isdisjoint(chunk) or self._overdue()
+
+    def _overdue(self) -> bool:
+        return self._arrivals.waited() >= self._hold
 
     def _sent(self, end: bool = False) -> Steps[str]:
         """Sends what was gathered; returns text that may be shown now."""
         body = {**self._fixed, "text": self._gathered, "state": self._state, "end": end}
+        if not end and self._overdue():
+            body["flush"] = True
         self._gathered = ""
         answer = yield from self._server._answer(Ask("POST", "/v1/guard/stream", body))
         with self._server._reading():
             released, self._state = answer["released"], answer["state"]
             if answer["stopped"]:
-                self.stopped = judged({**answer["windows"][-1], "answer": answer["answer"]})
+                last = answer["windows"][-1]
+                self.stopped = judged({**last, "answer": answer["answer"]})
+                self.first_hit = self._arrivals.hit(last["end"])
+            self._arrivals.release(self._arrivals.released + len(released))
             return str(released)
 
 
@@ -269,6 +308,19 @@ def content(body: dict[str, Any] | None) -> bytes | None:
         return None if body is None else json.dumps(body, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         raise UsageError("a text holds a lone surrogate, which no server takes") from None
+
+
+def _written(messages: Sequence[Message]) -> list[dict[str, str]]:
+    if wrong := [message for message in messages if not isinstance(message, Message)]:
+        raise TypeError(f"messages are libra_guard.records.Message, not {type(wrong[0]).__name__}")
+    return [{"role": message.role.value, "content": message.content} for message in messages]
+
+
+def _of_tls(error: BaseException | None) -> bool:
+    """Whether an error comes from one of TLS: the libraries have no class of their own for it."""
+    while error and not isinstance(error, ssl.SSLError):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _same_length(read: Sequence[object], asked: Sequence[object]) -> None:

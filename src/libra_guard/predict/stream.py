@@ -1,6 +1,6 @@
 """An answer that is still being written, judged as it grows: windows of it, and verdicts on them.
 
-Knows nothing of servers or clocks: text goes in, windows come out. What a window holds may be shown when it has passed.
+Knows nothing of servers: text goes in, windows come out. What a window holds may be shown when it has passed.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from libra_guard.backends.base import Span
 from libra_guard.configuration import Strict
 from libra_guard.guards.base import Guard
 from libra_guard.guards.windows import merge, shorten
+from libra_guard.predict.arrivals import Arrivals, FirstHit
 from libra_guard.predict.boundaries import SentenceEnds, overlap_start, whole
 from libra_guard.records import Conversation, Message, Role, Verdict, check_text, is_visible
 
@@ -197,6 +198,11 @@ class AnswerWindows:
         """Characters that lie in no window yet; at most ``hold_chars``."""
         return len(self._text) - self._new
 
+    @property
+    def received(self) -> int:
+        """Characters that have come: those in windows and those pending."""
+        return self._position + self.pending
+
     def feed(self, text: str) -> list[Window]:
         """Takes the answer's next text, of any length; returns the windows that it opens.
 
@@ -308,6 +314,8 @@ class StreamVerdict(NamedTuple):
     """The part is ``answer[start:end]``."""
     verdict: Verdict | None
     """None where the part shows nothing, white space alone: there was nothing to judge."""
+    first_hit: FirstHit | None = None
+    """How fast the part was found; None where it is not flagged."""
 
 
 def judge_stream(
@@ -332,16 +340,17 @@ def judge_stream(
         BackendError: The model failed.
     """
     settings = settings or StreamSettings()
-    windows = AnswerWindows(question, settings, multi_turn=guard.multi_turn)
-    for opened in _opened(windows, chunks):
+    windows, arrivals = AnswerWindows(question, settings, multi_turn=guard.multi_turn), Arrivals()
+    for opened in _opened(windows, chunks, arrivals):
         for window in opened:
             verdict = _judged(guard, window, windows, settings)
             if verdict and windows.notes:
                 verdict = verdict.model_copy(update={"notes": (*verdict.notes, *windows.notes)})
-            flagged = verdict is not None and verdict.flagged
-            yield StreamVerdict("" if flagged else window.text, window.start, window.end, verdict)
-            if flagged:
+            if verdict and verdict.flagged:
+                yield StreamVerdict("", window.start, window.end, verdict, arrivals.hit(window.end))
                 return
+            arrivals.release(window.end)
+            yield StreamVerdict(window.text, window.start, window.end, verdict)
 
 
 def _judged(guard: Guard, window: Window, windows: AnswerWindows, settings: StreamSettings) -> Verdict | None:
@@ -353,8 +362,9 @@ def _judged(guard: Guard, window: Window, windows: AnswerWindows, settings: Stre
     return verdict
 
 
-def _opened(windows: AnswerWindows, chunks: Iterable[str]) -> Iterator[list[Window]]:
+def _opened(windows: AnswerWindows, chunks: Iterable[str], arrivals: Arrivals) -> Iterator[list[Window]]:
     for chunk in chunks:
+        arrivals.came(windows.received + len(chunk))
         yield windows.feed(chunk)
     yield windows.end()
 

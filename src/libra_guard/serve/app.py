@@ -15,12 +15,12 @@ from starlette.types import Message, Receive, Scope, Send
 from libra_guard import __version__
 from libra_guard.errors import LibraError
 from libra_guard.guards.base import Guard
-from libra_guard.policy.watch import PolicyChange, PolicyStore
+from libra_guard.policy.watch import PolicyStore
 from libra_guard.serve import logs
 from libra_guard.serve.audit import Audit
 from libra_guard.serve.auth import ApiKeys, OwnNames
 from libra_guard.serve.errors import add_handlers
-from libra_guard.serve.limits import BodyLimit, HangUp
+from libra_guard.serve.limits import BodyLimit, HangUp, RequestLimit
 from libra_guard.serve.metrics import Metrics
 from libra_guard.serve.openapi import description
 from libra_guard.serve.pool import Pool, load_guards, warm_up
@@ -39,12 +39,15 @@ _EXPOSED = ("x-request-id", "retry-after", *(f"x-libra-{name}" for name in _TOLD
 """Headers of answers that web pages of ``cors_origins`` may read."""
 
 
-def create_app(settings: ServerSettings, guards: Mapping[str, Guard] | None = None) -> FastAPI:
+def create_app(
+    settings: ServerSettings, guards: Mapping[str, Guard] | None = None, policies: PolicyStore | None = None
+) -> FastAPI:
     """The server as an ASGI application. What it needs is opened by its lifespan, and closed by it.
 
     Args:
         settings: All there is to be told.
         guards: By the names under which they are served, the default first; None: loaded from the settings.
+        policies: As ``start.check`` read them; None: read by the lifespan.
 
     Raises:
         UsageError: An API key is empty, or the keys cannot be read.
@@ -53,7 +56,7 @@ def create_app(settings: ServerSettings, guards: Mapping[str, Guard] | None = No
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with _opened(settings, guards, metrics) as app.state.server:
+        async with _opened(settings, guards, policies, metrics) as app.state.server:
             yield
 
     app = LibraServer(
@@ -75,9 +78,8 @@ def create_app(settings: ServerSettings, guards: Mapping[str, Guard] | None = No
     return app
 
 
-def from_environment() -> FastAPI:
-    """For worker processes, which are told their settings by the environment."""
-    settings = ServerSettings.handed_on()
+def worker_app(settings: ServerSettings) -> FastAPI:
+    """The application of a worker process. It reads the policy files itself, as it watches them itself."""
     logs.set_up(text=settings.log_text)
     return create_app(settings)
 
@@ -113,6 +115,7 @@ def _add_layers(app: FastAPI, settings: ServerSettings, metrics: Metrics) -> Non
     """The last one added is the outermost."""
     app.add_middleware(HangUp)
     app.add_middleware(BodyLimit, most=settings.max_body_bytes, seconds=settings.body_seconds, metrics=metrics)
+    app.add_middleware(RequestLimit, most=settings.max_requests, metrics=metrics)
     if keys := settings.keys():
         app.add_middleware(ApiKeys, keys=keys, metrics=metrics)
     if settings.cors_origins:
@@ -130,14 +133,14 @@ def _add_layers(app: FastAPI, settings: ServerSettings, metrics: Metrics) -> Non
 
 @asynccontextmanager
 async def _opened(
-    settings: ServerSettings, guards: Mapping[str, Guard] | None, metrics: Metrics
+    settings: ServerSettings, guards: Mapping[str, Guard] | None, policies: PolicyStore | None, metrics: Metrics
 ) -> AsyncIterator[Server]:
     async with AsyncExitStack() as stack:
         audit = _audit(settings, metrics)
         if audit is not None:
             stack.push_async_callback(audit.close)
         loaded = await asyncio.to_thread(load_guards, settings) if guards is None else guards
-        policies = open_policies(settings, loaded, _tell)
+        policies = policies or open_policies(settings, loaded)
         pool = Pool(loaded, settings, metrics)
         stack.push_async_callback(pool.close)
         server = Server(settings, pool, policies, metrics, audit)
@@ -175,15 +178,6 @@ async def _watch(policies: PolicyStore, metrics: Metrics) -> None:
         except Exception:
             _log.exception("the policy files cannot be looked at; those of before are in force")
         await asyncio.sleep(_LOOK_SECONDS)
-
-
-def _tell(change: PolicyChange) -> None:
-    if change.problem is None:
-        _log.info("policy %s: its file has changed and is in force", change.name)
-    else:
-        _log.error(
-            "policy %s: its file cannot be taken up, the one of before is in force: %s", change.name, change.problem
-        )
 
 
 async def _ended(task: asyncio.Task[None]) -> None:

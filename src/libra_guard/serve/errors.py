@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
-_COME_BACK = 1
+COME_BACK = 1
 """Seconds, where nothing better is known."""
 
 
@@ -43,7 +43,7 @@ _TOLD: dict[int, str] = {
     429: "Too much waits to be judged.",
     500: "The server failed; its log says why, under this answer's `x-request-id`.",
     502: "The guard's model failed.",
-    503: "The server is being stopped.",
+    503: "The server is being stopped, or has too many requests under way.",
     504: "Not judged within the deadline.",
 }
 _HEADERS: dict[int, dict[str, Any]] = {
@@ -183,7 +183,7 @@ def _of_late(_: DeadlineError) -> ApiError:
 
 
 def _of_closing(_: ClosingError) -> ApiError:
-    wait = {"retry-after": str(_COME_BACK)}
+    wait = {"retry-after": str(COME_BACK)}
     return ApiError(503, "the server is being stopped", code="closing", headers=wait, reason="closing")
 
 

@@ -137,6 +137,7 @@ _STREAM_ANSWER = {
             "decision": _decision("pass", "the guard says 安全, unsafe score 0.011"),
         }
     ],
+    "first_hit": None,
     "state": _STATE,
 }
 _CHAT: Any = {

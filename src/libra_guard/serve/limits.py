@@ -1,4 +1,4 @@
-"""How much a client may send, how long it may take, and what happens when it goes away."""
+"""How many may ask, how much a client may send, how long it may take, and what happens when it goes away."""
 
 from __future__ import annotations
 
@@ -7,13 +7,41 @@ from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from libra_guard.serve.errors import ApiError, error_response
+from libra_guard.serve.errors import COME_BACK, ApiError, error_response
 
 if TYPE_CHECKING:
     from libra_guard.serve.metrics import Metrics
 
 HUNG_UP = "libra.hung_up"
 """Key of the scope: set where the client went away before its answer."""
+
+
+class RequestLimit:
+    """Answers 503 where as many requests as may be are under way: each takes memory for its body and its answer.
+
+    What lies beside the API is answered at once, and counts for nothing: probes are to hear from a busy server too.
+    """
+
+    def __init__(self, app: ASGIApp, *, most: int, metrics: Metrics) -> None:
+        self._app, self._most, self._metrics = app, most, metrics
+        self._count = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        if scope["type"] != "http" or not scope["path"].startswith("/v1/"):
+            await self._app(scope, receive, send)
+            return
+        if self._count >= self._most:
+            self._metrics.rejected("requests")
+            wait = {"retry-after": str(COME_BACK)}
+            error = ApiError(503, "too many requests are under way", code="too_many_requests", headers=wait)
+            await error_response(error)(scope, receive, send)
+            return
+        self._count += 1
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._count -= 1
 
 
 class BodyLimit:

@@ -74,6 +74,7 @@ class Metrics:
         )
         self._scenarios = counter("scenarios_total", "Risk scenarios named in decisions.", "guard", "scenario")
         self._unreadable = counter("unreadable_total", "Verdicts whose answer could not be read.", "guard")
+        self._known = counter("known_total", "Verdicts that were known from an earlier request.", "guard")
         self._queue = gauge("queue_depth", "Conversations that wait for a guard.", "guard", of_workers="livesum")
         self._batch = Histogram(
             *("libra_batch_size", "Conversations, or pieces of long ones, a guard judged at once.", ["guard"]),
@@ -83,6 +84,7 @@ class Metrics:
         self._guard_seconds = seconds("guard", "A guard at work on one batch.", "guard")
         self._first_text = seconds("stream_first_text", "From a stream's first text to the first that was released.")
         self._window = seconds("stream_window", "From the end of a window of a stream to its verdict.")
+        self._first_hit = seconds("stream_first_hit", "The same, of the windows that were blocked, one a stream.")
         self._upstream = seconds("upstream", "From a request to the upstream to the head of its answer.", buckets=_LONG)
         self._upstream_errors = counter("upstream_errors_total", "Requests that the upstream failed.", "reason")
         self._policy_problems = gauge("policy_problems", "Policy files that cannot be taken up.", of_workers="livemax")
@@ -112,7 +114,8 @@ class Metrics:
         """A request was turned away.
 
         Args:
-            reason: ``queue_full``, ``deadline``, ``closing``, ``body_size``, ``body_time``, ``key`` or ``host``.
+            reason: ``queue_full``, ``deadline``, ``closing``, ``requests``, ``body_size``, ``body_time``, ``key`` or
+                ``host``.
         """
         self._rejected.labels(self._bounded("reason", reason)).inc()
 
@@ -125,6 +128,10 @@ class Metrics:
             self._scenarios.labels(guard, self._bounded("scenario", scenario)).inc()
         if not verdict.valid:
             self._unreadable.labels(guard).inc()
+
+    def known(self, guard: str, count: int) -> None:
+        """So many conversations were not judged, for ``guard`` had judged the same before."""
+        self._known.labels(self._bounded("guard", guard)).inc(count)
 
     def queued(self, guard: str, depth: int) -> None:
         """So many conversations wait for ``guard`` now."""
@@ -142,6 +149,10 @@ class Metrics:
     def window(self, seconds: float) -> None:
         """A window of a stream had its verdict so long after it was complete."""
         self._window.observe(seconds)
+
+    def first_hit(self, seconds: float) -> None:
+        """A stream was stopped so long after the window was complete that stopped it."""
+        self._first_hit.observe(seconds)
 
     def upstream(self, seconds: float) -> None:
         """The upstream began to answer after so long."""

@@ -14,6 +14,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
 from libra_guard.policy.decide import Decision
+from libra_guard.predict.arrivals import FirstHit
 from libra_guard.predict.stream import StreamState
 from libra_guard.records import Message, Verdict
 from libra_guard.serve.auth import is_open
@@ -35,7 +36,7 @@ _TAGS = (
 )
 _KEY = {"type": "http", "scheme": "bearer", "description": "An API key of this server: `Authorization: Bearer KEY`."}
 _REQUEST_ID = {"X-Request-Id": {"description": "Name of the request, also in logs.", "schema": {"type": "string"}}}
-_OF_ELSEWHERE = (Message, Verdict, Decision, StreamState)
+_OF_ELSEWHERE = (Message, Verdict, Decision, StreamState, FirstHit)
 """Models of other parts, whose fields say in docstrings what they are."""
 _SAID: dict[str, str] = {
     "Label": "安全 is safe, 不安全 unsafe; 有争议 is in dispute, and given only by guards with three states.",

@@ -17,6 +17,7 @@ from libra_guard.records import Conversation
 from libra_guard.serve.batcher import Batcher, QueueFullError
 from libra_guard.serve.categories import Categories
 from libra_guard.serve.errors import ApiError
+from libra_guard.serve.known import Known
 from libra_guard.serve.settings import ServerSettings, public_name
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class Served(NamedTuple):
     guard: Guard
     batcher: Batcher
     categories: Categories
+    known: Known
 
 
 class Pool:
@@ -61,6 +63,7 @@ class Pool:
                     metrics=metrics,
                 ),
                 Categories(guard.system),
+                Known(),
             )
             for name, guard in guards.items()
         }

@@ -293,13 +293,13 @@ def check_limits(conversations: Sequence[Conversation], settings: ServerSettings
             count = f"{len(conversation.messages)} messages are too many"
             message = f"{names(i)}: {count}; a conversation takes {settings.max_messages}"
             raise ApiError(400, message, param=names(i), code="too_many_messages")
-        check_length(max(len(message.content) for message in conversation.messages), settings, names(i))
+        check_length(max(len(message.content) for message in conversation.messages), settings.max_chars, names(i))
 
 
-def check_length(chars: int, settings: ServerSettings, name: str) -> None:
-    """Raises ``ApiError`` 400 where a text is longer than one may be; ``name`` is how the body has it."""
-    if chars > settings.max_chars:
-        message = f"{name}: a text of {chars} characters is too long; {settings.max_chars} are taken"
+def check_length(chars: int, most: int, name: str) -> None:
+    """Raises ``ApiError`` 400 where a text is longer than ``most``; ``name`` is how the body has it."""
+    if chars > most:
+        message = f"{name}: a text of {chars} characters is too long; {most} are taken"
         raise ApiError(400, message, param=name, code="text_too_long")
 
 

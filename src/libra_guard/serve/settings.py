@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import difflib
-import json
 import os
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import Field, PrivateAttr, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from libra_guard.errors import UsageError
 from libra_guard.predict.stream import StreamSettings
 
 PREFIX = "LIBRA_SERVE_"
-HANDED_ON = "LIBRA_SERVED_WITH"
-"""Variable in which the settings as a whole go to worker processes. Not of the prefix: it is for nobody to set."""
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _STREAM = StreamSettings()
-_SECRETS = ("api_key", "audit_key", "upstream_key")
 
 Positive = Annotated[int, Field(gt=0)]
 Listed = Annotated[tuple[str, ...], NoDecode]
@@ -47,7 +43,7 @@ class ServerSettings(BaseSettings):
     api_key: SecretStr | None = None
     """Whoever asks must have it, as ``Authorization: Bearer``."""
     api_key_file: Path | None = None
-    """Further keys, one a line; blank lines and those that begin with # are left out. Read at start."""
+    """Further keys, one a line; blank lines and those that begin with # are left out. Read once."""
     hosts: Listed = ()
     """Further names by which a server without a key may be called on a loopback address, as by a proxy before it."""
     cors_origins: Listed = ()
@@ -71,6 +67,8 @@ class ServerSettings(BaseSettings):
     """How long an idle connection stays open. A client that holds it for longer, and asks at the moment it is closed,
     gets no answer: nginx holds one for 60 seconds, aiohttp for 15, httpx for 5."""
 
+    max_requests: Positive = 1000
+    """Under way in each process; who comes then is told to come back (503)."""
     max_body_bytes: Positive = 1_000_000
     body_seconds: float = Field(default=20, gt=0)
     """How long a client may take to send a body (408)."""
@@ -83,8 +81,10 @@ class ServerSettings(BaseSettings):
     interrupted, and they wait."""
 
     stream_overlap: int = _STREAM.overlap
-    """This and the next three: see ``predict.stream.StreamSettings``."""
+    """This and the next five: see ``predict.stream.StreamSettings``."""
     stream_least: int = _STREAM.least
+    stream_doubt: float = _STREAM.doubt
+    stream_work: float = _STREAM.work
     stream_hold_chars: int = _STREAM.hold_chars
     stream_hold_ms: float = _STREAM.hold_ms
 
@@ -104,6 +104,8 @@ class ServerSettings(BaseSettings):
     """Whether messages of unforeseen errors, which may quote users, are logged."""
     docs: bool = True
     """Whether ``/docs`` and ``/openapi.json`` are there."""
+
+    _keys: tuple[str, ...] | None = PrivateAttr(default=None)
 
     @field_validator("guards", "policies", "hosts", "cors_origins", mode="before")
     @classmethod
@@ -151,39 +153,29 @@ class ServerSettings(BaseSettings):
     @property
     def stream(self) -> StreamSettings:
         """How a growing answer is cut."""
-        return StreamSettings(
-            overlap=self.stream_overlap,
-            least=self.stream_least,
-            hold_chars=self.stream_hold_chars,
-            hold_ms=self.stream_hold_ms,
-        )
+        return StreamSettings(**{name: getattr(self, f"stream_{name}") for name in StreamSettings.model_fields})
 
     def keys(self) -> tuple[str, ...]:
         """The API keys; empty where anybody may ask.
 
+        The file is read when they are first asked for, and once: a pipe says everything only once, and a file that
+        changes is not to be taken in two ways.
+
         Raises:
             UsageError: A key is empty, or the file of keys cannot be read or has none.
         """
-        keys = [] if self.api_key is None else [self.api_key.get_secret_value()]
-        if not all(keys):
-            raise UsageError("the API key is empty")
-        if self.api_key_file is not None:
-            keys += _keys_in(self.api_key_file)
-        return tuple(keys)
+        if self._keys is None:
+            keys = [] if self.api_key is None else [self.api_key.get_secret_value()]
+            if not all(keys):
+                raise UsageError("the API key is empty")
+            if self.api_key_file is not None:
+                keys += _keys_in(self.api_key_file)
+            self._keys = tuple(keys)
+        return self._keys
 
     def audit_secret(self) -> bytes | None:
         """The key of the HMACs in the audit log."""
         return None if self.audit_key is None else self.audit_key.get_secret_value().encode()
-
-    def dumped(self) -> str:
-        """All settings, secrets too, for ``handed_on``."""
-        secrets = {name: value.get_secret_value() for name in _SECRETS if (value := getattr(self, name)) is not None}
-        return json.dumps(self.model_dump(mode="json") | secrets)
-
-    @classmethod
-    def handed_on(cls) -> Self:
-        """The settings that the process which started this one put into the environment."""
-        return cls(**json.loads(os.environ[HANDED_ON]))
 
 
 def read_settings(**given: Any) -> ServerSettings:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import re
 import socket
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from libra_guard.serve.pool import check_guards
 from libra_guard.serve.proxy.upstream import Upstream
 from libra_guard.serve.settings import ServerSettings, public_name
 
+_log = logging.getLogger(__name__)
 _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}
 """Address that stands for all of a machine → one at which it can be asked."""
 _USER = re.compile(r"//[^/]*@")
@@ -48,20 +50,17 @@ def check(settings: ServerSettings) -> PolicyStore:
     return policies
 
 
-def open_policies(
-    settings: ServerSettings, served: Collection[str], told: Callable[[PolicyChange], None] = lambda change: None
-) -> PolicyStore:
-    """The policy profiles of a server.
+def open_policies(settings: ServerSettings, served: Collection[str]) -> PolicyStore:
+    """The policy profiles of a server; the log tells of files that change.
 
     Args:
         settings: Which files there are, and which profile decides.
         served: Names of the guards.
-        told: See ``PolicyStore``.
 
     Raises:
         UsageError: See ``PolicyStore``; also where a file's profile asks for a guard that is not served.
     """
-    return PolicyStore(settings.policies, settings.policy, told=told, check=partial(_check_guard, served=served))
+    return PolicyStore(settings.policies, settings.policy, told=_tell, check=partial(_check_guard, served=served))
 
 
 def bound(settings: ServerSettings) -> socket.socket:
@@ -150,6 +149,15 @@ def _check_names(settings: ServerSettings) -> None:
 def _check_guard(policy: Policy, served: Collection[str]) -> None:
     if policy.guard is not None and policy.guard not in served:
         raise UsageError(f"the policy '{policy.name}' asks for the guard '{policy.guard}'; served: {', '.join(served)}")
+
+
+def _tell(change: PolicyChange) -> None:
+    if change.problem is None:
+        _log.info("policy %s: its file has changed and is in force", change.name)
+    else:
+        _log.error(
+            "policy %s: its file cannot be taken up, the one of before is in force: %s", change.name, change.problem
+        )
 
 
 async def _check_upstream(settings: ServerSettings) -> None:

@@ -21,6 +21,7 @@ from libra_guard.serve.audit import Audit, Entry, Part
 from libra_guard.serve.errors import ApiError
 from libra_guard.serve.metrics import Metrics
 from libra_guard.serve.pool import Pool, Served
+from libra_guard.serve.queue import Manner
 from libra_guard.serve.settings import ServerSettings
 from libra_guard.taxonomy import CategorySystem
 
@@ -77,6 +78,7 @@ class Server:
         request_id: str = "",
         question: str | None = None,
         part: Part | None = None,
+        standing: int = 0,
     ) -> list[Judged]:
         """Judges conversations and decides upon them; counted, and written to the audit log.
 
@@ -92,6 +94,7 @@ class Server:
             request_id: For the audit log.
             question: For the audit log: as it was asked, where the conversations have it shortened.
             part: For the audit log: what of a growing answer they are.
+            standing: How many of them, the last, are likely to come again as they are: verdicts on them are kept.
 
         Raises:
             ApiError: The guard or the policy is unknown, or the guard does not judge such conversations, or has no
@@ -102,13 +105,11 @@ class Server:
             BackendError: The guard's model failed.
         """
         profile = policy if isinstance(policy, Policy) else self.policy(policy)
-        served = self.pool.get(guard or profile.guard)
+        served = self.guard(profile, guard)
         _check(served, conversations, threshold)
         if deadline is None:
             deadline = asyncio.get_running_loop().time() + self.settings.deadline_ms / 1000
-        verdicts = await served.batcher.judge_all(
-            conversations, explain=explain, threshold=threshold, deadline=deadline
-        )
+        verdicts = await self._verdicts(served, conversations, standing, Manner(explain, threshold), deadline)
         long = sum(len(conversation.messages[-1].content) for conversation in conversations) > _LONG
         decided = partial(_decided, profile, conversations, verdicts, served.guard.system)
         judged = await asyncio.to_thread(decided) if long else decided()
@@ -118,6 +119,14 @@ class Server:
             entries = [Entry(c, *j, question, part) for c, j in zip(conversations, judged, strict=True)]
             await self.audit.write(entries, route=route, guard=served.name, request_id=request_id)
         return judged
+
+    def guard(self, policy: Policy, name: str | None = None) -> Served:
+        """The guard that judges: the one that is named, else the policy's, else the server's first.
+
+        Raises:
+            ApiError: 404, there is none of that name.
+        """
+        return self.pool.get(name or policy.guard)
 
     def policy(self, name: str | None) -> Policy:
         """The profile of that name; the server's own for None.
@@ -129,6 +138,20 @@ class Server:
             return self.policies.get(name)
         except UsageError as error:
             raise ApiError(404, str(error), param="policy", code="policy_not_found") from None
+
+    async def _verdicts(
+        self, served: Served, conversations: Sequence[Conversation], standing: int, manner: Manner, deadline: float
+    ) -> list[Verdict]:
+        first = len(conversations) - standing
+        found = [served.known.get(one, manner) if i >= first else None for i, one in enumerate(conversations)]
+        self.metrics.known(served.name, sum(verdict is not None for verdict in found))
+        new = [one for one, verdict in zip(conversations, found, strict=True) if verdict is None]
+        judged = iter(await served.batcher.judge_all(new, **manner._asdict(), deadline=deadline))
+        verdicts = [verdict or next(judged) for verdict in found]
+        for i in range(first, len(conversations)):
+            if found[i] is None:
+                served.known.add(conversations[i], manner, verdicts[i])
+        return verdicts
 
 
 async def _the_server(request: Request) -> Server:

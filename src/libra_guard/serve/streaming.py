@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 from libra_guard.policy.profile import Action
+from libra_guard.predict.arrivals import Arrivals
 from libra_guard.predict.stream import AnswerWindows, StreamSettings, Window
 from libra_guard.records import Conversation, Message
 from libra_guard.serve.batcher import QueueFullError
@@ -100,15 +100,20 @@ async def guarded(
             elif held.patience() == 0:
                 held.flush()
             if judging and judging.done():
-                for window, one in zip(batch, judging.result(), strict=False):
+                decided = list(zip(batch, judging.result(), strict=False))
+                # Now: between two parts the caller takes its time.
+                for window, one in decided:
+                    server.metrics.window(late := held.arrivals.since(window.end - 1))
+                    if one and one.decision.action is Action.BLOCK:
+                        server.metrics.first_hit(late)
+                for window, one in decided:
                     if one and one.decision.action is Action.BLOCK:
                         yield Stopped(one, window.start, window.end)
                         return
-                    delay = held.delay(window.start)
-                    server.metrics.window(held.delay(window.end - 1))
+                    delay = held.arrivals.since(window.start)
                     if window.start == 0:
                         server.metrics.first_text(delay)
-                    held.release(window.end)
+                    held.arrivals.release(window.end)
                     yield Released(window.text, window.start, window.end, one, delay)
                 judging = None
         if held.failure:
@@ -175,17 +180,16 @@ class _Held:
         self.windows = windows
         self.opened: list[Window] = []
         self.failure: Exception | None = None
+        # By the loop's own clock, which tells how long it waits.
+        self.arrivals = Arrivals(asyncio.get_running_loop().time)
         self._settings = settings
-        self._arrivals: deque[tuple[int, float]] = deque()
-        """Up to which character had arrived when; of what is not released."""
-        self._released = 0
         self._ended = False
         self._nothing_to_flush = False
 
     @property
     def wants_more(self) -> bool:
         """Whether to read on."""
-        waiting = self.windows.position + self.windows.pending - self._released
+        waiting = self.windows.received - self.arrivals.released
         return not self._ended and waiting < _AHEAD * self._settings.hold_chars
 
     def take(self, reading: asyncio.Task[str | None]) -> None:
@@ -200,38 +204,19 @@ class _Held:
             self.failure, self._ended = error, True
             self.opened += self.windows.end()
         self._nothing_to_flush = False
-        received = self.windows.position + self.windows.pending
-        if received > (self._arrivals[-1][0] if self._arrivals else self._released):
-            self._arrivals.append((received, _now()))
+        self.arrivals.came(self.windows.received)
 
     def patience(self) -> float | None:
         """Seconds until pending text has waited for ``hold_ms``; None where there is none."""
         if self._nothing_to_flush or not self.windows.pending:
             return None
-        return max(0.0, self._arrived(self.windows.position) + self._settings.hold_ms / 1000 - _now())
+        return max(0.0, self._settings.hold_ms / 1000 - self.arrivals.since(self.windows.position))
 
     def flush(self) -> None:
         """Opens a window with the text that has waited."""
         flushed = self.windows.flush()
         self._nothing_to_flush = not flushed
         self.opened += flushed
-
-    def delay(self, position: int) -> float:
-        """Seconds since a character that is not released arrived."""
-        return _now() - self._arrived(position)
-
-    def release(self, end: int) -> None:
-        """Takes the text up to ``end`` as released."""
-        self._released = end
-        while self._arrivals and self._arrivals[0][0] <= end:
-            self._arrivals.popleft()
-
-    def _arrived(self, position: int) -> float:
-        return next(when for end, when in self._arrivals if end > position)
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()
 
 
 def _noted(judged: Judged, notes: tuple[str, ...]) -> Judged:

@@ -538,6 +538,39 @@ def test_what_is_long_beside_the_messages_hides_nothing(proxy: TestClient, upstr
     assert upstream.arrived == []
 
 
+def test_what_stands_beside_the_messages_is_judged_once(make_server: Any, upstream: Any, guard: Any) -> None:
+    upstream.says("答")
+    proxy = make_server(upstream=upstream.url)
+
+    def ask(text: str, document: str) -> list[str]:
+        """What was judged of it."""
+        guard.batches.clear()
+        body = {"messages": [user(text)], "documents": [document], "tools": [{"description": "工具"}]}
+        assert proxy.post(PATH, json=body).status_code == 200
+        return guard.asked
+
+    assert sorted(ask("问", "文")) == ["工具", "文", "答", "问"]
+    assert sorted(ask("问", "文")) == ["答", "问"]
+    # Messages are judged anew, also where one says what stood beside them.
+    assert sorted(ask("工具", "另")) == ["另", "工具", "答"]
+    assert 'libra_known_total{guard="fake"} 3.0' in proxy.app.state.metrics.render()[0].decode()
+
+
+def test_of_what_is_known_the_policy_decides_anew(
+    make_server: Any, upstream: Any, guard: Any, monkeypatch: Any
+) -> None:
+    upstream.says("答")
+    proxy = make_server(upstream=upstream.url)
+    body = {"messages": [user("问")], "tools": [{"description": "工具【坏】"}]}
+    assert proxy.post(PATH, json=body).headers["x-libra-action"] == "block"
+    policies = proxy.app.state.server.policies
+    monkeypatch.setattr(policies, "default", "monitor")
+    guard.batches.clear()
+    answer = proxy.post(PATH, json=body)
+    assert (answer.headers["x-libra-action"], answer.headers["x-libra-would"]) == ("pass", "block")
+    assert sorted(guard.asked) == ["答", "问"]
+
+
 @pytest.mark.parametrize("policy", ["default", "monitor"])
 def test_too_long_calls_of_tools_are_refused(make_server: Any, upstream: Any, policy: str) -> None:
     call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "好" * 20_000}}

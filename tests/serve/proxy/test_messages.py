@@ -57,7 +57,7 @@ CALL = [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "
         (user("\u200b"), "messages[1].content", "invisible"),
         (user("\U000e0068\U000e0069"), "messages[1].content", "invisible"),
         (tool("\u200b"), "messages[1].content", "invisible"),
-        (user("问" * 101), "messages[1].content", "101 characters, 100 are allowed"),
+        (user("问" * 101), "messages[1].content", "101 characters is too long; 100 are taken"),
         (user([{"type": "text", "text": "问" * 60}] * 2), "messages[1].content", "121 characters"),
         ({"role": "user", "content": "问", "name": "x" * 65}, "messages[1].name", "64 characters"),
         ({"role": "user", "content": "问", "name": 1}, "messages[1].name", "must be a text"),
@@ -192,7 +192,8 @@ CALLED = {"function": {"name": "存", "arguments": '{"data": "甲", "乙": 1, "x
 )
 def test_beside_the_messages(fields: dict[str, Any], judged: str | None) -> None:
     asked = read(user("问"), **fields)
-    assert [prompt.messages[-1].content for prompt in asked.prompts] == ["问", *([judged] if judged else [])]
+    assert [prompt.question for prompt in asked.prompts] == ["问"]
+    assert [prompt.question for prompt in asked.beside] == ([judged] if judged else [])
     assert asked.unread == ()
 
 
@@ -202,8 +203,16 @@ def test_what_is_long_beside_the_messages_is_judged_in_parts(field: str) -> None
     asked = read(user("问"), **{field: [{"x": text}]})
     # A quarter of each part is repeated in the next.
     parts = [text[:100], text[75:175], text[150:]]
-    assert [prompt.messages[-1].content for prompt in asked.prompts] == ["问", *parts]
+    assert [prompt.question for prompt in asked.beside] == parts
     assert asked.unread == ()
+
+
+def test_each_field_has_parts_of_its_own() -> None:
+    tools = [{"type": "function", "function": {"name": "f", "description": "描" * 101}}]
+    beside = [read(user("问"), tools=tools, documents=[text]).beside for text in ("文", "另" * 150)]
+    # Whatever the documents say: the tools are the same texts in both.
+    assert [len(prompt.question) for prompt in beside[0]] == [1, 100, 26]
+    assert beside[0][1:] == beside[1][2:]
 
 
 @pytest.mark.parametrize(
@@ -212,7 +221,7 @@ def test_what_is_long_beside_the_messages_is_judged_in_parts(field: str) -> None
 )
 def test_the_parts_reach_to_the_end(chars: int, lengths: list[int]) -> None:
     asked = read(user("问"), documents=["长" * (chars - 1) + "尾"])
-    parts = [prompt.question for prompt in asked.prompts[1:]]
+    parts = [prompt.question for prompt in asked.beside]
     assert [len(part) for part in parts] == lengths
     assert parts[-1].endswith("尾")
 
@@ -220,7 +229,7 @@ def test_the_parts_reach_to_the_end(chars: int, lengths: list[int]) -> None:
 def test_parts_may_be_of_one_character() -> None:
     body = {"messages": [user("问")], "documents": ["一 二"]}
     asked = read_asked(body, max_messages=20, max_chars=1)
-    assert [prompt.question for prompt in asked.prompts] == ["问", "一", "二"]
+    assert [prompt.question for prompt in asked.beside] == ["一", "二"]
 
 
 @pytest.mark.parametrize(
@@ -234,7 +243,7 @@ def test_parts_may_be_of_one_character() -> None:
     ],
 )
 def test_what_is_too_long_in_a_message_is_refused(message: dict[str, Any], param: str) -> None:
-    with pytest.raises(ApiError, match="has 101 characters, 100 are allowed") as raised:
+    with pytest.raises(ApiError, match="a text of 101 characters is too long; 100 are taken") as raised:
         read(user("问"), message)
     assert (raised.value.status_code, raised.value.param, raised.value.code) == (400, param, "text_too_long")
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import socket
 from collections.abc import AsyncGenerator, Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ import openai
 from starlette.testclient import TestClient
 
 from libra_guard.serve.app import create_app
+from libra_guard.serve.protocol import BoundedProtocol
 from libra_guard.serve.proxy.judging import Exchange
 from libra_guard.serve.proxy.messages import read_asked
 from libra_guard.serve.proxy.relay import KEEP_ALIVE_SECONDS, relayed
@@ -255,6 +258,23 @@ def test_a_client_that_hangs_up_before_the_answer(live: Any, upstream: Any, scri
     with pytest.raises(openai.APITimeoutError):
         client.chat.completions.create(model="m", messages=ASK["messages"])
     assert upstream.closed.wait(10)
+
+
+def test_a_client_that_takes_nothing_is_cut_off(live: Any, upstream: Any, script: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(BoundedProtocol, "write_seconds", 0.1)
+    # Numbers are not judged: more of them than fit into the system's buffers come at once.
+    chunk = script.event({"id": "c", "choices": [], "usage": {"n": [1] * 30_000}})
+    headers = {"content-type": "text/event-stream"}
+    upstream.reply = lambda _: script.Reply(headers=headers, body=itertools.repeat(chunk))
+    server = live(upstream=upstream.url)
+    body = json.dumps(ASK).encode()
+    head = f"POST {PATH} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as client:
+        client.sendall(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
+        assert upstream.closed.wait(20)
+        with suppress(ConnectionResetError):
+            while client.recv(1 << 20):
+                pass
 
 
 # Monitor mode.

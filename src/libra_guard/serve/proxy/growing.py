@@ -95,7 +95,7 @@ class Growing:
         return self._task
 
     async def _judge(self, exchange: Exchange, changed: asyncio.Event) -> None:
-        guard = exchange.server.pool.get(exchange.policy.guard).guard
+        guard = exchange.server.guard(exchange.policy).guard
         try:
             async with aclosing(
                 guarded(

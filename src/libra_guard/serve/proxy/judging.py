@@ -65,11 +65,13 @@ class Exchange:
 
     async def judge_prompts(self) -> Judged | None:
         """Judges what is asked; None where there is nothing to judge."""
-        served = self.server.pool.get(self.policy.guard)
-        prompts = [prompt for prompt in self.asked.prompts if prompt.target in served.guard.targets]
-        if len(prompts) < len(self.asked.prompts):
+        served = self.server.guard(self.policy)
+        asked = (self.asked.prompts, self.asked.beside)
+        prompts, beside = ([one for one in some if one.target in served.guard.targets] for some in asked)
+        if len(prompts) + len(beside) < sum(map(len, asked)):
             self.not_judged.append(f"messages (the guard '{served.name}' judges answers only)")
-        return worst(await self._decide(self.server.decide_all, prompts, "messages"))
+        decide = partial(self.server.decide_all, standing=len(beside))
+        return worst(await self._decide(decide, [*prompts, *beside], "messages"))
 
     async def judge_completion(self, completion: dict[str, Any]) -> tuple[Judged | None, int | None]:
         """Judges an answer, replaces in it what is blocked, and takes out what nobody judges.

@@ -16,6 +16,7 @@ from libra_guard.records import Conversation, Message, Role, check_text, is_visi
 from libra_guard.serve.errors import ApiError
 from libra_guard.serve.proxy.calls import CALL_FIELDS, said_by_calls
 from libra_guard.serve.proxy.fields import strings
+from libra_guard.serve.schemas import check_length
 
 MAX_NAME = 64
 """Characters of a message's ``name``, as OpenAI has it: it is shown to the model, and is not judged."""
@@ -56,7 +57,9 @@ class Asked:
     context: tuple[Message, ...]
     """What stands before the answer: the system's words, earlier turns, and all that is new of the user's in one."""
     prompts: tuple[Conversation, ...]
-    """What is judged before the request goes up; empty where there is no text."""
+    """Of the messages, what is judged before the request goes up; empty where there is no text."""
+    beside: tuple[Conversation, ...]
+    """What else is judged before: texts beside the messages, which are likely to be the same in the next request."""
     unread: tuple[str, ...]
     """What is not judged, being no text."""
 
@@ -78,7 +81,8 @@ def read_asked(request: Mapping[str, Any], *, max_messages: int, max_chars: int)
     - the user's messages since the last answer, all of them, as one text;
     - what tools have been asked and have returned since then, for anybody could have written it;
     - texts beside the messages: documents, a prediction, and what describes tools and the answer's form, which may be
-      longer than a message and are judged in overlapping parts;
+      longer than a message and are judged in overlapping parts, each field's by itself: one that has not changed is
+      then the same, whatever the others say;
     - the beginning of an answer that the caller puts into the assistant's mouth, as an answer to the question.
 
     Earlier turns are the caller's word: whether they were judged when they were new is not known here. They stand
@@ -114,19 +118,21 @@ def read_asked(request: Mapping[str, Any], *, max_messages: int, max_chars: int)
         stream=bool(stream),
         n=int(n),
         context=context,
-        prompts=(*prompts, *_beside(request, max_chars)),
+        prompts=prompts,
+        beside=tuple(_beside(request, max_chars)),
         unread=unread,
     )
 
 
 def _beside(request: Mapping[str, Any], most: int) -> Iterator[Conversation]:
-    """The texts beside the messages, in parts of at most ``most`` characters."""
-    text = "\n".join(text for name in _BESIDE for text in strings(request.get(name)) if text)
+    """The texts beside the messages, each field's in parts of at most ``most`` characters."""
     # As in a guard's windows: a sentence that is cut at a border stands whole in one of them.
     repeated = int(most * OVERLAP)
-    for begin in range(0, max(1, len(text) - repeated), most - repeated):
-        if message := _message(Role.USER, text[begin : begin + most]):
-            yield Conversation(messages=message)
+    for name in _BESIDE:
+        text = "\n".join(text for text in strings(request.get(name)) if text)
+        for begin in range(0, max(1, len(text) - repeated), most - repeated):
+            if message := _message(Role.USER, text[begin : begin + most]):
+                yield Conversation(messages=message)
 
 
 def _judged(turns: list[Turn]) -> tuple[tuple[Message, ...], tuple[Conversation, ...], tuple[str, ...]]:
@@ -189,7 +195,7 @@ def _turn(message: Any, place: str, max_chars: int) -> Turn:
     if role in _ASSISTANT:
         texts += [text for field in ("refusal", *_THOUGHT) if isinstance(text := message.get(field), str)]
     text = "\n".join(texts)
-    _check_length(text, f"{place}.content", max_chars)
+    check_length(len(text), max_chars, f"{place}.content")
     # Blank is nothing to judge; what is invisible can be read by a model, and by no person.
     if text.strip() and role not in _ASSISTANT:
         try:
@@ -205,7 +211,7 @@ def _said(calls: Any, place: str, most: int) -> str:
     """The texts in calls of tools."""
     # Arguments may have escapes of half a character, which no conversation can hold.
     text = "\n".join(said_by_calls(_listed(calls))).encode("utf-8", "replace").decode()
-    _check_length(text, place, most)
+    check_length(len(text), most, place)
     return text
 
 
@@ -243,10 +249,5 @@ def _check_keys(found: Mapping[str, Any], place: str) -> None:
             _refuse(f"{place}.{known}".removeprefix("."), "is spelt with other letters, which servers read differently")
 
 
-def _check_length(text: str, place: str, most: int) -> None:
-    if len(text) > most:
-        _refuse(place, f"has {len(text)} characters, {most} are allowed", "text_too_long")
-
-
-def _refuse(place: str, fault: str, code: str | None = None) -> NoReturn:
-    raise ApiError(400, f"{place} {fault}", param=place, code=code)
+def _refuse(place: str, fault: str) -> NoReturn:
+    raise ApiError(400, f"{place} {fault}", param=place)

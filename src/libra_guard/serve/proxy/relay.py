@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from typing import Any
 
 from libra_guard.errors import LibraError
@@ -72,6 +73,15 @@ async def relayed(exchange: Exchange, events: AsyncGenerator[dict[str, Any] | No
             exchange.server.metrics.upstream_failed(error.kind)
         yield write_event(error_body(failure))
     yield DONE
+
+
+class _End(Enum):
+    """Of the upstream's stream."""
+
+    SAID = auto()
+    """By ``[DONE]``."""
+    CUT = auto()
+    """Without it: all may have come, or not."""
 
 
 @dataclass(eq=False)
@@ -149,7 +159,7 @@ class _Relay:
 
     async def chunks(self, events: AsyncGenerator[dict[str, Any] | None]) -> AsyncGenerator[dict[str, Any] | None]:
         """What may be sent, as soon as it may; None where nothing could be for a while."""
-        reading: asyncio.Task[dict[str, Any] | bool | None] | None = None
+        reading: asyncio.Task[dict[str, Any] | _End] | None = None
         waking = asyncio.create_task(self._changed.wait())
         now = asyncio.get_running_loop().time
         sent = now()
@@ -195,9 +205,9 @@ class _Relay:
             return False
         return all(text.waiting < self._limit for text in texts)
 
-    def _take(self, chunk: dict[str, Any] | bool | None) -> None:
-        if not isinstance(chunk, dict):
-            if chunk is False and not (self._choices and all(choice.finished for choice in self._choices.values())):
+    def _take(self, chunk: dict[str, Any] | _End) -> None:
+        if isinstance(chunk, _End):
+            if chunk is _End.CUT and not (self._choices and all(choice.finished for choice in self._choices.values())):
                 raise UpstreamError("cut", "the upstream's stream broke off")
             self._ended = True
             for choice in self._choices.values():
@@ -335,9 +345,9 @@ class _Relay:
         self._held = deque([*held[:place], *map(_Held, ending), *left])
 
 
-async def _next(events: AsyncGenerator[dict[str, Any] | None]) -> dict[str, Any] | bool | None:
-    """The next event; False where the stream ends without ``[DONE]``."""
-    return await anext(events, False)
+async def _next(events: AsyncGenerator[dict[str, Any] | None]) -> dict[str, Any] | _End:
+    event = await anext(events, _End.CUT)
+    return _End.SAID if event is None else event
 
 
 def _strictness(choice: _Choice) -> int:

@@ -108,7 +108,7 @@ def proxied(*statuses: int, missing: str = "") -> dict[int | str, dict[str, Any]
         *statuses,
         s404=missing,
         s502="The guard's model failed, or the upstream did; then `code` begins with `upstream_`.",
-        s503="The server is being stopped, or the upstream does not answer for now.",
+        s503="The server is being stopped or has too many requests under way, or the upstream does not answer for now.",
         s504="Not judged, or not answered by the upstream, in time.",
     )
     for one in told.values():

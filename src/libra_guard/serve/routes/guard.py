@@ -37,7 +37,7 @@ async def guard(
     single = body.conversation is not None
     check_limits(conversations, server.settings, lambda i: "conversation" if single else f"conversations[{i}]")
     profile = server.policy(body.policy)
-    served = server.pool.get(body.guard or profile.guard)
+    served = server.guard(profile, body.guard)
     judged = await server.decide_all(
         conversations,
         guard=served.name,

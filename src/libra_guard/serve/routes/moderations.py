@@ -41,7 +41,7 @@ async def moderations(
     OpenAI's clients can ask here. Go by `flagged` and `libra.scenarios`: the categories have OpenAI's names, but not
     its probabilities.
     """
-    served = server.pool.get(body.model or server.policy(body.policy).guard)
+    served = server.guard(server.policy(body.policy), body.model)
     texts = body.texts()
     target = Target.PROMPT if Target.PROMPT in served.guard.targets else Target.RESPONSE
     read = Conversation.from_pair if target is Target.PROMPT else Conversation.from_answer

@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from libra_guard.policy.answers import Language, language_of
 from libra_guard.policy.decide import Decision
 from libra_guard.policy.profile import Action, Policy
+from libra_guard.predict.arrivals import Arrivals, FirstHit
 from libra_guard.predict.stream import AnswerWindows, StreamState, Window
 from libra_guard.records import Conversation, Message, Role, Verdict
 from libra_guard.serve.body import StrictRoute
@@ -37,6 +38,8 @@ class StreamRequest(Asked):
     """As the last request returned it; null in the first one."""
     end: bool = False
     """Whether nothing follows: then what was held back is judged too."""
+    flush: bool = False
+    """Whether what was held back is judged as it is, though more follows: for text that has waited long enough."""
     guard: Name | None = None
     """Name of a guard; by default the policy's, else the server's first."""
     policy: Name | None = None
@@ -75,6 +78,8 @@ class StreamResponse(Answered):
     """What the policy says in place of what was stopped; null where nothing was."""
     windows: list[StreamWindow]
     """Those that were judged, in order, up to the first that is blocked."""
+    first_hit: FirstHit | None
+    """How fast the blocked window was found; null where none is. No time counts from before this request."""
     state: StreamState | None
     """For the next request; null where none is to follow."""
 
@@ -95,17 +100,22 @@ async def stream(
 
     Text is judged sentence by sentence; what has no end yet is held back, in the state, which goes into the next
     request. The server keeps nothing in between: where a request failed (429, 504), send the same again.
+
+    So it cannot tell how long text has waited: its setting `stream_hold_ms` is for the proxy alone. When text has
+    waited long enough here, send `flush`, with an empty text if nothing is new.
     """
+    arrivals = Arrivals()
     profile = server.policy(body.policy)
-    served = server.pool.get(body.guard or profile.guard)
+    served = server.guard(profile, body.guard)
     windows = _resumed(body, server, multi_turn=served.guard.multi_turn)
+    arrivals.came(windows.received + len(body.text))
     # Thousands of characters take milliseconds, in which others need not wait.
-    opened = await asyncio.to_thread(windows.feed, body.text)
-    opened += windows.end() if body.end else []
+    opened = await asyncio.to_thread(_opened, windows, body)
     parts = await _judged(opened, body, profile, request, server, windows)
     last = parts[-1].judged if parts else None
-    answer = None
+    answer = first_hit = None
     if last and last.decision.action is Action.BLOCK:
+        first_hit = arrivals.hit(parts[-1].window.end)
         answer = profile.answer(last.decision, body.language or _language(body))
     stopped = answer is not None
     made = StreamResponse(
@@ -113,6 +123,7 @@ async def stream(
         stopped=stopped,
         answer=answer,
         windows=[_told(part) for part in parts],
+        first_hit=first_hit,
         state=None if stopped or body.end else windows.state,
     )
     return Response(made.model_dump_json(), media_type="application/json")
@@ -151,6 +162,15 @@ async def _judged(
     return parts
 
 
+def _opened(windows: AnswerWindows, body: StreamRequest) -> list[Window]:
+    opened = windows.feed(body.text)
+    if body.end:
+        return opened + windows.end()
+    while body.flush and (flushed := windows.flush()):
+        opened += flushed
+    return opened
+
+
 def _resumed(body: StreamRequest, server: Server, *, multi_turn: bool) -> AnswerWindows:
     """Where the answer stands.
 
@@ -161,7 +181,7 @@ def _resumed(body: StreamRequest, server: Server, *, multi_turn: bool) -> Answer
     if before:
         made = Conversation.model_construct(messages=before)
         check_limits([made], server.settings, lambda _: "question" if body.messages is None else "messages")
-    check_length(len(body.text), server.settings, "text")
+    check_length(len(body.text), server.settings.max_chars, "text")
     if body.state is None:
         return AnswerWindows(before, settings, multi_turn=multi_turn)
     try:

@@ -104,6 +104,7 @@ class Health(Answered):
     "/v1/guards",
     operation_id="listGuards",
     summary="The guards that are served",
+    responses=documented(503),
 )
 async def guards(server: TheServer) -> GuardList:
     """What each can judge, its thresholds and categories; and the limits of a request."""
@@ -122,6 +123,7 @@ async def guards(server: TheServer) -> GuardList:
     "/v1/policies",
     operation_id="listPolicies",
     summary="The policy profiles",
+    responses=documented(503),
 )
 async def policies(server: TheServer) -> PolicyList:
     """Which there are, which decides by default, and which of them have a broken file."""
