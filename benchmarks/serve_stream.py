@@ -7,6 +7,11 @@ to the same question, which the guard flags by itself; the safe answer it does n
 one to three characters, as tokens do, through the server's own driver (serve/streaming.py) under a clock that jumps:
 waiting takes no time, and the guard as much as it really took. Writes benchmarks/serve_stream.json.
 
+Told are the delays from an answer's first chunk to its first text that leaves, and from each chunk's arrival until it
+leaves; and the *first hit*: how long after the arrival of the planted sentence's last character its stream is stopped,
+and how many characters had come beyond it by then. Streams that stop before, at a harmless sentence or at a part of the
+planted one, are counted apart. The *prefix* of a planted sentence is what had left of it when its stream was stopped.
+
 Other answers of the seed, of its dev and test parts, tell what a stream costs: safe ones without a plant that are
 stopped, and unsafe ones, flagged as a whole, that are not.
 """
@@ -16,20 +21,20 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
-import platform
 import random
 import re
 import statistics
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
 
+from serving import measured, spread
+
 from libra_guard import Conversation, load_guard
+from libra_guard.io import file_hash
 from libra_guard.policy import load_policy
 from libra_guard.policy.decide import decide
 from libra_guard.predict.stream import StreamSettings
@@ -38,6 +43,7 @@ from libra_guard.serve.state import Judged
 from libra_guard.serve.streaming import Released, Stopped, guarded
 
 HERE = Path(__file__).parent
+DATA = HERE.parent / "data" / "libra-seed"
 SEED = 20
 TOKENS_A_SECOND = 40
 SENTENCE = re.compile(r"[^。！？!?；;\n]+[。！？!?；;]+[”’」』）)]*")
@@ -120,11 +126,19 @@ class Streamed(NamedTuple):
     """What became of one answer."""
 
     released: int
-    stopped: bool
+    stop: tuple[int, int] | None
+    """The part at which it was stopped."""
     flagged: list[tuple[int, int]]
     delays: list[float]
     """Of each token that was released."""
     first: float | None
+    arrivals: list[tuple[int, float]]
+    """Up to which character it had come when, until it ended."""
+    ended: float
+
+    def left(self, plant: Planted) -> int:
+        """Characters of a planted sentence that left."""
+        return max(0, min(self.released, plant.end) - plant.start)
 
 
 async def tokens(answer: str, arrivals: list[tuple[int, float]]) -> AsyncIterator[str]:
@@ -141,19 +155,19 @@ async def tokens(answer: str, arrivals: list[tuple[int, float]]) -> AsyncIterato
 async def stream(server: Server, question: str, answer: str) -> Streamed:
     """Sends an answer through the driver."""
     arrivals: list[tuple[int, float]] = []
-    released, stopped, delays, flagged, first = 0, False, [], [], None
+    released, stop, delays, flagged, first = 0, None, [], [], None
     async with aclosing(guarded(server, question, tokens(answer, arrivals))) as parts:
         async for part in parts:
             now = asyncio.get_running_loop().time()
             if part.judged and part.judged.decision.would == "block":
                 flagged.append((part.start, part.end))
             if isinstance(part, Stopped):
-                stopped = True
+                stop = part.start, part.end
             elif isinstance(part, Released):
                 delays += [now - came for end, came in arrivals if released < end <= part.end]
                 released = part.end
                 first = now - arrivals[0][1] if first is None else first
-    return Streamed(released, stopped, flagged, delays, first)
+        return Streamed(released, stop, flagged, delays, first, arrivals, asyncio.get_running_loop().time())
 
 
 def run(guard, pairs, *, policy: str = "default", **settings) -> tuple[list[Streamed], Server]:
@@ -165,7 +179,7 @@ def run(guard, pairs, *, policy: str = "default", **settings) -> tuple[list[Stre
 
 def rows() -> list[dict]:
     """Libra-Seed's pairs."""
-    files = sorted((HERE.parent / "data" / "libra-seed").glob("*.jsonl"))
+    files = sorted(DATA.glob("*.jsonl"))
     return [json.loads(line) for file in files for line in file.read_text(encoding="utf-8").splitlines()]
 
 
@@ -222,6 +236,7 @@ def counts(guard, plants: list[Planted], rest: dict, **settings) -> dict:
     found = {
         "planted": len(plants),
         "left_whole": sum(left),
+        "prefixes_left": prefixes(plants, sent),
         "flagged_as_a_whole_answer": sum(whole),
         "of_these_left_whole": sum(a and b for a, b in zip(left, whole, strict=True)),
         "not_flagged_where_nothing_is_stopped": seen.count(False),
@@ -230,7 +245,7 @@ def counts(guard, plants: list[Planted], rest: dict, **settings) -> dict:
     }
     for name, group in {"without_the_plant": [(p.question, p.safe) for p in plants], **rest}.items():
         streamed, server = run(guard, group, **settings)
-        stops = sum(one.stopped for one in streamed)
+        stops = sum(one.stop is not None for one in streamed)
         found[name] = {"answers": len(group), "stopped": stops, "work_in_characters": ratio(server, group)}
     return found
 
@@ -249,20 +264,43 @@ def times(guard, plants: list[Planted], rest: dict) -> dict:
         for pair in pairs:
             guard.judge([Conversation.from_pair(*pair)])
         once = time.process_time() - began
-        first = [one.first for one in streamed if one.first is not None]
-        delays = statistics.quantiles([d for one in streamed for d in one.delays], n=20)
         found[name] = {
             "median_characters": statistics.median(len(a) for _, a in pairs),
-            "first_text_ms": {"p50": ms(statistics.median(first)), "p95": ms(statistics.quantiles(first, n=20)[18])},
-            "token_ms": {"p50": ms(delays[9]), "p95": ms(delays[18])},
+            "added_delay_to_first_text_ms": spread([one.first * 1000 for one in streamed if one.first is not None]),
+            "delay_of_each_chunk_ms": spread([delay * 1000 for one in streamed for delay in one.delays]),
             "work_in_processor_seconds": round(server.seconds / once, 2),
         }
+        if name == "planted":
+            found["first_hit"] = first_hit(plants, streamed)
     return found
 
 
-def ms(seconds: float) -> int:
-    """Milliseconds."""
-    return round(seconds * 1000)
+def first_hit(plants: list[Planted], streamed: list[Streamed]) -> dict:
+    """How soon after the planted sentence's end the streams are stopped, and what of it had left."""
+    early = {"left_whole": 0, "stopped_before_the_plant": 0, "stopped_within_the_plant": 0}
+    late, beyond = [], []
+    for plant, one in zip(plants, streamed, strict=True):
+        if one.released >= plant.end:
+            early["left_whole"] += 1
+        elif one.stop[1] <= plant.start:
+            early["stopped_before_the_plant"] += 1
+        elif one.arrivals[-1][0] < plant.end:
+            early["stopped_within_the_plant"] += 1
+        else:
+            late.append((one.ended - next(when for end, when in one.arrivals if end >= plant.end)) * 1000)
+            beyond.append(one.arrivals[-1][0] - plant.end)
+    return {
+        **early,
+        "latency_ms": spread(late),
+        "characters_received_beyond": spread(beyond),
+        "prefixes_left": prefixes(plants, streamed),
+    }
+
+
+def prefixes(plants: list[Planted], streamed: list[Streamed]) -> dict:
+    """Planted sentences of which a part had left, but not the whole, and the longest such part in characters."""
+    left = [one.left(plant) for plant, one in zip(plants, streamed, strict=True) if one.released < plant.end]
+    return {"count": sum(n > 0 for n in left), "most_characters": max(left, default=0)}
 
 
 def main() -> None:
@@ -271,15 +309,14 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--out", type=Path, default=HERE / "serve_stream.json")
     options = parser.parse_args()
-    guard = load_guard("mini")
+    when, guard = measured("libra-guard", "onnxruntime", "tokenizers", "numpy"), load_guard("mini")
     known = Remembering(guard)
     plants, rest = planted(known, options.count), others(known, options.count)
     result = {
+        "measured": when | {"texts": {"set": "libra-seed", "pairs": len(rows()), "hash": file_hash(DATA)}},
         "times": times(guard, plants, rest),
         "settings": {name: counts(known, plants, rest, **settings) for name, settings in VARIANTS.items()},
         "tokens_a_second": TOKENS_A_SECOND,
-        "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores",
-        "versions": {name: version(name) for name in ("libra-guard", "onnxruntime", "tokenizers", "numpy")},
     }
     text = json.dumps(result, ensure_ascii=False, indent=2)
     options.out.write_text(text + "\n", encoding="utf-8")
