@@ -99,7 +99,7 @@ def served(scratch: Path) -> Path:
     judges = [{"guard": "libra", "model": name} for name in models]
     seats = {"writer": "one", "responders": list(models), "judges": judges, "arbiter": judges[1]}
     config = scratch / "served.yaml"
-    settings = {"name": "served", "models": models, "seats": seats}
+    settings = {"name": "served", "for_trying": True, "models": models, "seats": seats}
     settings["queries"] = {"harmful": 4, "borderline": 2, "benign": 20}
     config.write_text(json.dumps(settings), encoding="utf-8")
     return config

@@ -123,7 +123,10 @@ def ngrams_folder(make_model: MakeModel) -> Path:
 
 
 class FakeServer:
-    """Answers each POST with what ``reply`` returns: a status, headers and a body; keeps what was asked."""
+    """Answers each POST with what ``reply`` returns: a status, headers and a body; keeps what was asked.
+
+    A ``content-length`` among the headers that is longer than the body: the connection is closed in the middle of it.
+    """
 
     def __init__(self) -> None:
         self.reply: Callable[[dict[str, Any]], tuple[int, dict[str, str], Any]] = lambda _: (500, {}, {})
@@ -150,14 +153,16 @@ class FakeServer:
                 status, headers, body = outer.reply(asked)
                 with outer._lock:
                     outer.at_once -= 1
-                data = body.encode() if isinstance(body, str) else json.dumps(body).encode()
+                text = body if isinstance(body, str | bytes) else json.dumps(body)
+                data = text.encode() if isinstance(text, str) else text
                 try:
                     self.send_response(status)
-                    for name, value in {"content-type": "application/json", **headers}.items():
+                    told = {"content-type": "application/json", "content-length": str(len(data)), **headers}
+                    for name, value in told.items():
                         self.send_header(name, value)
-                    self.send_header("content-length", str(len(data)))
                     self.end_headers()
                     self.wfile.write(data)
+                    self.close_connection |= told["content-length"] != str(len(data))
                 except (BrokenPipeError, ConnectionResetError):
                     self.close_connection = True
 

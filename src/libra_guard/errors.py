@@ -7,7 +7,8 @@ LibraError
 ├── StoppedError       it ended before it was done; what was done is kept, and the same call goes on
 │   └── HaltedError    it was told to end
 └── BackendError       a model could not be run, or a server did not answer
-    └── RefusedError   it was this one input that was not taken
+    ├── RefusedError   it was this one input that was not taken
+    └── BusyError      the server takes nothing now, whatever it is asked
 """
 
 from __future__ import annotations
@@ -42,6 +43,20 @@ class BackendError(LibraError):
 
 class RefusedError(BackendError):
     """A model does not take this one input, now or later; others it may take."""
+
+
+class BusyError(BackendError):
+    """A server takes nothing now, whatever it is asked; later it may.
+
+    Args:
+        message: What it said.
+        after: Seconds that it asks to wait; None where it does not.
+        there: Whether it said so itself; False where nobody took the connection.
+    """
+
+    def __init__(self, message: str, *, after: float | None = None, there: bool = True) -> None:
+        super().__init__(message)
+        self.after, self.there = after, there
 
 
 class MissingExtraError(LibraError):

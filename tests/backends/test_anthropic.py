@@ -8,9 +8,10 @@ import pytest
 pytest.importorskip("anthropic")
 pytest.importorskip("stamina")
 
+from libra_guard.backends import _remote
 from libra_guard.backends.anthropic import AnthropicBackend
 from libra_guard.backends.base import Prompt
-from libra_guard.errors import BackendError, UsageError
+from libra_guard.errors import BackendError, RefusedError, UsageError
 from libra_guard.records import Message, Method, Role
 
 QUICK = {"backoff": 0.01, "max_backoff": 0.02, "retries": 2, "timeout": 5.0, "api_key": "k"}
@@ -100,9 +101,20 @@ def test_what_is_asked(server: Any, make: Make) -> None:
     assert not backend.continues
 
 
+def test_an_answer_without_end_is_left(server: Any, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_remote, "MAX_ANSWER_BYTES", 1000)
+    server.reply = lambda _: said(text("长" * 1000))
+    with pytest.raises(RefusedError, match="longer than 1000 bytes"):
+        make().generate([Prompt.from_user("问")])
+    assert len(server.asked) == 1
+
+
 def test_temperature_for_older_models(server: Any, make: Make) -> None:
     server.reply = lambda _: said(text("x"))
-    make(sampling=True).generate([Prompt.from_user("问")], temperature=0.7)
+    backend = make(sampling=True)
+    backend.generate([Prompt.from_user("问")], temperature=0.7)
+    # Without one, the model samples as it likes.
+    assert (backend.greedy, make().greedy) == (True, False)
     assert server.asked[0]["temperature"] == 0.7
     assert server.headers[0]["anthropic-version"] == "2023-06-01"
 

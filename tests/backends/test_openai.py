@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import math
 import threading
 import time
@@ -12,9 +13,10 @@ import pytest
 pytest.importorskip("openai")
 pytest.importorskip("stamina")
 
+from libra_guard.backends import _remote
 from libra_guard.backends.base import Prompt
 from libra_guard.backends.openai import OpenAIBackend
-from libra_guard.errors import BackendError, RefusedError, UsageError
+from libra_guard.errors import BackendError, BusyError, RefusedError, UsageError
 from libra_guard.records import Message, Method, Role
 
 QUICK = {"backoff": 0.01, "max_backoff": 0.02, "retries": 2, "timeout": 5.0}
@@ -96,9 +98,24 @@ def test_timeout(server: Any, make: Make) -> None:
 
 def test_nobody_listens() -> None:
     backend = OpenAIBackend("m", base_url="http://127.0.0.1:9/v1", **QUICK)
-    with pytest.raises(BackendError, match=r"no connection to the server: .*\(3 attempts\)"):
+    with pytest.raises(BusyError, match=r"no connection to the server: .*\(3 attempts\)") as caught:
         backend.generate([Prompt.from_user("问")])
+    assert not caught.value.there
     backend.close()
+
+
+def test_a_connection_closed_in_the_middle_of_an_answer_is_no_answer(server: Any, make: Make) -> None:
+    """Though what came is whole: the server had promised more."""
+    cut = 200, {"content-length": "10000"}, chat("半句")
+    replies = iter([cut, cut, ok(chat("整句"))])
+    server.reply = lambda _: next(replies)
+    assert make().generate([Prompt.from_user("问")]) == ["整句"]
+    assert len(server.asked) == 3
+    server.reply = lambda _: cut
+    with pytest.raises(BackendError, match=r"no connection to the server: .*\(3 attempts\)") as caught:
+        make().generate([Prompt.from_user("另问")])
+    # It may be this answer that the server dies of.
+    assert not isinstance(caught.value, BusyError)
 
 
 def test_one_failure_gives_the_others_up(server: Any, make: Make) -> None:
@@ -363,12 +380,38 @@ def test_what_the_server_does_not_take_is_told_from_a_server_that_fails(server: 
         make().generate([Prompt.from_user("问")])
 
 
-@pytest.mark.parametrize("status", [401, 404, 429, 500])
+def test_an_answer_without_end_is_left_and_not_asked_for_again(
+    server: Any, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_remote, "MAX_ANSWER_BYTES", 1000)
+    server.reply = lambda _: ok(chat("长" * 1000))
+    with pytest.raises(RefusedError, match=r"the server's answer is longer than 1000 bytes$"):
+        make().generate([Prompt.from_user("问")])
+    assert len(server.asked) == 1
+    # What is packed counts as it is unpacked.
+    packed = gzip.compress(b" " * 500_000)
+    server.reply = lambda _: (200, {"content-encoding": "gzip"}, packed)
+    with pytest.raises(RefusedError, match=r"is longer than 1000 bytes$"):
+        make().generate([Prompt.from_user("问")])
+
+
+@pytest.mark.parametrize(("status", "after"), [(429, 9999.0), (503, 0.0), (529, None)])
+def test_a_busy_server_is_told_from_one_that_fails_with_how_long_it_asks_for(
+    server: Any, make: Make, status: int, after: float | None
+) -> None:
+    headers = {} if after is None else {"retry-after": f"{after:g}"}
+    server.reply = lambda _: (status, headers, {"error": {"message": "later"}})
+    with pytest.raises(BusyError, match=f"answered {status}: later") as caught:
+        make().generate([Prompt.from_user("问")])
+    assert (caught.value.after, caught.value.there) == (after, True)
+
+
+@pytest.mark.parametrize("status", [401, 404, 500])
 def test_a_server_that_fails_does_not_refuse(server: Any, make: Make, status: int) -> None:
     server.reply = lambda _: (status, {}, {"error": {"message": "no"}})
     with pytest.raises(BackendError, match=f"answered {status}") as caught:
         make().generate([Prompt.from_user("问")])
-    assert not isinstance(caught.value, RefusedError)
+    assert not isinstance(caught.value, RefusedError | BusyError)
 
 
 def test_a_score_tells_what_it_took(server: Any, make: Make) -> None:

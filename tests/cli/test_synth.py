@@ -65,7 +65,7 @@ def test_steps_by_themselves(tmp_path: Path) -> None:
         (["--set", "queries.harmful=-1"], "queries.harmful: Input should be greater than or equal to 0"),
         (["--set", "queries.only=[Gambing]"], "there is no sub-category 'Gambing'"),
         (["--set", "seats.writer=gpt"], "no model is called 'gpt'; there are grammar"),
-        (["--set", "seats.judges=[{guard: mini}, {guard: mini}]"], "two judges are the same"),
+        (["--set", "seats.judges=[{guard: mini}, {guard: mini}]"], "seats.judges.1: 'mini' judges with what"),
         (["--set", "queries.only=[a"], "--set queries.only=[a: the value is no YAML: while parsing"),
         (["--set", "name"], "--set name: write KEY=VALUE"),
         (["--set", "name.of=3"], "--set name.of=3: write KEY=VALUE"),

@@ -49,7 +49,7 @@ def disagrees(prompt: Prompt) -> str:
     return json.dumps({"答案": label, "分析": "另一种看法。"}, ensure_ascii=False)
 
 
-MODELS: dict[str, Callable[[Prompt], str]] = {"obedient": says, "contrary": disagrees}
+MODELS: dict[str, Callable[[Prompt], str]] = {"obedient": says, "contrary": disagrees, "third": says}
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def make_config() -> MakeConfig:
 
     def make(**changes: Any) -> SynthConfig:
         models = {name: {"backend": "scripted", "model": name, "batch": 1} for name in MODELS}
-        judges = [{"guard": "libra", "model": name} for name in MODELS]
+        judges = [{"guard": "libra", "model": name} for name in ("obedient", "contrary")]
         settings: dict[str, Any] = {
             "name": "small",
             "models": models,
@@ -79,7 +79,7 @@ def make_config() -> MakeConfig:
                 "writer": "obedient",
                 "responders": ["obedient", "grammar"],
                 "judges": judges,
-                "arbiter": {"guard": "libra", "model": "obedient"},
+                "arbiter": {"guard": "libra", "model": "third"},
             },
             "queries": {"harmful": 3, "borderline": 1, "benign": 4, "only": ["Gambling", "Gender"]},
         }

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from libra_guard.configuration import ConfigFile
+from libra_guard.errors import UsageError
 from libra_guard.synth.adversarial.settings import AdversarialConfig
 from libra_guard.synth.config import SynthConfig
 
@@ -84,6 +85,38 @@ def test_so_are_those_of_adversarial_rounds(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", [SynthConfig, AdversarialConfig])
 def test_what_is_wrong_stays_for_the_check_to_tell(tmp_path: Path, kind: type[ConfigFile], settings: Any) -> None:
     assert unchecked(kind, settings, tmp_path) == settings
+
+
+@pytest.mark.parametrize(
+    ("judges", "arbiter", "told"),
+    [
+        (["qwen", "qwen"], None, r"seats\.judges\.1: 'libra:qwen' judges with what seats\.judges\.0 judges with, Q/7B"),
+        (["qwen", "again"], None, r"seats\.judges\.1: 'libra:again' .*, Q/7B: their agreement would say nothing"),
+        (["qwen", "gemma"], "gemma", r"seats\.arbiter: 'libra:gemma' .* seats\.judges\.1 .*it would decide for itself"),
+        (["qwen", "gemma"], "again", r"seats\.arbiter: 'libra:again' .* seats\.judges\.0 judges with, Q/7B"),
+        (["qwen", "libra:Q/7B"], None, r"seats\.judges\.1: 'libra:7B' judges with what seats\.judges\.0"),
+        (["mini", "mini"], None, r"seats\.judges\.1: 'mini' .*, the guard mini: their"),
+        (["mini", "gemma"], "mini", r"seats\.arbiter: 'mini' .*it would decide for itself"),
+    ],
+)
+def test_nobody_votes_twice_nor_decides_on_his_own_vote(judges: list[str], arbiter: str | None, told: str) -> None:
+    models = {"qwen": "Q/7B", "again": "Q/7B", "gemma": "G/9B"}
+
+    def seat(name: str) -> dict[str, Any]:
+        return {"guard": "libra", "model": name} if name in models else {"guard": name, "options": {"threshold": 0.7}}
+
+    settings = {
+        "name": "toy",
+        "models": {name: {"backend": "scripted", "model": model} for name, model in models.items()},
+        "seats": {"judges": [seat(name) for name in judges], "arbiter": seat(arbiter) if arbiter else None},
+    }
+    with pytest.raises(UsageError, match=told):
+        SynthConfig.checked(settings, "test")
+    if arbiter:
+        # There is no third guard on a bare machine.
+        assert SynthConfig.checked(settings | {"for_trying": True}, "test").offline
+        settings["seats"]["arbiter"] = seat("words:w.txt")
+        SynthConfig.checked(settings, "test")
 
 
 @pytest.mark.parametrize(("count", "few"), [(1, True), (2, True), (3, False), (4, False)])

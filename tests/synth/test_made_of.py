@@ -2,13 +2,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from libra_guard.io import model_hash
 from libra_guard.predict.shards import Shard
-from libra_guard.synth.made_of import content, files_of, settings_of
+from libra_guard.synth.made_of import content, files_of, judges_of, settings_of
 from libra_guard.synth.seats.cast import Cast
 from libra_guard.synth.seats.store import CallStore
 from libra_guard.synth.work import Work
@@ -60,6 +62,25 @@ def test_the_folder_of_a_judges_own_model_counts_with_its_content(about: Callabl
     before = about(seats=judging({"guard": "mini:own"}))
     (tmp_path / "own" / "model.onnx").write_bytes(b"2")
     assert about(seats=judging({"guard": "mini:own"})) != before
+
+
+def test_judges_are_told_with_the_hash_of_their_model_where_it_is_here(
+    make_config: Callable[..., Any], tmp_path: Path
+) -> None:
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "model.onnx").write_bytes(b"1")
+    (tmp_path / "list.txt").write_text("一", encoding="utf-8")
+    judges = judging({"guard": "mini:own"}, {"guard": "words:list.txt"}, {"guard": "libra:hub/name"}, {"guard": "mini"})
+    with work_of(make_config(seats=judges), tmp_path) as work:
+        found = [(one["name"], one["backend"], one["model"], one["hash"]) for one in judges_of(work)]
+    bundled = model_hash(Path(str(files("libra_guard") / "assets" / "mini")))
+    assert found == [
+        ("libra:obedient", "scripted", "obedient", ""),
+        ("mini:own", "onnx", "own", model_hash(tmp_path / "own")),
+        ("words:list.txt", "none", "list.txt", content(tmp_path / "list.txt")),
+        ("libra:name", "transformers", "hub/name", ""),
+        ("mini", "onnx", "", bundled),
+    ]
 
 
 def test_the_attempts_of_the_writer_count(about: Callable[..., Any]) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,12 +9,15 @@ from typing import Any
 
 import pytest
 
+from libra_guard import __version__
 from libra_guard.backends.scripted import ScriptedBackend
+from libra_guard.data.registry import load_importer
 from libra_guard.errors import BackendError, DataError, LibraError, UsageError
 from libra_guard.io import Row, atomic, read_rows, write_atomic
 from libra_guard.predict.shards import Shard
 from libra_guard.records import Sample
 from libra_guard.synth import folder
+from libra_guard.synth.made_of import content as file_content
 from libra_guard.synth.run import STEPS, Outcome, Run
 from libra_guard.synth.seats import cast
 from libra_guard.synth.seats.budget import BudgetSpentError
@@ -56,7 +60,11 @@ def test_a_run_makes_both_stages_and_a_card(run_in: MakeRun, scripted: Models) -
     for sample in [*stages["stage1"], *stages["stage2"]]:
         extra = sample.model_extra or {}
         assert extra["made_by"][0]["step"] == "queries"
-        assert extra["made_by"][-1]["step"] == "respond"
+        judging = [(made["step"], made["model"]) for made in extra["made_by"][-len(extra["votes"]) :]]
+        if extra["label_by"] == "agreement":
+            assert judging == [("annotate", vote["judge"]) for vote in extra["votes"]]
+        else:
+            assert judging[-2:] == [("respond", extra["responder"]), ("annotate", extra["arbiter"]["judge"])]
         assert len(extra["votes"]) == 2
         assert sample.source == "Synthetic Data"
     assert all(len({vote["label"] for vote in (s.model_extra or {})["votes"]}) == 1 for s in stages["stage1"])
@@ -67,6 +75,14 @@ def test_a_run_makes_both_stages_and_a_card(run_in: MakeRun, scripted: Models) -
     card = json.loads((run.out / "data" / "card.json").read_text(encoding="utf-8"))
     assert card["stages"]["stage1"]["rows"] == len(stages["stage1"])
     assert card["usage"]["obedient"]["calls"] > 0
+    assert [(one["seat"], one["name"], one["backend"], one["model"], one["hash"]) for one in card["sitting"]] == [
+        ("judge", "libra:obedient", "scripted", "obedient", ""),
+        ("judge", "libra:contrary", "scripted", "contrary", ""),
+        ("arbiter", "libra:third", "scripted", "third", ""),
+    ]
+    for step in STEPS:
+        record = json.loads(run.path(step).with_suffix(".json").read_text(encoding="utf-8"))
+        assert record["versions"] == {"libra-guard": __version__, "python": platform.python_version()}
     assert (run.out / "data" / "README.md").read_text(encoding="utf-8").startswith("---\nlicense:")
 
 
@@ -316,7 +332,8 @@ def test_what_the_cells_lack_and_the_benchmarks_hit_is_told(
     queries = {"harmful": 3, "borderline": 1, "benign": 40, "only": ["Gambling", "Gender"], "per_call": 2, "rounds": 1}
     run_in("first", config=make_config(queries=queries)).do("elements", "queries")
     question = rows(run_in("first").path("queries"))[0]["question"]
-    held_out = tmp_path / "held.jsonl"
+    held_out = tmp_path / "s-eval" / "held.jsonl"
+    held_out.parent.mkdir()
     held_out.write_text(json.dumps({"question": question}), encoding="utf-8")
     run = run_in(config=make_config(queries=queries, dedup={"against": [str(held_out)]}))
     outcomes = {one.step: one for one in run.go()}
@@ -324,8 +341,11 @@ def test_what_the_cells_lack_and_the_benchmarks_hit_is_told(
     assert outcomes["dedup"].figures["contamination"][0]["hits"] >= 1
     card = json.loads((run.out / "data" / "card.json").read_text(encoding="utf-8"))
     assert card["lacking"] == lacking
-    assert card["contamination"] == [{"file": "held.jsonl", "rows": 1, "unread": 0, "hits": 1}]
-    assert "| held.jsonl | 1 | 0 | 1 |" in (run.out / "data" / "README.md").read_text(encoding="utf-8")
+    about = {"hash": file_content(held_out), "revision": load_importer("s-eval").info.revision}
+    assert card["contamination"] == [{"file": "held.jsonl", "rows": 1, "unread": 0, "hits": 1, **about}]
+    assert f"| held.jsonl | {about['revision']} | {about['hash']} | 1 | 0 | 1 |" in (
+        run.out / "data" / "README.md"
+    ).read_text(encoding="utf-8")
 
 
 def test_the_bar_of_a_step_moves_with_its_pieces(

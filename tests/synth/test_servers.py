@@ -89,7 +89,6 @@ def run(server: Any, tmp_path: Path) -> Callable[..., Run]:
                 "writer": "one",
                 "responders": ["one"],
                 "judges": [{"guard": "libra", "model": name} for name in ("one", "two")],
-                "arbiter": {"guard": "libra", "model": "two"},
             },
             "queries": {"harmful": 6, "borderline": 0, "benign": 0, "only": ["Gambling"]},
             "augment": {"rewrite": 0, "paraphrase": 0, "red_team": 0},
@@ -99,9 +98,12 @@ def run(server: Any, tmp_path: Path) -> Callable[..., Run]:
     return make
 
 
-def apart(model: Model, *, concurrency: int = 1, patience: int = 5, **options: Any) -> dict[str, Any]:
+def apart(
+    model: Model, *, concurrency: int = 1, patience: int = 5, wait: float = 600.0, **options: Any
+) -> dict[str, Any]:
     """Two models, each at an address of its own."""
-    about = {"backend": "openai", "concurrency": concurrency, "patience": patience, "options": QUICK | options}
+    about = {"backend": "openai", "concurrency": concurrency, "patience": patience, "wait": wait}
+    about["options"] = QUICK | options
     return {name: {**about, "model": name, "endpoints": [f"{model.server.url}/{name}/v1"]} for name in ("one", "two")}
 
 
@@ -137,6 +139,27 @@ def test_too_many_requests_are_waited_for(model: Model, run: Callable[..., Run])
     made.go()
     assert len(rows(made.path("annotate"))) == 6
     assert model.asked["judge"] == 24
+
+
+@pytest.mark.parametrize("seat", ["writer", "responder", "judge"])
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_server_that_stays_busy_stops_the_run_and_no_row_is_lost(
+    model: Model, run: Callable[..., Run], seat: str, status: int
+) -> None:
+    calm, taken = getattr(model, seat), itertools.count(1)
+    setattr(model, seat, lambda text: calm(text) if next(taken) < 4 and seat != "writer" else (status, {}, {}))
+    models = apart(model, wait=0)
+    with pytest.raises(EndpointsLostError, match=rf"models\.\w+: no endpoint .*\(wait\): .* answered {status}"):
+        run(models=models).go()
+    step = {"writer": "queries", "responder": "respond", "judge": "annotate"}[seat]
+    assert not run(models=models).path(step).exists()
+    before = model.asked[seat]
+    setattr(model, seat, calm)
+    made = run(models=models)
+    made.go()
+    assert (len(rows(made.path("annotate"))), reasons(made, step)) == (6, set())
+    # Three of the answers of "one" had been kept; those of "two" may have been given or not.
+    assert model.asked[seat] - before <= {"writer": 1, "responder": 3, "judge": 9}[seat]
 
 
 def test_half_a_json_is_a_failure_of_the_server_and_asked_again(model: Model, run: Callable[..., Run]) -> None:
@@ -420,7 +443,7 @@ def test_money_hangs_neither_on_kills_nor_on_how_the_steps_were_done(
     """One model in several seats, whose tokens cost what no float holds exactly."""
     models = {name: {**one, "price": {"input": 0.1, "output": 0.7}} for name, one in apart(model).items()}
     judges = [{"guard": "libra", "model": name} for name in ("one", "two")]
-    seats = {"writer": "one", "responders": ["one", "two"], "judges": judges, "arbiter": judges[1]}
+    seats = {"writer": "one", "responders": ["one", "two"], "judges": judges}
     model.responder = lambda text: says(f"{'去吧，祝你赢钱' if '彩票' in text else '不行，赌博害人'}。{text}")
     model.judge = lambda text: says(UNSAFE if "祝你赢钱" in text else SAFE)
     made = {name: run(name, models=models, seats=seats) for name in ("whole", "cut", "killed")}

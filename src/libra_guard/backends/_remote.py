@@ -9,14 +9,14 @@ import hashlib
 import json
 import threading
 import weakref
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any, TypeVar
 
 import stamina
 
 from libra_guard.backends._retries import MAX_RETRY_AFTER, Notice, retry_after
-from libra_guard.errors import BackendError, HaltedError, RefusedError, UsageError
+from libra_guard.errors import BackendError, BusyError, HaltedError, RefusedError, UsageError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -26,10 +26,20 @@ _REFUSALS = frozenset({400, 403, 413, 422})
 OpenRouter), a text that is too long (400, 413), a field of the wrong form (422). A wrong key (401) or an unknown model
 (404) meets every input alike.
 """
+_BUSY = frozenset({429, 503, 529})
+"""Statuses that speak of the server alone: its limit of requests, too much work (529 at Anthropic), not yet ready."""
+
+
+MAX_ANSWER_BYTES = 4 << 20
+"""Of an answer as it is read, unpacked: a hundred thousand tokens, and room; a server that does not end is left."""
 
 
 class UnreadableError(Exception):
     """The server's answer is not of the form that its API promises."""
+
+
+class TooLongError(Exception):
+    """The server's answer has more than ``MAX_ANSWER_BYTES``."""
 
 
 class Remote:
@@ -99,7 +109,8 @@ class Remote:
             settings: What else the answer depends on.
 
         Raises:
-            RefusedError: The server does not take one item.
+            RefusedError: The server does not take one item, or does not end its answer.
+            BusyError: It takes none now.
             BackendError: One item failed for good.
             HaltedError: ``cancel`` was called.
         """
@@ -173,10 +184,9 @@ class Remote:
                 with attempt:
                     attempts += 1
                     return await call(item)
-        except (self._sdk.APIError, UnreadableError, json.JSONDecodeError) as error:
+        except (self._sdk.APIError, TooLongError, UnreadableError, json.JSONDecodeError) as error:
             tried = f" ({attempts} attempts)" if attempts > 1 else ""
-            kind = RefusedError if getattr(error, "status_code", None) in _REFUSALS else BackendError
-            raise kind(f"the backend '{self._name}': {self._words(error)}{tried}") from error
+            raise _failure(error, f"the backend '{self._name}': {self._words(error)}{tried}") from error
         raise AssertionError("stamina neither returned nor raised")
 
     def _retry(self, error: Exception) -> bool | float:
@@ -187,6 +197,8 @@ class Remote:
         return again
 
     def _again(self, error: Exception) -> bool | float:
+        if _too_long(error):
+            return False
         if isinstance(error, (self._sdk.APIConnectionError, UnreadableError, json.JSONDecodeError)):
             return True
         status = getattr(error, "status_code", 0)
@@ -198,6 +210,8 @@ class Remote:
         return asked if asked <= MAX_RETRY_AFTER else False
 
     def _words(self, error: Exception) -> str:
+        if long := _too_long(error):
+            return str(long)
         if isinstance(error, self._sdk.APITimeoutError):
             return "the server did not answer in time"
         if isinstance(error, self._sdk.APIConnectionError):
@@ -211,6 +225,25 @@ class Remote:
         return f"the server answered {status}: {_message(getattr(error, 'body', None)) or error}"
 
 
+def bounded_client(sdk: ModuleType) -> Any:
+    """The SDK's own HTTP client, which leaves an answer at ``MAX_ANSWER_BYTES``."""
+
+    async def bound(response: Any) -> None:
+        whole = response.aiter_bytes
+
+        async def read(*args: Any) -> AsyncIterator[bytes]:
+            size = 0
+            async for chunk in whole(*args):
+                size += len(chunk)
+                if size > MAX_ANSWER_BYTES:
+                    raise TooLongError(f"the server's answer is longer than {MAX_ANSWER_BYTES} bytes")
+                yield chunk
+
+        response.aiter_bytes = read
+
+    return sdk.DefaultAsyncHttpxClient(event_hooks={"response": [bound]})
+
+
 @contextlib.contextmanager
 def reading(what: str) -> Iterator[None]:
     """Turns the errors of reading an answer of the wrong form into one that is retried."""
@@ -218,6 +251,22 @@ def reading(what: str) -> Iterator[None]:
         yield
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise UnreadableError(f"the server's answer has no {what}: {error}") from error
+
+
+def _failure(error: Any, words: str) -> BackendError:
+    """What an attempt came to that was the last."""
+    status = getattr(error, "status_code", None)
+    if status in _BUSY:
+        return BusyError(words, after=retry_after(error.response.headers))
+    # By name: which library the SDK connects with is its own affair.
+    if type(error.__cause__).__name__ in ("ConnectError", "ConnectTimeout"):
+        return BusyError(words, there=False)
+    return RefusedError(words) if status in _REFUSALS or _too_long(error) else BackendError(words)
+
+
+def _too_long(error: BaseException) -> TooLongError | None:
+    # Some versions of the SDKs let it through, others call it an error of the connection.
+    return next((one for one in (error, error.__cause__) if isinstance(one, TooLongError)), None)
 
 
 def _message(body: Any) -> str | None:

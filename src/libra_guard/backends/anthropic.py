@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import anthropic
 
 from libra_guard.backends._options import at_least, more_than
-from libra_guard.backends._remote import Remote, reading
+from libra_guard.backends._remote import Remote, bounded_client, reading
 from libra_guard.backends.base import Backend, Completion, Prompt
 from libra_guard.backends.control_tokens import KNOWN, neutralise
 from libra_guard.errors import UsageError
@@ -67,7 +67,13 @@ class AnthropicBackend(Backend):
         api_key = api_key or os.environ.get("ANTHROPIC_API_KEY")
         if not api_key:
             raise UsageError("set ANTHROPIC_API_KEY")
-        self._client: Any = anthropic.AsyncAnthropic(api_key=api_key, base_url=base_url, timeout=timeout, max_retries=0)
+        self._client: Any = anthropic.AsyncAnthropic(
+            api_key=api_key,
+            base_url=base_url,
+            timeout=timeout,
+            max_retries=0,
+            http_client=bounded_client(anthropic),
+        )
         self._remote = Remote(
             self.name,
             anthropic,
@@ -79,7 +85,7 @@ class AnthropicBackend(Backend):
             max_backoff=max_backoff,
         )
         self._model, self._sampling, self._extra_body = model, sampling, dict(extra_body or {})
-        self.continues = continue_final
+        self.continues, self.greedy = continue_final, sampling
         self.context = context
 
     def generate(

@@ -111,6 +111,8 @@ class Backend(ABC):
     """Tokens the model can take, special tokens included; None where unknown (a server judges for itself)."""
     continues: bool = True
     """Whether an answer goes on from ``Prompt.prefix``; where not, it is not sent and the whole answer comes back."""
+    greedy: bool = True
+    """Whether a temperature of 0 leaves nothing to chance, so that one request has one answer."""
 
     def generate(
         self, prompts: Sequence[Prompt], *, max_tokens: int = 256, temperature: float = 0.0, seed: int = 42

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from openai.types.chat.chat_completion import ChoiceLogprobs
 
 from libra_guard.backends._options import at_least, more_than
-from libra_guard.backends._remote import Remote, reading
+from libra_guard.backends._remote import Remote, bounded_client, reading
 from libra_guard.backends._top_logprobs import Step, read_choices
 from libra_guard.backends.base import Backend, Completion, Prompt, Scored
 from libra_guard.backends.control_tokens import KNOWN, neutralise
@@ -74,7 +74,11 @@ class OpenAIBackend(Backend):
             raise UsageError("set OPENAI_API_KEY, or give the base_url of a server that needs no key")
         # Untyped: the overloads of the SDK do not know of the fields of other servers.
         self._client: Any = openai.AsyncOpenAI(
-            api_key=api_key or "EMPTY", base_url=base_url, timeout=timeout, max_retries=0
+            api_key=api_key or "EMPTY",
+            base_url=base_url,
+            timeout=timeout,
+            max_retries=0,
+            http_client=bounded_client(openai),
         )
         self._remote = Remote(
             self.name,

@@ -11,6 +11,7 @@ from libra_guard.configuration import ConfigFile, Move, Probability, Strict
 from libra_guard.records import Origin
 from libra_guard.synth.language.translate import TranslateSettings
 from libra_guard.synth.seats.budget import BudgetSettings, Price
+from libra_guard.synth.seats.endpoints import WAIT
 from libra_guard.synth.steps.augment import AugmentSettings
 from libra_guard.synth.steps.dedup import DedupSettings
 from libra_guard.taxonomy import SUB_CATEGORIES, sub_category
@@ -49,6 +50,9 @@ class ModelSettings(Strict):
     price: Price = Price()
     patience: int = Field(default=5, ge=1)
     """Failures in a row after which an endpoint is given up."""
+    wait: float = Field(default=WAIT, ge=0)
+    """Seconds without any answer after which an endpoint is given up that says it is busy (429, 503) or takes no
+    connection; none of its rows is lost by that."""
 
 
 class JudgeSettings(Strict):
@@ -107,7 +111,7 @@ class QuerySettings(Strict):
     """Sub-categories, by any of their names; none: all 39."""
     per_call: int = Field(default=10, ge=1, le=50)
     attempts: int = Field(default=3, ge=1)
-    """Times that a malformed answer is asked for."""
+    """Times that a malformed answer is asked for, each with another seed; once of a model at temperature 0."""
     rounds: int = Field(default=4, ge=1)
     """Times that a sub-category that came short is asked for again."""
 
@@ -205,14 +209,28 @@ class SynthConfig(ConfigFile):
             raise ValueError("seats.judges: at least two are needed; one alone always agrees with itself")
         if GRAMMAR in self.models:
             raise ValueError(f"'{GRAMMAR}' is the name of the writer that is no model; call yours otherwise")
-        if len(set(names := [judge.name for judge in self.seats.judges])) < len(names):
-            raise ValueError("two judges are the same: their agreement would say nothing")
         guards = {judge.name: judge.guard for judge in self.seats.all_judges}
         for judge in self.seats.all_judges:
             if judge.guard != (other := guards[judge.name]):
                 raise ValueError(f"'{judge.guard}' and '{other}' would both sign as '{judge.name}': rename one")
         if len(set(self.seats.responders)) < len(self.seats.responders):
             raise ValueError("a responder is named twice")
+        return self
+
+    @model_validator(mode="after")
+    def _judges_are_apart(self) -> Self:
+        """Agreement is between two, and what the judges differ on is for somebody else to decide."""
+        sitting = {f"seats.judges.{number}": judge for number, judge in enumerate(self.seats.judges)}
+        # What is for trying may be decided by one of them, for a bare machine has no third one.
+        if self.seats.arbiter and not self.for_trying:
+            sitting["seats.arbiter"] = self.seats.arbiter
+        known: dict[str, str] = {}
+        for place, judge in sitting.items():
+            name, _, file = judge.guard.partition(":")
+            model = self.models[judge.model].model if judge.model else file or f"the guard {name}"
+            if (other := known.setdefault(model, place)) != place:
+                told = "it would decide for itself" if place == "seats.arbiter" else "their agreement would say nothing"
+                raise ValueError(f"{place}: '{judge.name}' judges with what {other} judges with, {model}: {told}")
         return self
 
     @property

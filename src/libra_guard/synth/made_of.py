@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from libra_guard.backends._options import is_secret
+from libra_guard.data.registry import DATASETS, load_importer
 from libra_guard.guards.registry import guard_entry
 from libra_guard.io import Hub, file_hash, model_hash
 from libra_guard.synth.config import JudgeSettings, ModelSettings
@@ -55,6 +56,39 @@ def content(path: str | Path) -> str:
             of_it = hashlib.file_digest(stream, "sha256").hexdigest()
         digest.update(f"{file.relative_to(path)}\0{of_it}\0".encode())
     return "sha256:" + digest.hexdigest()
+
+
+def held_out(path: str) -> dict[str, str]:
+    """What is known of a held-out file for the card: its content, and the version that its importer was written for.
+
+    Which set it is of, a folder of its path tells, as ``libra data get`` names it.
+    """
+    sets = [] if Hub.of(path) else [part for part in Path(path).parts if part in DATASETS]
+    return {"hash": content(path), "revision": load_importer(sets[-1]).info.revision if sets else ""}
+
+
+def judges_of(work: Work) -> list[dict[str, str]]:
+    """Who judges and on what, for the card: the fields of ``report.card.Sitting``."""
+    last = work.config.seats.arbiter
+    sitting = [("judge", one) for one in work.config.seats.judges] + ([("arbiter", last)] if last else [])
+    return [{"seat": seat, "name": one.name, **_judging(one, work)} for seat, one in sitting]
+
+
+def _judging(judge: JudgeSettings, work: Work) -> dict[str, str]:
+    guard, _, model = judge.guard.partition(":")
+    if judge.model:
+        behind = work.config.models[judge.model]
+        backend, model, found = behind.backend, behind.model, str(identity(behind)["model"])
+    else:
+        backend, found = str(judge.options.get("backend", guard_entry(guard).backends[0])), _own_model(judge, work)
+    # What is no file here is known by its name alone.
+    known = found.startswith("sha256:")
+    return {
+        "guard": guard,
+        "backend": backend,
+        "model": Path(model).name if known else model,
+        "hash": found if known else "",
+    }
 
 
 def _lasting(settings: Any) -> Any:

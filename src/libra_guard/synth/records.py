@@ -32,11 +32,11 @@ class _Record(BaseModel):
 
 
 class MadeBy(_Record):
-    """One step in the making of a text."""
+    """One step in the making of a text, or of its label."""
 
     step: str
     model: str
-    """Its name in the run's settings; ``grammar`` or ``rules`` where no model wrote."""
+    """Its name in the run's settings, or a judge's; ``grammar`` or ``rules`` where no model wrote."""
     prompt: str = ""
     """Name of the prompt's template and the beginning of its hash, ``name@0123abcd``; empty without one."""
     seed: int = 0

@@ -79,6 +79,7 @@ def _figures(work: Work, placed: Sequence[Placed]) -> card.CardFigures:
     lacking = Counter[str]()
     contamination: list[dict[str, Any]] = []
     sets: list[dict[str, Any]] = []
+    sitting: list[dict[str, Any]] = []
     for record in work.records:
         rejects.setdefault(record["step"], Counter()).update(record["reasons"])
         for model, spent in record["usage"].items():
@@ -89,6 +90,7 @@ def _figures(work: Work, placed: Sequence[Placed]) -> card.CardFigures:
         contamination += record["figures"].get("contamination", ())
         # Each part of a step in shards tells of all of them.
         sets = record["figures"].get("sets", sets)
+        sitting = record["figures"].get("judges", sitting)
     first, second = ([one.sample for one in placed if one.stage == stage] for stage in STAGES)
     return card.figures(
         first,
@@ -100,6 +102,7 @@ def _figures(work: Work, placed: Sequence[Placed]) -> card.CardFigures:
         lacking=dict(sorted(lacking.items())),
         contamination=contamination,
         sets=sets,
+        sitting=sitting,
     )
 
 

@@ -8,6 +8,7 @@ it.
 from __future__ import annotations
 
 import json
+import platform
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
+from libra_guard import __version__
 from libra_guard.data.near_duplicates import Engine
 from libra_guard.data.reasons import reason_kind
 from libra_guard.errors import LibraError, StoppedError, UsageError
@@ -25,7 +27,7 @@ from libra_guard.predict.shards import Shard
 from libra_guard.synth.checks import check
 from libra_guard.synth.config import SynthConfig
 from libra_guard.synth.folder import Folder, read_step
-from libra_guard.synth.made_of import files_of, settings_of
+from libra_guard.synth.made_of import files_of, held_out, judges_of, settings_of
 from libra_guard.synth.records import Answered, Judged, Query
 from libra_guard.synth.release import Placement, release
 from libra_guard.synth.seats.budget import BudgetSettings, Usage
@@ -239,6 +241,7 @@ class Run:
             "figures": done.figures,
             "files": list(done.files),
             "usage": dict(_since(before, work.cast)),
+            "versions": {"libra-guard": __version__, "python": platform.python_version()},
         }
         self._folder.write(name, cut, done.rows, done.rejects, record)
         return _outcome(name, [record], skipped=False)
@@ -352,12 +355,13 @@ def _import(work: Work, inputs: dict[str, Rows], out: Path) -> Done:
 
 
 def _dedup(work: Work, inputs: dict[str, Rows], out: Path) -> Done:
-    held_out = [work.path(str(path)) for path in work.config.dedup.against]
+    against = [work.path(str(path)) for path in work.config.dedup.against]
     settings = work.config.dedup.model_copy(update={"against": ()})
     # Real queries are scarce: where one repeats another, the real one stays.
-    done = dedup([*inputs["import"], *inputs["augment"]], settings, held_out, engine=work.engine)
+    done = dedup([*inputs["import"], *inputs["augment"]], settings, against, engine=work.engine)
     dropped = [Reject(one.reason, one.row.model_dump(mode="json")) for one in done.rejected]
-    return Done(done.kept, dropped, {"contamination": [one._asdict() for one in done.contamination]})
+    compared = [{**one._asdict(), **held_out(one.file)} for one in done.contamination]
+    return Done(done.kept, dropped, {"contamination": compared})
 
 
 def _respond(work: Work, inputs: dict[str, Rows], out: Path) -> Done:
@@ -365,7 +369,8 @@ def _respond(work: Work, inputs: dict[str, Rows], out: Path) -> Done:
 
 
 def _annotate(work: Work, inputs: dict[str, Rows], out: Path) -> Done:
-    return annotate(work, inputs["respond"])
+    done = annotate(work, inputs["respond"])
+    return replace(done, figures={**done.figures, "judges": judges_of(work)})
 
 
 def _split(work: Work, inputs: dict[str, Rows], out: Path) -> Done:

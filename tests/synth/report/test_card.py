@@ -124,6 +124,14 @@ def test_the_card_says_under_whose_terms_the_imported_questions_stand():
     assert "terms of their publishers" not in render(made())
 
 
+def test_the_card_says_who_judged_and_on_what():
+    own = {"seat": "judge", "name": "mini", "guard": "mini", "backend": "onnx", "model": "", "hash": "sha256:12ab"}
+    last = {"seat": "arbiter", "name": "libra:g", "guard": "libra", "backend": "openai", "model": "gpt-4o", "hash": ""}
+    text = render(figures(STAGE1, STAGE2, LEFT_OUT, REJECTS, USAGE, config(), sitting=[own, last]))
+    assert "| mini | judge | mini | bundled | onnx | sha256:12ab |" in text
+    assert "| libra:g | arbiter | libra | gpt-4o | openai | – |" in text
+
+
 def test_the_card_says_where_few_models_answer():
     assert "**Few responders: 2; a set to train on wants 3 or more, of different families" in render(made())
     names = ("qwen", "gemma", "llama")

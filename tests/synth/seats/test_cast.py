@@ -62,10 +62,13 @@ def test_what_can_be_told_apart_may_be_anywhere(make: MakeCast, other: dict[str,
     make({"one": {"model": "default", "endpoints": [HERE]}, "two": other}, judges).check()
 
 
-def test_two_names_of_one_model_are_no_two_judges(make: MakeCast) -> None:
-    models = {name: {"model": "default", "endpoints": [HERE]} for name in ("one", "two")}
-    judges = [{"guard": "libra", "model": name} for name in models]
-    with pytest.raises(UsageError, match="one and two are the same model"):
+def test_two_names_of_one_folder_are_no_two_judges(make: MakeCast, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "again").symlink_to("folder")
+    folders = (tmp_path / "folder", tmp_path / "again")
+    models = {one.name: {"backend": "scripted", "model": str(one)} for one in folders}
+    judges = [{"guard": guard, "model": name} for guard, name in zip(("libra", "policy"), models, strict=True)]
+    with pytest.raises(UsageError, match="folder and again are the same model"):
         make(models, judges).check()
 
 
@@ -88,7 +91,7 @@ def test_an_arbiter_that_would_sign_as_a_judge_does_is_refused(make: MakeCast) -
     judges = [{"guard": "libra:mild/final"}, {"guard": "mini"}]
     with pytest.raises(UsageError, match="would both sign as 'libra:final'"):
         make({}, judges, arbiter={"guard": "libra:harsh/final"})
-    make({}, judges, arbiter={"guard": "mini", "options": {"threshold": 0.9}})
+    make({}, judges, arbiter={"guard": "libra:harsh/other"})
 
 
 def test_a_server_rests_as_long_as_its_backend_pauses(make: MakeCast) -> None:

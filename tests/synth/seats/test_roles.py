@@ -68,6 +68,18 @@ def test_another_text_that_was_cut_off_is_asked_for_again(seat: Seat) -> None:
     assert writer.write(["写"], parse=str) == [(Failure("cut off at the limit", "一行\n半"), 5)]
 
 
+@pytest.mark.parametrize(("temperature", "greedy", "asked"), [(0.0, True, 1), (0.0, False, 3), (0.8, True, 3)])
+def test_an_unreadable_answer_is_asked_for_with_other_seeds_unless_nothing_is_left_to_chance(
+    seat: Seat, temperature: float, greedy: bool, asked: int
+) -> None:
+    backend, settings = seat(*[("散文", False)] * 3)
+    backend.greedy = greedy
+    told = settings.model_copy(update={"temperature": temperature})
+    found = Writer("m", backend, told, seed=5, attempts=3).write(["写"], parse=unreadable)
+    assert found == [(Failure("no lines", "散文"), 4 + asked)]
+    assert backend.usage.calls == asked
+
+
 def test_what_a_base_model_writes_never_ends_by_itself(seat: Seat) -> None:
     writer = Writer("m", *seat(("整句\n还有半", True), raw=True), seed=1)
     assert writer.write(["写"], parse=str, begins="改写：") == [("改写：整句", 1)]

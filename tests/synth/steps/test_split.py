@@ -6,7 +6,7 @@ import pytest
 
 from libra_guard.records import Label, Origin, Vote
 from libra_guard.synth.config import SplitSettings
-from libra_guard.synth.records import Judged, Query
+from libra_guard.synth.records import Judged, MadeBy, Query
 from libra_guard.synth.steps.split import place
 
 SAFE, UNSAFE, CONTROVERSIAL = Label.SAFE, Label.UNSAFE, Label.CONTROVERSIAL
@@ -39,6 +39,8 @@ def judged(*labels: Label | None, last: Label | str | None = "", **fields: Any) 
 def test_where_a_pair_goes(row: Judged, stage: str | None, label: Label, reason: str) -> None:
     (placed,) = place([row], [], SplitSettings())
     assert (placed.stage, placed.sample.label, placed.reason) == (stage, label, reason)
+    by = {"stage1": [vote.judge for vote in row.votes], "stage2": ["last"], None: []}[stage]
+    assert (placed.sample.model_extra or {})["made_by"] == [MadeBy(step="annotate", model=n).model_dump() for n in by]
 
 
 @pytest.mark.parametrize(("where", "stage"), [("leave", None), ("stage1", "stage1"), ("stage2", "stage2")])

@@ -109,6 +109,26 @@ class HeldOut(Strict):
     """Rows without a question that can be read."""
     hits: int
     """Queries that are near one of its questions."""
+    hash: str = ""
+    """Of its content; of a set on the hub its address with the commit."""
+    revision: str = ""
+    """As in ``Imported``, where its folder is called as a set; else empty."""
+
+
+class Sitting(Strict):
+    """Who judged, and on what."""
+
+    seat: str
+    """``judge`` or ``arbiter``."""
+    name: str
+    """What the votes are signed with."""
+    guard: str
+    backend: str
+    """What its model runs on; ``none``: it has none."""
+    model: str
+    """A server's or the hub's name for it, a folder's or a file's own; empty of the bundled one."""
+    hash: str
+    """Of the model's files; empty where they are not here."""
 
 
 class CardFigures(Strict):
@@ -127,6 +147,8 @@ class CardFigures(Strict):
     """What is to be said of their number; empty where they are enough."""
     judges: list[str]
     arbiter: str | None
+    sitting: list[Sitting]
+    """All of them; empty where their record does not tell."""
     stages: dict[str, StageFigures]
     left_out: dict[str, int]
     """Reason → judged pairs in neither stage."""
@@ -166,6 +188,7 @@ def figures(
     lacking: Mapping[str, int] | None = None,
     contamination: Sequence[Mapping[str, Any]] = (),
     sets: Sequence[Mapping[str, Any]] = (),
+    sitting: Sequence[Mapping[str, Any]] = (),
 ) -> CardFigures:
     """Counts and measures what a run made; the order of the rows does not matter.
 
@@ -179,6 +202,7 @@ def figures(
         lacking: Sub-category and intent → queries that it came short of.
         contamination: Fields of ``HeldOut``, the file with its folder.
         sets: Fields of ``Imported``.
+        sitting: Fields of ``Sitting``.
     """
     rows, judged = [*stage1, *stage2], [*stage1, *stage2, *(one.sample for one in left_out)]
     per_sub = _counts(rows, "sub_category_name")
@@ -209,6 +233,7 @@ def figures(
         lacking=dict(lacking or {}),
         contamination=[HeldOut.model_validate({**one, "file": Path(one["file"]).name}) for one in contamination],
         sets=[Imported.model_validate(one) for one in sets],
+        sitting=[Sitting.model_validate(one) for one in sitting],
         version=__version__,
         rejects={step: _kinds(reasons) for step, reasons in rejects.items() if reasons},
         # Money added up in another order differs in its last digits.

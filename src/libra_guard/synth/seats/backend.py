@@ -27,7 +27,8 @@ class StoredBackend(Backend):
     """One model, wherever it runs.
 
     An item that an endpoint fails on is tried on the others. An endpoint that fails ``patience`` times in a row is
-    given up, inputs that it does not take apart; once all are, the call ends with ``EndpointsLostError``.
+    given up, inputs that it does not take apart, and so is one that is busy for longer than it is waited for; once all
+    are, the call ends with ``EndpointsLostError``.
 
     Args:
         model: Its name in the run's settings.
@@ -66,7 +67,8 @@ class StoredBackend(Backend):
         first = self._endpoints[0].backend
         # A class variable of others: here it is the name of what is wrapped.
         self.name = first.name  # type: ignore[misc]
-        self.capabilities, self.context, self.continues = first.capabilities, first.context, first.continues
+        self.capabilities, self.context = first.capabilities, first.context
+        self.continues, self.greedy = first.continues, first.greedy
         self.lane: Hashable | None = (lane or id(self)) if is_served(type(first)) else None
         """See ``together.Task``."""
         self.workers = sum(endpoint.concurrency for endpoint in self._endpoints)
@@ -172,6 +174,7 @@ class StoredBackend(Backend):
                 found[keys[place]] = self._store.keep(keys[place], call, model=self._model, asked=words)
 
         queue = Queue(
+            self._model,
             self._endpoints,
             patience=self._patience,
             check=self._check,

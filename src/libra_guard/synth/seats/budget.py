@@ -103,14 +103,14 @@ class Pace:
 
     def __init__(self, a_minute: float | None, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._gap = 60 / a_minute if a_minute else 0.0
-        self._clock = clock
+        self.clock = clock
         self._lock = threading.Lock()
         self._next = float("-inf")
 
     def take(self) -> float:
         """0 where a call may begin now, which then takes its turn; else the seconds after which to ask again."""
         with self._lock:
-            now = self._clock()
+            now = self.clock()
             if now < self._next:
                 return self._next - now
             self._next = now + self._gap
@@ -119,7 +119,7 @@ class Pace:
     def pause(self, seconds: float) -> None:
         """No call begins before so many seconds are over."""
         with self._lock:
-            self._next = max(self._next, self._clock() + seconds)
+            self._next = max(self._next, self.clock() + seconds)
 
 
 _GO_ON = "what was answered is kept: raise the budget and run again to go on"

@@ -210,15 +210,12 @@ class Cast:
                     "answers could not be told apart: give one entry all endpoints, or, where they are different "
                     "models, serve them under different names"
                 )
-        judging: dict[tuple[str, bytes], str] = {}
-        for judge in self._config.seats.judges:
-            if judge.model:
-                key = (judge.guard, key_of(**identity(models[judge.model])))
-                if judging.setdefault(key, judge.model) != judge.model:
-                    raise UsageError(
-                        f"seats.judges: {judging[key]} and {judge.model} are the same model: their agreement would say "
-                        "nothing"
-                    )
+        judging: dict[str, str] = {}
+        for name in filter(None, (judge.model for judge in self._config.seats.judges)):
+            if (other := judging.setdefault(_model(models[name].model), name)) != name:
+                raise UsageError(
+                    f"seats.judges: {other} and {name} are the same model: their agreement would say nothing"
+                )
 
     def _opened(self, name: str, settings: ModelSettings) -> StoredBackend:
         served = is_served(backend_class(settings.backend))
@@ -234,7 +231,7 @@ class Cast:
                 options = {**options, "base_url": address}
             options = with_key(f"models.{name}", settings.backend, options, settings.key_env)
             made = load_backend(settings.backend, settings.model, **options)
-            endpoints.append(Endpoint(made, pace, concurrency if served else 1, rest))
+            endpoints.append(Endpoint(made, pace, concurrency if served else 1, rest, settings.wait))
         return StoredBackend(
             name,
             identity(settings),

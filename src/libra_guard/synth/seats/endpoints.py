@@ -1,4 +1,4 @@
-"""Where a model runs: endpoints share its work, rest after a failure, and are given up after several."""
+"""Where a model runs: endpoints share its work, are waited for while they are busy, and are given up at last."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from libra_guard.backends.base import Backend
-from libra_guard.errors import BackendError, RefusedError, StoppedError
+from libra_guard.errors import BackendError, BusyError, RefusedError, StoppedError
 from libra_guard.synth.seats.budget import Pace
 
+WAIT = 600.0
+"""Seconds without any answer for which a busy endpoint is waited for, where the settings say nothing else."""
 _LOOK = 0.5
 """Seconds between two looks at whether a worker that rests is still wanted."""
 
@@ -31,11 +33,60 @@ class Endpoint:
     """Calls at a time."""
     rest: float = 0.0
     """Seconds without a new call after a failure, where it has answered before: a busy server may come back."""
+    wait: float = WAIT
+    """Seconds without any answer after which it is given up, where it says that it is busy or takes no connection."""
     failures: int = 0
     """In a row. Inputs that it does not take are none, and an outage is one, however many calls it meets."""
     outages: int = 0
     """Failures ever: a call that began before the last of them failed with it."""
     answered: bool = False
+    since: float | None = None
+    """Since when it is busy, by the clock of its pace; None where it is not."""
+    heard: float = float("-inf")
+    """When it last said anything but that, likewise."""
+    gone: str = ""
+    """Why it is waited for no more."""
+
+    def given_up(self, patience: int) -> str:
+        """Why it is asked no more; empty where it is."""
+        return self.gone or (f"{patience} failures in a row" if self.failures >= patience else "")
+
+    def answers(self) -> bool:
+        """Counts an answer; returns whether something stood against it."""
+        stood = bool(self.failures or self.gone)
+        self.answered, self.failures, self.gone = True, 0, ""
+        self.lives()
+        return stood
+
+    def lives(self) -> None:
+        """Notes that it took a call, whatever came of it."""
+        self.since, self.heard = None, self.pace.clock()
+
+    def busy(self, seen: int, begun: float, error: BusyError) -> None:
+        """Counts a call that was not taken: rests as long as the server asks, and gives it up at the end of ``wait``.
+
+        Args:
+            seen: ``outages`` when it began.
+            begun: When that was.
+            error: What was said.
+        """
+        if not (error.there or self.answered):
+            # An address that is wrong; see ``failed``.
+            self.failed(seen)
+            return
+        if self.since is None:
+            self.since = max(begun, self.heard)
+        elif seen < self.outages:
+            # It met the outage that is waited for already.
+            return
+        self.outages += 1
+        left = self.since + self.wait - self.pace.clock()
+        if left <= 0:
+            self.gone = f"no answer for {self.wait:g} seconds (wait)"
+        elif error.after is not None and error.after > left:
+            self.gone = f"it asks to be left alone for {error.after:g} seconds, longer than it is waited for (wait)"
+        else:
+            self.pace.pause(min(self.rest, left) if error.after is None else error.after)
 
     def failed(self, seen: int) -> None:
         """Counts a failed call.
@@ -65,8 +116,11 @@ class _Group(NamedTuple):
 class Queue:
     """Groups of items over endpoints: whoever is free takes the next one.
 
+    A group that a busy endpoint does not take waits with the others: nobody failed on it.
+
     Args:
-        endpoints: Of one model.
+        model: Its name, for messages.
+        endpoints: Of the model.
         patience: Failures in a row after which an endpoint is given up; one that answers a call that was under way
             then is taken back.
         check: Called before each call; what it raises ends the work.
@@ -76,6 +130,7 @@ class Queue:
 
     def __init__(
         self,
+        model: str,
         endpoints: Sequence[Endpoint],
         *,
         patience: int,
@@ -83,7 +138,7 @@ class Queue:
         run: Callable[[Endpoint, list[int]], None],
         end: Callable[[BaseException], None],
     ) -> None:
-        self._endpoints, self._patience = endpoints, patience
+        self._model, self._endpoints, self._patience = model, endpoints, patience
         self._check, self._run, self._tell = check, run, end
         self._changed = threading.Condition()
         self._waiting: deque[_Group] = deque()
@@ -111,8 +166,9 @@ class Queue:
         if self._fatal:
             raise self._fatal
         if self._waiting:
+            why = ", ".join(sorted({one.given_up(self._patience) for one in self._endpoints}))
             raise EndpointsLostError(
-                f"no endpoint answers any more, {self._patience} failures in a row: {self._last or 'none answered'}; "
+                f"models.{self._model}: no endpoint answers any more, {why}: {self._last or 'none answered'}; "
                 "what was answered is kept: run again to go on"
             )
         return self._failed
@@ -143,13 +199,21 @@ class Queue:
 
     def _one(self, number: int, group: _Group) -> None:
         endpoint = self._endpoints[number]
-        seen = endpoint.outages
+        seen, begun = endpoint.outages, endpoint.pace.clock()
         try:
             self._run(endpoint, group.items)
+        except BusyError as error:
+            with self._changed:
+                self._last = error
+                endpoint.busy(seen, begun, error)
+                self._waiting.append(group)
+                self._settle()
         except BackendError as error:
             with self._changed:
                 self._last = error
-                if not isinstance(error, RefusedError):
+                if isinstance(error, RefusedError):
+                    endpoint.lives()
+                else:
                     endpoint.failed(seen)
                 if len(group.items) > 1:
                     # One of them may be at fault.
@@ -159,9 +223,7 @@ class Queue:
                 self._settle()
         else:
             with self._changed:
-                endpoint.answered = True
-                if endpoint.failures:
-                    endpoint.failures = 0
+                if endpoint.answers():
                     self._settle()
         finally:
             with self._changed:
@@ -178,7 +240,7 @@ class Queue:
                 self._failed.append((group.items, group.error or BackendError(str(self._last))))
 
     def _alive(self) -> set[int]:
-        return {number for number, one in enumerate(self._endpoints) if one.failures < self._patience}
+        return {number for number, one in enumerate(self._endpoints) if not one.given_up(self._patience)}
 
     def _over(self) -> bool:
         idle = not self._running and (not self._waiting or not self._alive())

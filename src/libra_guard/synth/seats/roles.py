@@ -47,7 +47,7 @@ class Writer:
         backend: The model.
         settings: Its settings.
         seed: Of its first attempt; each further one has the next.
-        attempts: Times that an unreadable answer is asked for.
+        attempts: Times that an unreadable answer is asked for; once where nothing is left to chance.
     """
 
     def __init__(
@@ -120,8 +120,8 @@ class Writer:
                 if isinstance(found[place], Failure) and not isinstance(answer, BackendError):
                     again.append(place)
             self._try([found[place] for place in waiting])
-            # A model without chance says the same again.
-            if not again or temperature == 0:
+            # Whatever the seed, a model without chance says the same again.
+            if not again or (temperature == 0 and self.backend.greedy):
                 break
             waiting = again
         return list(zip(found, seeds, strict=True))

@@ -11,7 +11,8 @@ from typing import Literal, NamedTuple
 
 from libra_guard.records import Label, Origin, Sample
 from libra_guard.synth.config import SplitSettings
-from libra_guard.synth.records import Judged, Query
+from libra_guard.synth.records import Judged, MadeBy, Query
+from libra_guard.synth.steps.annotate import STEP
 
 Stage = Literal["stage1", "stage2"]
 
@@ -88,9 +89,15 @@ def _sample(row: Judged, root: str, label: Label, analysis: str, label_by: str) 
             "parent": row.parent,
             "root_question": root,
             "elements": row.elements,
-            "made_by": [made.model_dump(mode="json") for made in row.made_by],
+            "made_by": [made.model_dump(mode="json") for made in (*row.made_by, *_labelled(row, label_by))],
         }
     )
+
+
+def _labelled(row: Judged, label_by: str) -> Iterator[MadeBy]:
+    """Who gave a sample its label."""
+    votes = {"agreement": row.votes, "arbiter": (row.arbiter,)}.get(label_by, ())
+    return (MadeBy(step=STEP, model=vote.judge) for vote in votes if vote)
 
 
 def _root(row: Judged, known: dict[str, Query]) -> str:
