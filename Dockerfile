@@ -26,6 +26,8 @@ ENV PATH=/opt/libra/bin:$PATH \
     LIBRA_SERVE_PORT=8300
 USER 10001
 EXPOSE 8300
+# At the port that is set, and through no proxy that the environment names.
 HEALTHCHECK --interval=15s --timeout=3s --start-period=30s --retries=3 \
-    CMD ["python", "-c", "from urllib.request import urlopen; urlopen('http://127.0.0.1:8300/healthz', timeout=2)"]
+    CMD ["python", "-c", "import os; from urllib.request import ProxyHandler, build_opener; \
+build_opener(ProxyHandler({})).open('http://127.0.0.1:' + os.environ['LIBRA_SERVE_PORT'] + '/healthz', timeout=2)"]
 CMD ["libra", "serve"]

@@ -188,6 +188,7 @@ def test_nothing_to_judge_asks_nothing(both: Both) -> None:
         ({}, [100, 100, 50]),
         ({"max_conversations": 120, "max_chars": 7}, [120, 120, 10]),
         ({"max_conversations": 10**4, "max_body_bytes": 1000 + 100 * ROW}, [100, 100, 50]),
+        ({"queue_chars": 5 * 60}, [60, 60, 60, 60, 10]),
     ],
 )
 def test_more_than_the_server_takes_is_cut(both: Both, told: dict[str, Any], sizes: list[int]) -> None:

@@ -38,7 +38,7 @@ async def safe(asked: Asked, request: Request) -> str:
 
 
 @app.post("/answer")
-async def answer(question: Annotated[str, Depends(safe)], request: Request) -> dict[str, str]:
+async def answer(question: Annotated[str, Depends(safe)], request: Request) -> dict[str, str | None]:
     text = f"你问的是：{question}"  # here your model answers
     judged = await request.app.state.libra.check(question, text)
-    return {"answer": judged.answer or text}
+    return {"answer": judged.answer if judged.blocked else text}

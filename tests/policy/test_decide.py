@@ -38,6 +38,13 @@ def action(
     return decide(profile, verdict, conversation, system=system and category_system(system)).action
 
 
+def test_the_text_before_a_part_counts_for_the_deny_list_alone() -> None:
+    profile = policy(deny={"phrases": ["前文问题"]}, allow={"texts": ["问题"]})
+    assert decide(profile, unsafe(), ASKED).action is PASS
+    assert decide(profile, unsafe(), ASKED, passage="上文。问题").action is PASS
+    assert decide(profile, unsafe(), ASKED, passage="前文。问题").action is BLOCK
+
+
 @pytest.mark.parametrize(
     ("profile", "verdict", "expected"),
     [

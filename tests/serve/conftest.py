@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 import threading
 import time
@@ -160,7 +159,8 @@ def live_server(app: FastAPI, **options: Any) -> Iterator[Live]:
 
     def run() -> None:
         try:
-            asyncio.run(server.serve([listening]))
+            # On the event loop that it chooses in production too.
+            server.run([listening])
         except BaseException as error:
             failed.append(error)
 

@@ -146,7 +146,9 @@ def test_a_request_of_more_characters_than_ever_wait_is_400(make_server: Any) ->
     client = make_server(max_chars=5000, queue_chars=10_000)
     answer = client.post("/v1/moderations", json={"input": ["a" * 5000, "b" * 5000, "c"]})
     assert answer.status_code == 400
-    assert "10001 characters are too many at once; 10000 are taken" in answer.json()["error"]["message"]
+    error = answer.json()["error"]
+    assert "10001 characters are too many at once; 10000 are taken" in error["message"]
+    assert error["code"] == "too_much"
     assert client.post("/v1/moderations", json={"input": ["a" * 5000, "b" * 5000]}).status_code == 200
 
 

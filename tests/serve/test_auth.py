@@ -9,7 +9,7 @@ import pytest
 
 from libra_guard.errors import UsageError
 
-KEY = "geheim-密钥"
+KEY = "geheim-$ecret~"
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ KEY = "geheim-密钥"
         ("bearer  right ", 200),
         ("Bearer other", 200),
         ("Bearer alone", 200),
-        (b"Bearer " + KEY.encode(), 200),
+        (f"Bearer {KEY}", 200),
         (b"Bearer \xff\xfe", 401),
     ],
 )
@@ -83,16 +83,17 @@ def test_every_key_is_compared_whole(make_server: Any, tmp_path: Any, monkeypatc
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"api_key": ""}, "the API key is empty"),
         ({"api_key_file": "missing"}, "missing"),
         ({"api_key_file": "."}, "cannot be read"),
         ({"api_key_file": "blank"}, "no API key in it"),
         ({"api_key_file": "latin"}, "not UTF-8"),
+        ({"api_key_file": "chinese"}, "chinese, line 3: the key holds what no header can"),
     ],
 )
 def test_keys_that_are_none(make_server: Any, tmp_path: Any, monkeypatch: Any, settings: Any, told: str) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "blank").write_text("\n# nothing\n")
+    (tmp_path / "chinese").write_text("# 注\nright\n密钥\n", encoding="utf-8")
     (tmp_path / "latin").write_bytes(b"\xff\xfe\xff")
     # No key is not an open door.
     with pytest.raises(UsageError, match=told):

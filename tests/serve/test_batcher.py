@@ -390,6 +390,37 @@ def test_short_texts_without_end_do_not_keep_a_long_one_waiting_for_ever(guard: 
     run(test)
 
 
+def test_what_never_finds_room_is_not_told_to_come_back(guard: Any) -> None:
+    async def test() -> None:
+        async with batching(guard) as batcher:
+            with pytest.raises(UsageError, match="9 texts are too many at once; 8 are taken"):
+                await batcher.judge_all(many(*"123456789"))
+            assert len(await batcher.judge_all(many(*"12345678"))) == 8
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "lengths"),
+    [
+        ({}, [4, 4, 1]),
+        ({"queue_size": 3}, [3, 3, 3]),
+        ({"queue_chars": 20}, [2, 2, 2, 2, 1]),
+        ({"queue_chars": 9}, [1] * 9),
+    ],
+)
+def test_portions_find_room(guard: Any, sizes: dict[str, int], lengths: list[int]) -> None:
+    async def test() -> None:
+        async with batching(guard, **sizes) as batcher:
+            texts = many(*("长" * 9 + text for text in "123456789"))
+            portions = batcher.portions(texts)
+            assert [len(portion) for portion in portions] == lengths
+            assert [one for portion in portions for one in portion] == texts
+            assert batcher.portions([]) == []
+
+    run(test)
+
+
 def test_characters_that_wait_are_bounded_too(guard: Any) -> None:
     async def test() -> None:
         async with batching(guard, queue_chars=100) as batcher:

@@ -42,6 +42,13 @@ def test_more_than_one_request_takes(live: Live, guard: Any) -> None:
         assert [m.flagged for m in client.moderate(["好", BAD] * 50)] == [False, True] * 50
 
 
+def test_more_characters_than_one_request_takes(live: Live, guard: Any) -> None:
+    server = live(max_chars=5000, queue_chars=10_000)
+    with Client(server.url) as client:
+        assert len(client.judge([Conversation.from_pair("问" * 1500, "答" * 2000)] * 5)) == 5
+        assert len(client.moderate(["长" * 4000] * 5)) == 5
+
+
 def test_keys_names_and_readiness(live: Live) -> None:
     server = live(api_key="right")
     with Client(server.url, "right") as client:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -58,13 +61,37 @@ def test_the_image(paths: set[str]) -> None:
     assert int(kept["USER"]) > 0
     assert f"--uid {kept['USER']} " in kept["RUN"]
     assert yaml.safe_load(kept["CMD"]) == ["libra", "serve"]
-    (address,) = re.findall(r"http://127\.0\.0\.1:(\d+)(/\w+)", kept["HEALTHCHECK"])
-    assert address[0] == str(PORT)
-    assert address[1] in paths
     # Nothing secret is built in, and nothing is copied that is not there.
     assert not re.search("KEY|TOKEN|SECRET", " ".join(what for _, what in said))
     for _, what in (one for one in said if one[0] == "COPY" and "--from" not in one[1]):
         assert all((ROOT / name).exists() for name in what.split()[:-1])
+
+
+@pytest.mark.parametrize("status", [200, 503])
+def test_the_image_asks_the_server_at_its_port_and_no_proxy(paths: set[str], status: int) -> None:
+    asked = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(status)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    (program,) = [what.partition("CMD ")[2] for step, what in steps() if step == "HEALTHCHECK"]
+    _, *arguments = json.loads(program)
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        environment = {"LIBRA_SERVE_PORT": str(server.server_port), "http_proxy": "http://127.0.0.1:1"}
+        done = subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, timeout=60)
+        server.shutdown()
+        thread.join(20)
+    assert (done.returncode == 0) == (status == 200), done.stderr
+    assert len(asked) == 1
+    assert set(asked) <= paths
 
 
 def test_the_server_needs_nothing_that_the_image_lacks() -> None:

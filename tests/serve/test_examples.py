@@ -11,7 +11,9 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
+from unittest.mock import AsyncMock
 
 import openai
 import pytest
@@ -141,6 +143,67 @@ def test_litellm(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
             asyncio.run(ask(*given))
 
 
+@pytest.fixture
+def litellm_example(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The example with stand-ins for what it takes from LiteLLM."""
+
+    class CustomGuardrail:
+        guardrail_name = "libra"
+
+    class GuardrailRaisedException(Exception):
+        def __init__(self, *args: object, **_: object) -> None:
+            super().__init__(*args)
+
+    for path, names in (
+        ("litellm", {}),
+        ("litellm.exceptions", {"GuardrailRaisedException": GuardrailRaisedException}),
+        ("litellm.integrations", {}),
+        ("litellm.integrations.custom_guardrail", {"CustomGuardrail": CustomGuardrail}),
+    ):
+        monkeypatch.setitem(sys.modules, path, ModuleType(path))
+        vars(sys.modules[path]).update(names)
+    return load("litellm_guardrail.py")
+
+
+USER, TOOL, ANSWER = ({"role": role, "content": role} for role in ("user", "tool", "assistant"))
+CALL = {"role": "assistant", "content": "call", "tool_calls": [{}]}
+AGAIN = {"role": "user", "content": "again"}
+RESULT = {"role": "user", "content": [{"type": "tool_result", "content": [{"type": "text", "text": "result"}]}]}
+
+
+@pytest.mark.parametrize(
+    ("messages", "judged"),
+    [
+        ([USER], ["user"]),
+        ([USER, AGAIN], ["user\nagain"]),
+        ([USER, {"role": "assistant", "content": None}, AGAIN], ["user\nagain"]),
+        ([USER, CALL, TOOL], ["user", "tool", "call"]),
+        ([USER, CALL, TOOL, AGAIN], ["user\nagain", "tool", "call"]),
+        ([USER, TOOL, ANSWER, AGAIN], ["again"]),
+        ([USER, ANSWER], ["user", "assistant"]),
+        ([USER, ANSWER, RESULT], ["result"]),
+        ([{"role": "system", "content": "system"}, USER, {"role": "function", "content": "f"}], ["user", "f"]),
+        ([{"role": "system", "content": "system"}], ["text"]),
+        ([], ["text"]),
+    ],
+)
+def test_what_the_guardrail_of_litellm_judges(
+    url: str, guard: Any, litellm_example: Any, messages: list[dict[str, Any]], judged: list[str]
+) -> None:
+    async def ask(messages: list[dict[str, Any]], texts: list[str], kind: str = "request") -> list[str]:
+        guard.batches.clear()
+        guardrail = litellm_example.LibraGuardrail(api_base=url)
+        inputs = {"texts": texts}
+        async with guardrail.client:
+            assert await guardrail.apply_guardrail(inputs, {"messages": messages}, kind) == inputs
+        return sorted(guard.asked)
+
+    assert asyncio.run(ask(messages, ["text", " "])) == sorted(judged)
+    assert asyncio.run(ask(messages, ["text", " "], "response")) == ["text"]
+    with pytest.raises(litellm_example.GuardrailRaisedException, match="the guard says 不安全"):
+        asyncio.run(ask([*messages, {"role": "user", "content": BAD}, AGAIN], []))
+
+
 def test_the_configuration_of_litellm_names_the_example() -> None:
     (guardrail,) = yaml.safe_load((EXAMPLES / "litellm.yaml").read_text())["guardrails"]
     file, name = guardrail["litellm_params"]["guardrail"].split(".")
@@ -184,6 +247,10 @@ def test_an_application_of_ones_own(url: str, monkeypatch: pytest.MonkeyPatch) -
         assert refused.status_code == 403
         assert refused.json()["detail"]["scenarios"] == ["Illegal Activities and Crime"]
         assert client.post("/answer", json={"question": 1}).status_code == 422
+        # An answer that is blocked is not shown, whatever stands in its place.
+        judged = iter([SimpleNamespace(blocked=False), SimpleNamespace(blocked=True, answer="")])
+        client.app.state.libra = SimpleNamespace(check=AsyncMock(side_effect=judged))
+        assert client.post("/answer", json={"question": "如何泡茶？"}).json() == {"answer": ""}
 
 
 @pytest.mark.parametrize("there", [True, False])

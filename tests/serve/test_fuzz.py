@@ -34,6 +34,7 @@ VALID = [
 NAMES = ("", "role", "input", "messages", "question", "stream", "\x00", "__proto__", "guard")
 PIECES = (b'"', b"\\", b"{", b"]", b"\x00", b"\xff", b"\\ud800", b",", b"1e9999", b"\xed\xa0\x80")
 VALUES = [
+    *(0xD800, 1 << 40),
     *(None, True, False, 0, -1, 0.5, 1.5, 10**30, -(10**400), 1e308, float("nan"), float("inf"), float("-inf")),
     *("", " ", "\u200b", "\x00", "a\x00b", "\ud800", "\udc00\ud800", "\U0001f600", "\ufeff", "\u202e"),
     *("长" * 3000, "[" * 3000, "https://u:p@host/", "-1", "null"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -51,6 +52,21 @@ def test_no_text_is_kept() -> None:
     kept = Known()
     kept.add(asked("一段话"), PLAIN, SAFE.model_copy(update={"raw": "安全：一段话"}))
     assert "一段话" not in str(vars(kept))
+
+
+def test_one_that_is_old_is_asked_again_however_often_it_was_used(monkeypatch: Any) -> None:
+    clock = SimpleNamespace(now=100.0)
+    monkeypatch.setattr(known, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    kept = Known()
+    kept.add(asked("问"), PLAIN, SAFE)
+    for passed in (0.0, known.KEPT_SECONDS - 1):
+        clock.now = 100.0 + passed
+        assert kept.get(asked("问"), PLAIN) == SAFE
+    clock.now = 100.0 + known.KEPT_SECONDS
+    assert kept.get(asked("问"), PLAIN) is None
+    kept.add(asked("问"), PLAIN, SAFE)
+    clock.now += 1
+    assert kept.get(asked("问"), PLAIN) == SAFE
 
 
 def test_as_many_as_there_is_room_for(monkeypatch: Any) -> None:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 import socket
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import uvicorn
+from uvicorn.server import ServerState
 
-from libra_guard.serve.protocol import BoundedProtocol
+from libra_guard.serve.protocol import BACKLOG_LOOKS, BoundedProtocol
 
 HEAD = b"POST /v1/moderations HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
 
@@ -232,31 +236,115 @@ def test_a_client_that_hangs_up_leaves_its_place(live: Any, connect: Any, guard:
     wait_for(lambda: client.send(b"GET /v1/guards HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n").answer()[0] == 200)
 
 
-def test_a_client_that_takes_its_answer_slowly_has_time() -> None:
-    waiting: list[tuple[float, Any]] = []
-    left, aborted = [900, 600, 600], []
-    protocol = BoundedProtocol.__new__(BoundedProtocol)
-    protocol.flow = SimpleNamespace(pause_writing=lambda: None, resume_writing=lambda: None)
+class ByHand:
+    """An event loop that looks after a slow client when a test says so."""
 
-    def call_later(seconds: float, see: Any, before: int) -> Any:
-        waiting.append((seconds, lambda: see(before)))
-        return SimpleNamespace(cancel=waiting.clear)
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self.looks: list[Callable[[], None]] = []
 
-    protocol.loop = SimpleNamespace(call_later=call_later)
-    protocol.transport = SimpleNamespace(
-        get_write_buffer_size=lambda: left.pop(0), abort=lambda: aborted.append(len(left))
-    )
-    protocol.pause_writing()
-    for _ in range(2):
-        seconds, see = waiting.pop()
-        assert seconds == protocol.write_seconds
-        see()
-    # Only where nothing was taken since the last look.
-    assert aborted == [0]
-    left.append(900)
-    protocol.pause_writing()
-    protocol.resume_writing()
-    assert waiting == []
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loop, name)
+
+    def call_later(self, seconds: float, done: Callable[..., None], *args: Any) -> Any:
+        if seconds != BoundedProtocol.write_seconds:
+            return self._loop.call_later(seconds, done, *args)
+        self.looks.append(partial(done, *args))
+        return SimpleNamespace(cancel=self.looks.clear)
+
+
+class Reader:
+    """A client of a real connection, on which an answer of a megabyte waits."""
+
+    def __init__(self, loop: ByHand, transport: Any, client: socket.socket) -> None:
+        self._loop, self._transport, self._client = loop, transport, client
+
+    @property
+    def left(self) -> int:
+        """Bytes that the system has not taken yet."""
+        return int(self._transport.get_write_buffer_size())
+
+    async def take(self, down_to: int) -> None:
+        while self.left > down_to:
+            assert await asyncio.wait_for(self._loop.sock_recv(self._client, 4096), 20)
+
+    def look(self) -> bool:
+        """Has the server look after it; whether the connection lives on."""
+        self._loop.looks.pop()()
+        return not self._transport.is_closing()
+
+    @property
+    def watched(self) -> bool:
+        return bool(self._loop.looks)
+
+
+def read_slowly(kind: str, read: Callable[[Reader], Awaitable[None]]) -> None:
+    """Has ``read`` take an answer from uvicorn's protocol on one of its event loops."""
+
+    async def app(_: Any, __: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"x" * 1_000_000})
+
+    config = uvicorn.Config(app, loop=kind, log_config=None, access_log=False, ws="none", http=BoundedProtocol)
+    config.load()
+
+    async def ask() -> None:
+        ours, theirs = socket.socketpair()
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        ours.setblocking(False)
+        loop = ByHand(asyncio.get_running_loop())
+        make = partial(BoundedProtocol, config=config, server_state=ServerState(), app_state={})
+        transport, protocol = await loop.connect_accepted_socket(make, theirs)
+        protocol.loop = loop
+        with ours:
+            await loop.sock_sendall(ours, b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+            reader = Reader(loop, transport, ours)
+            while not reader.watched:
+                await asyncio.sleep(0.001)
+            await read(reader)
+            transport.abort()
+            await asyncio.sleep(0.01)
+
+    with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+        runner.run(ask())
+
+
+LOOPS = pytest.mark.parametrize("kind", ["auto", "asyncio"])
+
+
+@LOOPS
+def test_a_client_that_takes_some_of_its_answer_has_time(kind: str) -> None:
+    async def read(reader: Reader) -> None:
+        await reader.take(reader.left - 1)
+        assert reader.look()
+        await reader.take(reader.left - 1)
+        assert reader.look()
+        # And is cut off where it has taken nothing since.
+        assert not reader.look()
+
+    read_slowly(kind, read)
+
+
+@LOOPS
+def test_a_client_that_takes_little_has_no_time_without_end(kind: str) -> None:
+    async def read(reader: Reader) -> None:
+        lived = []
+        for _ in range(BACKLOG_LOOKS):
+            await reader.take(reader.left - 1)
+            lived.append(reader.look())
+        assert lived == [True] * (BACKLOG_LOOKS - 1) + [False]
+
+    read_slowly(kind, read)
+
+
+@LOOPS
+def test_a_client_that_takes_all_is_watched_no_longer(kind: str) -> None:
+    async def read(reader: Reader) -> None:
+        await reader.take(0)
+        await asyncio.sleep(0.01)
+        assert not reader.watched
+
+    read_slowly(kind, read)
 
 
 def wait_for(condition: Callable[[], Any]) -> None:

@@ -55,6 +55,20 @@ def test_nothing_leaves_from_what_is_blocked_on(client: TestClient, guard: Any, 
     assert last["answer"]
 
 
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_a_denied_phrase_is_found_across_the_end_of_a_sentence(
+    make_server: MakeServer, guard: Any, tmp_path: Path, size: int
+) -> None:
+    (tmp_path / "own.yaml").write_text("deny: {phrases: [甲乙丙丁]}", encoding="utf-8")
+    client = make_server(policies=(tmp_path / "own.yaml",), policy="own", stream_doubt=1)
+    parts = [SAFE, "然后要说的就是甲乙。", "\n丙丁再说的事情就是这些。"]
+    released, last = told(client, "".join([*parts, SAFE]), size)
+    assert released == f"{parts[0]}{parts[1]}\n"
+    assert last["windows"][-1]["decision"]["listed"] == "deny: phrase 1"
+    # It is the list that looks at the text before; the guard does not.
+    assert not any("甲乙" in text and "丙丁" in text for text in guard.asked)
+
+
 def test_all_of_a_request_is_decided_by_one_policy(make_server: MakeServer, monkeypatch: Any) -> None:
     client = make_server(batch_size=1)
     server = client.app.state.server
@@ -246,6 +260,11 @@ def test_the_state_of_these_tests_is_one(client: TestClient) -> None:
         STATE | {"pending": 5},
         STATE | {"half": 1},
         STATE | {"half": "x"},
+        # What JSON carries here ends with no half of a character.
+        STATE | {"half": 0xD800},
+        # More than a state may say once this request's text is in it.
+        STATE | {"position": 1 << 40},
+        STATE | {"credit": 1 << 40},
         STATE | {"credit": 1e300},
         STATE | {"credit": "NaN"},
         STATE | {"more": 1},
@@ -253,11 +272,16 @@ def test_the_state_of_these_tests_is_one(client: TestClient) -> None:
     ],
 )
 def test_a_state_that_was_never_given(client: TestClient, wrong: Any) -> None:
-    answer = client.post(URL, json={"question": QUESTION, "text": "好", "state": wrong})
-    assert answer.status_code == 400
+    answer = client.post(URL, json={"question": QUESTION, "text": f"好。{SAFE}再", "state": wrong})
+    assert answer.status_code == 400, answer.text
     error = answer.json()["error"]
     assert error["type"] == "invalid_request_error"
     assert error["param"].startswith("state")
+
+
+def test_an_answer_does_not_end_inside_a_character(client: TestClient) -> None:
+    answer = client.post(URL, json={"question": QUESTION, "text": "", "state": STATE | {"half": 0xD83D}, "end": True})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_state")
 
 
 @pytest.mark.parametrize(

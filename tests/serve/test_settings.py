@@ -53,6 +53,30 @@ def test_a_secret_is_in_no_message(monkeypatch: Any) -> None:
     assert "geheim" not in repr(ServerSettings(api_key="geheim", audit_key="geheim", upstream_key="geheim"))
 
 
+@pytest.mark.parametrize("name", ["API_KEY", "UPSTREAM_KEY"])
+@pytest.mark.parametrize(
+    ("key", "told"),
+    [("", "empty"), (" \n", "empty"), ("ge\nheim", "no header can"), ("geheim\x7f", "no header"), ("密", "no header")],
+)
+def test_a_key_that_no_header_holds(monkeypatch: Any, name: str, key: str, told: str) -> None:
+    monkeypatch.setenv(f"LIBRA_SERVE_{name}", key)
+    with pytest.raises(UsageError, match=told) as caught:
+        read_settings()
+    assert str(caught.value).startswith(f"{name.lower()} (LIBRA_SERVE_{name}): the key ")
+    assert "heim" not in str(caught.value)
+    assert "密" not in str(caught.value)
+
+
+def test_the_line_end_of_a_key_is_none_of_it(monkeypatch: Any) -> None:
+    """As from a Kubernetes secret that was made from a file."""
+    monkeypatch.setenv("LIBRA_SERVE_API_KEY", " here\n")
+    monkeypatch.setenv("LIBRA_SERVE_UPSTREAM_KEY", "there\r\n")
+    found = read_settings()
+    assert found.keys() == ("here",)
+    assert found.upstream_key is not None
+    assert found.upstream_key.get_secret_value() == "there"
+
+
 def test_the_environment(monkeypatch: Any) -> None:
     monkeypatch.setenv("LIBRA_SERVE_GUARDS", "mini, big=libra:/models/guard")
     monkeypatch.setenv("LIBRA_SERVE_POLICIES", "a.yaml,b.yaml")

@@ -23,8 +23,9 @@ def test_guards(make_server: Any, guard: Any) -> None:
     assert first["categories"][0]["name_zh"] == "违法犯罪"
     assert (second["id"], second["default"], second["targets"]) == ("other", False, ["response"])
     assert (second["thresholds"], second["categories"]) == (None, [])
-    limits = {name: body[name] for name in ("max_conversations", "max_messages", "max_chars", "max_body_bytes")}
-    assert limits == {"max_conversations": 100, "max_messages": 200, "max_chars": 5000, "max_body_bytes": 1_000_000}
+    del body["object"], body["data"]
+    limits = {"max_conversations": 100, "max_messages": 200, "max_chars": 5000}
+    assert body == {**limits, "queue_chars": 1_000_000, "max_body_bytes": 1_000_000}
 
 
 def test_policies_and_their_problems(make_server: Any, tmp_path: Any) -> None:

@@ -28,8 +28,8 @@ from libra_guard.records import Conversation, Message, Target
 class Client(ClientBase):
     """Asks a server of Libra's for verdicts. May be used by several threads at once.
 
-    Asked again are requests that met no connection, 429 and 503, after the time that ``Retry-After`` asks for or with
-    growing pauses. To judge twice changes nothing but the server's counters.
+    Asked again are requests that met no connection or a broken one, 429 and 503, after the time that ``Retry-After``
+    asks for or with growing pauses. To judge twice changes nothing but the server's counters.
 
     Args:
         base_url: The server, with or without ``/v1``.

@@ -92,6 +92,7 @@ class Limits(NamedTuple):
     """What the server takes in one request; by default as where nobody set it otherwise."""
 
     max_conversations: int = 100
+    queue_chars: int = 1_000_000
     max_body_bytes: int = 1_000_000
 
 
@@ -171,15 +172,17 @@ class ClientBase:
                 self._limits = Limits(**{name: int(answer[name]) for name in Limits._fields if name in answer})
         limits = self._limits or Limits()
         batches: list[list[Any]] = []
-        room = 0
+        room = chars_left = 0
         for row in rows:
             size = len(json.dumps(row, ensure_ascii=False).encode()) + 2
-            if not batches or size > room or len(batches[-1]) == limits.max_conversations:
+            # Whether the guard reads earlier turns need not be known: all count.
+            chars = len(row) if isinstance(row, str) else sum(len(message["content"]) for message in row["messages"])
+            if size > room or chars > chars_left or len(batches[-1]) == limits.max_conversations:
                 batches.append([])
                 # The other fields of a request need a little of it.
-                room = limits.max_body_bytes - 1000
+                room, chars_left = limits.max_body_bytes - 1000, limits.queue_chars
             batches[-1].append(row)
-            room -= size
+            room, chars_left = room - size, chars_left - chars
         return batches
 
     def _answer(self, ask: Ask) -> Steps[Any]:

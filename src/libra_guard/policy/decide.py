@@ -68,7 +68,12 @@ class _Outcome(NamedTuple):
 
 
 def decide(
-    policy: Policy, verdict: Verdict, conversation: Conversation, *, system: CategorySystem | None = None
+    policy: Policy,
+    verdict: Verdict,
+    conversation: Conversation,
+    *,
+    system: CategorySystem | None = None,
+    passage: str | None = None,
 ) -> Decision:
     """What a profile makes of a verdict.
 
@@ -81,8 +86,9 @@ def decide(
         verdict: What the guard said.
         conversation: What was judged; its last message is looked up in the lists.
         system: Of the guard's categories; None where they are its user's own, or Libra's by name.
+        passage: Of a part of a growing answer: the part with text before it, in which the deny list is looked up.
     """
-    outcome = _listed(policy, conversation) or _judged(policy, verdict, conversation.target, system)
+    outcome = _listed(policy, conversation, passage) or _judged(policy, verdict, conversation.target, system)
     return Decision(
         action=Action.PASS if policy.mode == "monitor" else outcome.action,
         would=outcome.action,
@@ -96,9 +102,9 @@ def decide(
     )
 
 
-def _listed(policy: Policy, conversation: Conversation) -> _Outcome | None:
+def _listed(policy: Policy, conversation: Conversation, passage: str | None) -> _Outcome | None:
     text = conversation.messages[-1].content
-    if denied := policy.deny.find(text):
+    if denied := policy.deny.find(text if passage is None else passage):
         scenarios = () if denied.scenario is None else (denied.scenario,)
         return _Outcome(Action.BLOCK, "the deny list has something of it", scenarios, listed=f"deny: {denied.place}")
     if place := policy.allow.find(text):

@@ -64,7 +64,8 @@ class Window(NamedTuple):
     conversation: Conversation | None
     """The question with the part, from its sentence's beginning on; None where nothing shows that could be judged."""
     context: Conversation | None
-    """The same with the text before it; None where there is none. See ``AnswerWindows.again``."""
+    """The same with the text before it, in which deny lists are looked up too; None where there is none. See
+    ``AnswerWindows.again``."""
     text: str
     """The part itself, ``answer[start:end]``."""
     start: int

@@ -13,7 +13,7 @@ import logging
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -40,6 +40,10 @@ class QueueFullError(LibraError):
         super().__init__(f"the queue is full for about {retry_after:.0f} s")
         self.retry_after = retry_after
         """Seconds until what waits now is judged, as the guard went lately."""
+
+
+class TooMuchError(UsageError):
+    """More at once than the queue ever takes."""
 
 
 class DeadlineError(LibraError):
@@ -88,6 +92,7 @@ class Batcher:
     ) -> None:
         self._guard, self._name, self._metrics = guard, name, metrics
         self._wait, self._queue_size, self._queue_chars = wait, queue_size, queue_chars
+        self._portion = min(batch_size, queue_size)
         self._waiting = Queue(batch_size=batch_size, batch_chars=batch_chars, multi_turn=guard.multi_turn)
         self._orders: set[Order] = set()
         """Those that somebody waits for."""
@@ -103,6 +108,19 @@ class Batcher:
     def is_alive(self) -> bool:
         """Whether it judges; False where its thread has ended by itself."""
         return not self._dead
+
+    def portions(self, conversations: Iterable[Conversation]) -> list[list[Conversation]]:
+        """Cuts any number into what is soon taken where others wait too: at most a batch at once."""
+        found: list[list[Conversation]] = []
+        room = 0
+        for one in conversations:
+            length = self._waiting.length(one)
+            if not found or length > room or len(found[-1]) == self._portion:
+                found.append([])
+                room = self._queue_chars
+            found[-1].append(one)
+            room -= length
+        return found
 
     async def judge(
         self,
@@ -126,7 +144,7 @@ class Batcher:
         """Verdicts in order. They are taken whole or not at all; a caller that is cancelled frees its places.
 
         Args:
-            conversations: At most ``queue_size``, for more are never taken.
+            conversations: At most ``queue_size``, with ``queue_chars`` characters; see ``portions``.
             explain: See ``Guard.judge``.
             threshold: In place of the guard's own, for guards that give scores.
             deadline: By the event loop's clock.
@@ -136,7 +154,7 @@ class Batcher:
             DeadlineError: The deadline passed first; what had not begun, of a long one too, is not judged.
             ClosingError: The batcher is closed.
             BackendError: The guard failed on one of them, also by itself, or its thread has ended.
-            UsageError: They have more than ``queue_chars`` characters together.
+            TooMuchError: They would find none in an empty queue either.
         """
         if not conversations:
             return []
@@ -165,7 +183,9 @@ class Batcher:
     def _admit(self, order: Order, conversations: Sequence[Conversation]) -> None:
         lengths = [self._waiting.length(one) for one in conversations]
         if (chars := sum(lengths)) > self._queue_chars:
-            raise UsageError(f"{chars} characters are too many at once; {self._queue_chars} are taken")
+            raise TooMuchError(f"{chars} characters are too many at once; {self._queue_chars} are taken")
+        if len(lengths) > self._queue_size:
+            raise TooMuchError(f"{len(lengths)} texts are too many at once; {self._queue_size} are taken")
         with self._changed:
             if self._dead:
                 raise BackendError(_DEAD)

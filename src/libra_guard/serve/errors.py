@@ -19,7 +19,7 @@ from starlette.responses import Response
 
 from libra_guard.errors import BackendError, LibraError, RefusedError, UsageError
 from libra_guard.records import as_json
-from libra_guard.serve.batcher import ClosingError, DeadlineError, QueueFullError
+from libra_guard.serve.batcher import ClosingError, DeadlineError, QueueFullError, TooMuchError
 from libra_guard.serve.wording import fault_of
 
 if TYPE_CHECKING:
@@ -194,5 +194,6 @@ _OF: tuple[tuple[type[Exception], Callable[[Any], ApiError]], ...] = (
     (ClosingError, _of_closing),
     (RefusedError, lambda _: ApiError(400, "the guard's model does not take this text", code="refused_by_model")),
     (BackendError, lambda _: ApiError(502, "the guard's model failed", code="guard_failed")),
+    (TooMuchError, lambda error: ApiError(400, str(error), code="too_much")),
     (UsageError, lambda error: ApiError(400, str(error))),
 )

@@ -206,6 +206,7 @@ _GUARDS = {
     "max_conversations": 100,
     "max_messages": 200,
     "max_chars": 20_000,
+    "queue_chars": 1_000_000,
     "max_body_bytes": 1_000_000,
 }
 _POLICIES = [

@@ -11,13 +11,16 @@ from uvicorn.protocols.http.auto import AutoHTTPProtocol
 HEAD_SECONDS = 20.0
 HEAD_BYTES = 1 << 16
 WRITE_SECONDS = 60.0
+BACKLOG_LOOKS = 5
+"""A client may take so many times ``WRITE_SECONDS`` for what waits for it, if it takes some of it in each."""
 
 
 class BoundedProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
     """Closes a connection on which a head does not come in time, or has no end.
 
     The same goes for what a client sends on after its request was answered with an error, and for a client that takes
-    nothing of its answer: what waits for it, in an upstream too, would else be kept for as long as it likes.
+    nothing of its answer, or too little: what waits for it, in an upstream too, would else be kept for as long as it
+    likes.
     """
 
     head_seconds = HEAD_SECONDS
@@ -59,17 +62,17 @@ class BoundedProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
     def pause_writing(self) -> None:
         """See ``asyncio.Protocol``."""
         super().pause_writing()
-        self._see_progress(math.inf)
+        self._see_progress(math.inf, BACKLOG_LOOKS)
 
     def resume_writing(self) -> None:
         """See ``asyncio.Protocol``."""
         self._end_stall()
         super().resume_writing()
 
-    def _see_progress(self, before: float) -> None:
+    def _see_progress(self, before: float, looks: int) -> None:
         left = self.transport.get_write_buffer_size()
-        if left < before:
-            self._stall = self.loop.call_later(self.write_seconds, self._see_progress, left)
+        if looks and left < before:
+            self._stall = self.loop.call_later(self.write_seconds, self._see_progress, left, looks - 1)
         else:
             # Closing would first wait until all is taken.
             self.transport.abort()

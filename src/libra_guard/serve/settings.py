@@ -58,7 +58,8 @@ class ServerSettings(BaseSettings):
     queue_size: Positive = 256
     """Conversations that may wait for a guard; who comes then is told to come back (429)."""
     queue_chars: int = Field(default=1_000_000, ge=10_000)
-    """Characters that they may have together; a request that has more by itself is refused (400)."""
+    """Characters that they may have together; a request that has more by itself is refused (400), but for the proxy's,
+    which is judged in portions."""
     deadline_ms: float = Field(default=30_000, gt=0)
     """How long a request may take until its verdicts (504)."""
     grace_seconds: Positive = 30
@@ -122,6 +123,11 @@ class ServerSettings(BaseSettings):
             raise ValueError(f"two guards are called '{min(twice)}'; name one apart, as ALIAS=NAME:MODEL")
         return value
 
+    @field_validator("api_key", "upstream_key")
+    @classmethod
+    def _key(cls, value: SecretStr | None) -> SecretStr | None:
+        return None if value is None else SecretStr(_checked_key(value.get_secret_value()))
+
     @field_validator("upstream")
     @classmethod
     def _url(cls, value: str | None) -> str | None:
@@ -162,12 +168,10 @@ class ServerSettings(BaseSettings):
         changes is not to be taken in two ways.
 
         Raises:
-            UsageError: A key is empty, or the file of keys cannot be read or has none.
+            UsageError: The file of keys cannot be read, has none, or has one that no header can hold.
         """
         if self._keys is None:
             keys = [] if self.api_key is None else [self.api_key.get_secret_value()]
-            if not all(keys):
-                raise UsageError("the API key is empty")
             if self.api_key_file is not None:
                 keys += _keys_in(self.api_key_file)
             self._keys = tuple(keys)
@@ -211,6 +215,15 @@ def public_name(spec: str) -> tuple[str, str]:
     return spec.partition(":")[0], spec
 
 
+def _checked_key(key: str) -> str:
+    """Without the white space around it, such as the line's end of the file that it came from."""
+    if not (key := key.strip()):
+        raise ValueError("the key is empty")
+    if not (key.isascii() and key.isprintable()):
+        raise ValueError("the key holds what no header can: a line's end, or characters that are not ASCII")
+    return key
+
+
 def _keys_in(file: Path) -> list[str]:
     try:
         lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
@@ -218,6 +231,13 @@ def _keys_in(file: Path) -> list[str]:
         raise UsageError(f"{file}: the API keys cannot be read: {error.strerror}") from None
     except ValueError:
         raise UsageError(f"{file}: the API keys cannot be read: not UTF-8") from None
-    if not (keys := [line for line in lines if line and not line.startswith("#")]):
+    keys = list[str]()
+    for number, line in enumerate(lines, start=1):
+        if line and not line.startswith("#"):
+            try:
+                keys.append(_checked_key(line))
+            except ValueError as error:
+                raise UsageError(f"{file}, line {number}: {error}") from None
+    if not keys:
         raise UsageError(f"{file}: there is no API key in it")
     return keys

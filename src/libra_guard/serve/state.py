@@ -78,6 +78,7 @@ class Server:
         request_id: str = "",
         question: str | None = None,
         part: Part | None = None,
+        passages: Sequence[str | None] = (),
         standing: int = 0,
     ) -> list[Judged]:
         """Judges conversations and decides upon them; counted, and written to the audit log.
@@ -94,6 +95,7 @@ class Server:
             request_id: For the audit log.
             question: For the audit log: as it was asked, where the conversations have it shortened.
             part: For the audit log: what of a growing answer they are.
+            passages: Of parts of a growing answer, one each: see ``policy.decide``.
             standing: How many of them, the last, are likely to come again as they are: verdicts on them are kept.
 
         Raises:
@@ -111,7 +113,8 @@ class Server:
             deadline = asyncio.get_running_loop().time() + self.settings.deadline_ms / 1000
         verdicts = await self._verdicts(served, conversations, standing, Manner(explain, threshold), deadline)
         long = sum(len(conversation.messages[-1].content) for conversation in conversations) > _LONG
-        decided = partial(_decided, profile, conversations, verdicts, served.guard.system)
+        passages = passages or [None] * len(conversations)
+        decided = partial(_decided, profile, conversations, verdicts, served.guard.system, passages)
         judged = await asyncio.to_thread(decided) if long else decided()
         for conversation, (verdict, decision) in zip(conversations, judged, strict=True):
             self.metrics.decided(served.name, conversation.target, verdict, decision)
@@ -165,9 +168,14 @@ TheServer = Annotated[Server, Depends(_the_server)]
 
 
 def _decided(
-    profile: Policy, conversations: Sequence[Conversation], verdicts: Sequence[Verdict], system: CategorySystem | None
+    profile: Policy,
+    conversations: Sequence[Conversation],
+    verdicts: Sequence[Verdict],
+    system: CategorySystem | None,
+    passages: Sequence[str | None],
 ) -> list[Judged]:
-    return [Judged(v, decide(profile, v, c, system=system)) for c, v in zip(conversations, verdicts, strict=True)]
+    rows = zip(conversations, verdicts, passages, strict=True)
+    return [Judged(v, decide(profile, v, c, system=system, passage=p)) for c, v, p in rows]
 
 
 def _check(served: Served, conversations: Sequence[Conversation], threshold: float | None) -> None:

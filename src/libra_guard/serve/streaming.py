@@ -19,7 +19,7 @@ _AHEAD = 4
 FLUSH = ""
 """Among the chunks of an answer: what has come is judged as it is, as if it had waited."""
 Decide = Callable[..., Awaitable[list[Judged]]]
-"""``Server.decide_all`` or ``decide_patiently``, with its options but ``part``."""
+"""``Server.decide_all`` or ``decide_patiently``, with its options but ``part`` and ``passages``."""
 
 
 class Released(NamedTuple):
@@ -141,7 +141,9 @@ async def judge_windows(
         LibraError: Of ``decide``.
     """
     seen = [window for window in windows if window.conversation]
-    judged = await decide([w.conversation for w in seen if w.conversation], part="window") if seen else []
+    passages = [around.messages[-1].content for w in seen if (around := w.context or w.conversation)]
+    first = [w.conversation for w in seen if w.conversation]
+    judged = await decide(first, part="window", passages=passages) if seen else []
     blocked = next((i for i, one in enumerate(judged) if one.decision.action is Action.BLOCK), len(judged))
     passed = [i for i in range(blocked) if judged[i].decision.would is not Action.BLOCK]
     doubtful = [i for i in passed if settings.doubts(judged[i].verdict)]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 pytest.importorskip("fastapi")
 
-from libra_guard.serve.proxy.calls import Calls
+from libra_guard.serve.proxy import calls as module
+from libra_guard.serve.proxy.calls import Calls, said_by_calls
 
 
 @pytest.mark.parametrize("arguments", ['{"data": "word"}', {"data": "word"}, ["data", "word"]])
@@ -30,3 +32,17 @@ def test_deltas_become_whole_calls() -> None:
         ]
     }
     assert not Calls().feed({"content": "好"})
+
+
+def test_many_values_are_read_without_a_copy_of_the_rest_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments, decode, texts = '1 \u3000{"a": "b"}' * 1000 + " 尾", module._JSON.raw_decode, list[str]()
+
+    def decoded(text: str, *at: int) -> Any:
+        texts.append(text)
+        return decode(text, *at)
+
+    monkeypatch.setattr(module, "_JSON", SimpleNamespace(raw_decode=decoded))
+    said = list(said_by_calls([{"function": {"name": "f", "arguments": arguments}}]))
+    assert said == ["f", *["a", "b"] * 1000, "尾"]
+    assert len(texts) == 2001
+    assert all(text is arguments for text in texts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +17,7 @@ from starlette.testclient import TestClient
 
 from libra_guard.records import Target
 from libra_guard.serve.batcher import QueueFullError
+from libra_guard.serve.routes import chat as chat_route
 
 PATH = "/v1/chat/completions"
 ASK = {"model": "m", "messages": [{"role": "user", "content": "你好"}]}
@@ -583,18 +585,42 @@ def test_too_long_calls_of_tools_are_refused(make_server: Any, upstream: Any, po
     assert upstream.arrived == []
 
 
+def test_what_the_queue_does_not_take_at_once_is_judged_in_portions(
+    make_server: Any, upstream: Any, guard: Any
+) -> None:
+    proxy = make_server(upstream=upstream.url, queue_size=2, max_conversations=2, queue_chars=40_000)
+    documents = "".join(chr(0x4E00 + i) for i in range(20_000)) * 3
+    called = {"role": "tool", "content": "器"}
+    body = {"messages": [user("问"), called, {"role": "assistant", "content": "始"}], "documents": [documents]}
+    upstream.says("一", "二", "三", "四", "五【坏】", reasoning_content="想")
+    found = proxy.post(PATH, json={**body, "n": 5})
+    assert found.status_code == 200, found.text
+    assert [choice["finish_reason"] for choice in found.json()["choices"]] == ["stop"] * 4 + ["content_filter"]
+    assert guard.asked[:3] == ["问", "器", "始"]
+    assert guard.asked[-10:] == [text for answer in ["一", "二", "三", "四", "五【坏】"] for text in (answer, "想")]
+    # The documents are known from then on, in whichever portion they were.
+    before = len(guard.asked)
+    assert proxy.post(PATH, json=body).status_code == 200
+    assert guard.asked[before : before + 3] == ["问", "器", "始"]
+    assert guard.asked[before + 3] == "一"
+    assert proxy.post(PATH, json={**body, "documents": [documents, "【坏】"]}).json()["libra"]["stage"] == "prompt"
+
+
 @pytest.mark.parametrize(("policy", "status"), [("default", 400), ("monitor", 200)])
 def test_more_than_the_queue_takes_is_not_passed_unseen(
     make_server: Any, upstream: Any, policy: str, status: int
 ) -> None:
     upstream.says("好")
     proxy = make_server(upstream=upstream.url, policy=policy, queue_chars=50_000)
-    answer = proxy.post(PATH, json={"messages": [user("问")], "documents": ["好" * 50_000]})
+    # All that is new of the user's is one text.
+    answer = proxy.post(PATH, json={"messages": [user("好" * 20_000)] * 3})
     assert answer.status_code == status
     assert len(upstream.arrived) == (status == 200)
-    if status == 200:
-        (noted,) = answer.json()["libra"]["not_judged"]
-        assert noted.startswith("messages (")
+    if status == 400:
+        assert answer.json()["error"]["code"] == "too_much"
+    else:
+        # The question stands before the answer as well.
+        assert [noted.split()[0] for noted in answer.json()["libra"]["not_judged"]] == ["messages", "choices"]
 
 
 @pytest.mark.parametrize(
@@ -639,6 +665,24 @@ def test_the_error_names_the_place(proxy: TestClient) -> None:
     answer = proxy.post(PATH, json={"messages": [user("问"), {"role": "user"}]})
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == "messages[1].content"
+
+
+def test_a_request_is_read_beside_the_event_loop(
+    proxy: TestClient, upstream: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, beside = chat_route.read_asked, list[bool]()
+
+    def reading(*args: Any, **options: Any) -> Any:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            beside.append(True)
+        return read(*args, **options)
+
+    monkeypatch.setattr(chat_route, "read_asked", reading)
+    upstream.says("好")
+    assert proxy.post(PATH, json=ASK).status_code == 200
+    assert beside == [True]
 
 
 def test_no_upstream(client: TestClient) -> None:

@@ -21,6 +21,7 @@ _GROWING = ("name", "arguments", "input")
 """Of a call: texts that deltas carry on."""
 # Keys are texts too, and of two keys of one name both are read.
 _JSON = json.JSONDecoder(object_pairs_hook=lambda pairs: [part for pair in pairs for part in pair])
+_SHOWN = re.compile(r"\S")
 _ESCAPED = re.compile(r"\\u([0-9a-fA-F]{4})")
 
 
@@ -114,12 +115,12 @@ def _whole(call: Mapping[str, Any], holders: Collection[str] = _HOLDERS) -> dict
 
 def _parsed(arguments: str) -> list[Any]:
     """The JSON in a text, of which there may be several, and what comes after it as a text."""
-    found = list[Any]()
-    rest = arguments.strip()
+    found, end = list[Any](), 0
     with suppress(ValueError, RecursionError):
-        while rest:
-            value, end = _JSON.raw_decode(rest)
+        # By index: to copy the rest after each of thousands of values would take minutes.
+        while shown := _SHOWN.search(arguments, end):
+            value, end = _JSON.raw_decode(arguments, shown.start())
             found.append(value)
-            rest = rest[end:].strip()
+    rest = arguments[end:].strip()
     # Escaped characters would not be read by a guard.
     return [*found, _ESCAPED.sub(lambda escaped: chr(int(escaped[1], 16)), rest)] if rest else found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -70,8 +71,7 @@ class Exchange:
         prompts, beside = ([one for one in some if one.target in served.guard.targets] for some in asked)
         if len(prompts) + len(beside) < sum(map(len, asked)):
             self.not_judged.append(f"messages (the guard '{served.name}' judges answers only)")
-        decide = partial(self.server.decide_all, standing=len(beside))
-        return worst(await self._decide(decide, [*prompts, *beside], "messages"))
+        return worst(await self._decide(self.server.decide_all, [*prompts, *beside], "messages", standing=len(beside)))
 
     async def judge_completion(self, completion: dict[str, Any]) -> tuple[Judged | None, int | None]:
         """Judges an answer, replaces in it what is blocked, and takes out what nobody judges.
@@ -181,14 +181,26 @@ class Exchange:
                     raise UpstreamError("garbage", HALF_A_CHARACTER) from None
 
     async def _decide(
-        self, decide: Callable[..., Awaitable[list[Judged]]], conversations: Sequence[Conversation], what: str
+        self,
+        decide: Callable[..., Awaitable[list[Judged]]],
+        conversations: Sequence[Conversation],
+        what: str,
+        *,
+        standing: int = 0,
     ) -> list[Judged]:
+        """Judges in portions, for there may be more than the queue takes; ``standing``: see ``Server.decide_all``."""
+        found = list[Judged]()
+        deadline = asyncio.get_running_loop().time() + self.server.settings.deadline_ms / 1000
+        options = {"policy": self.policy, "route": ROUTE, "request_id": self.request_id, "deadline": deadline}
         try:
-            return await decide(conversations, policy=self.policy, route=ROUTE, request_id=self.request_id)
+            for portion in self.server.guard(self.policy).batcher.portions(conversations):
+                follow = len(conversations) - len(found) - len(portion)
+                stand = min(max(0, standing - follow), len(portion))
+                found += await decide(portion, standing=stand, **options)
         except (LibraError, ApiError) as error:
             if not self.tolerates(error, what):
                 raise
-            return []
+        return found
 
 
 def stricter(prompt: Judged | None, response: Judged | None) -> Target:

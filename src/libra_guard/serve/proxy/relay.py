@@ -289,8 +289,8 @@ class _Relay:
         choice.finished = True
         if choice.calling is not None:
             choice.calling.update(choice.calls.complete)
-        if CALLS in choice.growing and choice.calls.text:
-            choice.growing[CALLS].feed(choice.calls.text)
+        if CALLS in choice.growing and (said := choice.calls.text):
+            choice.growing[CALLS].feed(said)
         for text in choice.growing.values():
             text.end()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import aclosing, contextmanager
@@ -68,7 +69,8 @@ async def chat(
     """
     upstream = _upstream(server)
     settings = server.settings
-    asked = read_asked(body, max_messages=settings.max_messages, max_chars=settings.max_chars)
+    # What lies in a megabyte of calls and tools takes a while to read, in which others need not wait.
+    asked = await asyncio.to_thread(read_asked, body, max_messages=settings.max_messages, max_chars=settings.max_chars)
     exchange = Exchange(server, asked, request.state.request_id, server.policy(None))
     prompt = await exchange.judge_prompts()
     if prompt is not None and prompt.decision.action is Action.BLOCK:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Annotated, NamedTuple, Self
 
@@ -110,7 +112,8 @@ async def stream(
     windows = _resumed(body, server, multi_turn=served.guard.multi_turn)
     arrivals.came(windows.received + len(body.text))
     # Thousands of characters take milliseconds, in which others need not wait.
-    opened = await asyncio.to_thread(_opened, windows, body)
+    with _state_was_given():
+        opened = await asyncio.to_thread(_opened, windows, body)
     parts = await _judged(opened, body, profile, request, server, windows)
     last = parts[-1].judged if parts else None
     answer = first_hit = None
@@ -118,13 +121,15 @@ async def stream(
         first_hit = arrivals.hit(parts[-1].window.end)
         answer = profile.answer(last.decision, body.language or _language(body))
     stopped = answer is not None
+    with _state_was_given():
+        state = None if stopped or body.end else windows.state
     made = StreamResponse(
         released="".join(window.text for window, _ in parts[: len(parts) - stopped]),
         stopped=stopped,
         answer=answer,
         windows=[_told(part) for part in parts],
         first_hit=first_hit,
-        state=None if stopped or body.end else windows.state,
+        state=state,
     )
     return Response(made.model_dump_json(), media_type="application/json")
 
@@ -184,10 +189,18 @@ def _resumed(body: StreamRequest, server: Server, *, multi_turn: bool) -> Answer
     check_length(len(body.text), server.settings.max_chars, "text")
     if body.state is None:
         return AnswerWindows(before, settings, multi_turn=multi_turn)
-    try:
+    with _state_was_given():
         return AnswerWindows.resume(before, body.state, settings, multi_turn=multi_turn)
-    except ValueError as error:
-        raise ApiError(400, f"state: {error}", param="state", code="invalid_state") from None
+
+
+@contextmanager
+def _state_was_given() -> Iterator[None]:
+    """Refuses a state that shows only in use that it is none: what else a body may hold can be judged."""
+    try:
+        yield
+    except ValueError:
+        message = "state: it was not returned here for this answer, with these settings"
+        raise ApiError(400, message, param="state", code="invalid_state") from None
 
 
 def _before(body: StreamRequest) -> tuple[Message, ...]:

@@ -61,6 +61,8 @@ class GuardList(Answered):
     """Messages in one conversation."""
     max_chars: int
     """Characters in one text."""
+    queue_chars: int
+    """Characters of all texts in one request that the guard reads."""
     max_body_bytes: int
     """Bytes of a request's body."""
 
@@ -115,6 +117,7 @@ async def guards(server: TheServer) -> GuardList:
         max_conversations=limits.max_conversations,
         max_messages=limits.max_messages,
         max_chars=limits.max_chars,
+        queue_chars=limits.queue_chars,
         max_body_bytes=limits.max_body_bytes,
     )
 
