@@ -190,7 +190,7 @@ def of_each(folder: Path, questions: int = 60) -> Path:
     return write(folder, *({"question": q, "response": r, "label": label} for q, r, label in rows))
 
 
-@pytest.mark.parametrize("reads", ["pair", "question", "answer"])
+@pytest.mark.parametrize("reads", ["pair", "question", "answer", "sentence"])
 def test_a_larger_share_holds_all_of_a_smaller(tmp_path: Path, reads: str) -> None:
     of_each(tmp_path)
     drawn = [{e.text for e in read(tmp_path, {**SEED, "reads": reads, "share": s})} for s in (0.01, 0.1, 0.5, 0.9)]
@@ -299,6 +299,23 @@ def test_reads(tmp_path: Path) -> None:
     assert texts("pair") == [("Q?", "好\n的"), ("Q?", "答")]
     assert texts("answer") == [("", "好\n的"), ("", "答")]
     assert texts("question") == ["Q?"]
+
+
+def test_a_sentence_of_each_safe_answer(tmp_path: Path) -> None:
+    parts = ["先把水烧到八十度左右。", "再投茶，等两三分钟。", "好。"]
+    rows = [
+        {"question": f"问{i}", "response": response, "label": label}
+        for i in range(40)
+        for response, label in (("".join(parts), "安全"), ("不行。", "安全"), ("".join(parts[::-1]), "不安全"))
+    ]
+    write(tmp_path, *rows)
+    found = read(tmp_path, {**SEED, "reads": "sentence"})
+    assert not any(e.unsafe for e in found)
+    assert {e.text[0] for e in found} == {e.text[0] for e in read(tmp_path, SEED)}
+    # One that is too short is never drawn; an answer without a longer one stands whole.
+    assert {e.text[1] for e in found} <= {"先把水烧到八十度左右。", "再投茶,等两三分钟。", "不行。"}
+    assert sum(e.text[1] == "不行。" for e in found) * 2 == len(found)
+    assert read(tmp_path, {**SEED, "reads": "sentence"}, seed=1) == found
 
 
 def test_targets(tmp_path: Path) -> None:

@@ -19,12 +19,15 @@ from libra_guard.data.base import normalise_question, split_of, split_text
 from libra_guard.data.registry import load_dataset_rows, load_importer
 from libra_guard.errors import UsageError
 from libra_guard.guards.normalise import normalise
+from libra_guard.guards.sentences import split_sentences
 from libra_guard.io import BadRow
 from libra_guard.records import Label, Question, Sample
 from libra_guard.train.outputs import Outputs
 from libra_guard.train.recipe import Source
 
 _LIBRA = Outputs.of("libra")
+_SHORTEST = 8
+"""Characters of a sentence that is shown by itself; streams are cut into longer parts."""
 
 
 class Split(Enum):
@@ -152,7 +155,7 @@ def _wanted(sample: Sample, source: Source) -> bool:
     for field, values in source.where.items():
         if getattr(sample, field, None) not in (values if isinstance(values, list) else [values]):
             return False
-    return True
+    return source.reads != "sentence" or _label(sample, source) is Label.SAFE
 
 
 def _draw(seed: int, question: str) -> bytes:
@@ -163,9 +166,19 @@ def _draw(seed: int, question: str) -> bytes:
 def as_example(sample: Sample, source: Source, outputs: Outputs = _LIBRA) -> Example:
     """A sample as the classifier is shown it by its source."""
     question, response = normalise(sample.question), normalise(sample.response)
-    text: Text = question if source.reads == "question" else (question if source.reads == "pair" else "", response)
+    if source.reads == "sentence":
+        response = _sentence(response)
+    text: Text = question if source.reads == "question" else ("" if source.reads == "answer" else question, response)
     targets = outputs.targets(sample, unsafe=_label(sample, source) is Label.UNSAFE)
     return Example(text, targets, source.set, sample.question)
+
+
+def _sentence(response: str) -> str:
+    """One of the sentences, the same whenever it is asked for; the whole where none is long enough."""
+    found = [
+        text for span in split_sentences(response) if len(text := response[span.start : span.end].strip()) >= _SHORTEST
+    ]
+    return random.Random(response).choice(found or [response])
 
 
 def _label(sample: Sample, source: Source) -> Label:

@@ -24,8 +24,9 @@ class Source(Strict):
     """Name of an importer (``libra data list``)."""
     path: str
     """File of that set, relative to the data folder."""
-    reads: Literal["pair", "question", "answer"] = "pair"
-    """What the classifier is shown of each sample."""
+    reads: Literal["pair", "question", "answer", "sentence"] = "pair"
+    """What the classifier is shown of each sample. ``sentence``: the question and one sentence of the answer, drawn at
+    random, as streams are judged; of safe samples alone, for not each sentence of an unsafe answer is unsafe."""
     label: Label | None = None
     """Overrides the samples' own: their ``label``, or of a question their ``question_label`` where they have one."""
     scenarios: list[str] | None = None
