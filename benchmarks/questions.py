@@ -72,7 +72,7 @@ def hash_of(path: Path) -> str:
 def flagged(guard, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
     """Whether each is flagged, and its score."""
     verdicts = guard.judge([Conversation.from_pair(text) for text in texts])
-    return np.array([v.label is not Label.SAFE for v in verdicts]), np.array([v.unsafe_score or 0.0 for v in verdicts])
+    return np.array([v.flagged for v in verdicts]), np.array([v.unsafe_score or 0.0 for v in verdicts])
 
 
 def share(hits: np.ndarray, texts: list[str]) -> dict:

@@ -175,6 +175,12 @@ def no_such(kind: str, name: str, known: Sequence[str]) -> str:
     return f"there is no such {kind}{'; ' + hint if known else ''}"
 
 
+def unsendable(key: str) -> str:
+    """Why a server's key cannot be sent in a header; empty where it can."""
+    fits = key.isascii() and key.isprintable()
+    return "" if fits else "holds what no header can: a line's end, or characters that are not ASCII"
+
+
 def keys_at(model: type[BaseModel], place: Sequence[int | str]) -> list[str]:
     """The keys that there are at a place; none where the place does not tell which model stands there."""
     models = [model]

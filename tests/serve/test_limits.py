@@ -204,13 +204,19 @@ def test_what_is_not_http_is_closed(live: Any, connect: Any, garbage: bytes) -> 
     assert connect(server.port).send(length(len(GOOD)) + GOOD).answer()[0] == 200
 
 
-def test_more_requests_than_may_be_under_way_are_refused(live: Any, connect: Any, guard: Any) -> None:
+def full(live: Any, connect: Any, guard: Any) -> tuple[Any, Any]:
+    """A server that takes one request at a time, and the client whose request the guard is at."""
     server = live(max_requests=1)
     wait_for(lambda: server.app.state.server.ready)
     guard.gate.clear()
     guard.entered.clear()
     first = connect(server.port).send(length(len(GOOD)) + GOOD)
     wait_for(guard.entered.is_set)
+    return server, first
+
+
+def test_more_requests_than_may_be_under_way_are_refused(live: Any, connect: Any, guard: Any) -> None:
+    server, first = full(live, connect, guard)
     second = connect(server.port).send(length(len(GOOD)) + GOOD)
     status, headers, body = second.answer()
     assert (status, headers["retry-after"]) == (503, "1")
@@ -224,12 +230,7 @@ def test_more_requests_than_may_be_under_way_are_refused(live: Any, connect: Any
 
 
 def test_a_client_that_hangs_up_leaves_its_place(live: Any, connect: Any, guard: Any) -> None:
-    server = live(max_requests=1)
-    wait_for(lambda: server.app.state.server.ready)
-    guard.gate.clear()
-    guard.entered.clear()
-    first = connect(server.port).send(length(len(GOOD)) + GOOD)
-    wait_for(guard.entered.is_set)
+    server, first = full(live, connect, guard)
     first.socket.close()
     client = connect(server.port)
     # The guard is still at it.

@@ -60,15 +60,16 @@ class AsyncClient(ClientBase):
         language: Language | None = None,
     ) -> list[Judged]:
         """See ``Client.judge``."""
-        fields = given(
+        steps = self._judge(
+            conversations,
             target=target,
             guard=guard,
             policy=policy,
             threshold=threshold,
-            explain=explain or None,
+            explain=explain,
             language=language,
         )
-        return await self._run(self._judge(conversations, fields))
+        return await self._run(steps)
 
     async def check(
         self,
@@ -99,7 +100,7 @@ class AsyncClient(ClientBase):
         self, texts: Sequence[str], *, guard: str | None = None, policy: str | None = None
     ) -> list[Moderation]:
         """See ``Client.moderate``."""
-        return await self._run(self._moderate(texts, given(model=guard, policy=policy)))
+        return await self._run(self._moderate(texts, model=guard, policy=policy))
 
     def stream(
         self,

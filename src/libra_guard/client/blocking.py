@@ -94,15 +94,16 @@ class Client(ClientBase):
             UsageError: The server does not take the request: an unknown guard or policy, a wrong key, too long a text.
             BackendError: The server is not there, too busy, too slow, or failed.
         """
-        fields = given(
+        steps = self._judge(
+            conversations,
             target=target,
             guard=guard,
             policy=policy,
             threshold=threshold,
-            explain=explain or None,
+            explain=explain,
             language=language,
         )
-        return self._run(self._judge(conversations, fields))
+        return self._run(steps)
 
     def check(
         self,
@@ -143,7 +144,7 @@ class Client(ClientBase):
             ValueError: A text cannot be judged; see ``records.check_text``.
             LibraError: As of ``judge``.
         """
-        return self._run(self._moderate(texts, given(model=guard, policy=policy)))
+        return self._run(self._moderate(texts, model=guard, policy=policy))
 
     def stream(
         self,

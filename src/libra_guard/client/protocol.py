@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
+from libra_guard.configuration import unsendable
 from libra_guard.errors import BackendError, LibraError, RefusedError, UsageError, require
 from libra_guard.guards.conversations import checked_conversations
 from libra_guard.policy import Action, Decision
@@ -125,8 +126,8 @@ class ClientBase:
         self._timeout, self._retries = timeout, retries
         self._limits: Limits | None = None
         key = api_key or os.environ.get("LIBRA_API_KEY")
-        if key and not (key.isascii() and key.isprintable()):
-            raise UsageError("the API key holds what no header can: a line's end, or characters that are not ASCII")
+        if key and (fault := unsendable(key)):
+            raise UsageError(f"the API key {fault}")
         self._settings: dict[str, Any] = {
             "timeout": timeout,
             "headers": {"content-type": "application/json", **({"authorization": f"Bearer {key}"} if key else {})},
@@ -135,7 +136,8 @@ class ClientBase:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._shown!r})"
 
-    def _judge(self, conversations: Sequence[Conversation], fields: dict[str, Any]) -> Steps[list[Judged]]:
+    def _judge(self, conversations: Sequence[Conversation], *, explain: bool, **options: Any) -> Steps[list[Judged]]:
+        fields = given(explain=explain or None, **options)
         checked = checked_conversations(conversations, "server", frozenset(Target))
         rows = [{"messages": _written(c.messages)} for c in checked]
         found: list[Judged] = []
@@ -147,7 +149,8 @@ class ClientBase:
             found += read
         return found
 
-    def _moderate(self, texts: Sequence[str], fields: dict[str, Any]) -> Steps[list[Moderation]]:
+    def _moderate(self, texts: Sequence[str], **options: Any) -> Steps[list[Moderation]]:
+        fields = given(**options)
         if isinstance(texts, str):
             raise TypeError("moderate takes a list of texts, not a text")
         found: list[Moderation] = []

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Self
 from pydantic import Field, PrivateAttr, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from libra_guard.configuration import unsendable
 from libra_guard.errors import UsageError
 from libra_guard.predict.stream import StreamSettings
 
@@ -219,8 +220,8 @@ def _checked_key(key: str) -> str:
     """Without the white space around it, such as the line's end of the file that it came from."""
     if not (key := key.strip()):
         raise ValueError("the key is empty")
-    if not (key.isascii() and key.isprintable()):
-        raise ValueError("the key holds what no header can: a line's end, or characters that are not ASCII")
+    if fault := unsendable(key):
+        raise ValueError(f"the key {fault}")
     return key
 
 
