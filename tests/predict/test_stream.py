@@ -110,6 +110,11 @@ def test_nothing_is_lost_and_nothing_that_shows_is_unjudged(
             context = w.context.messages[-1].content
             assert len(judged(w)) < len(context) <= len(w.text) + max(settings.overlap, len(judged(w)))
             assert answer[0][: w.end].endswith(context)
+        if w.sentence:
+            sentence = w.sentence.messages[-1].content
+            assert shows(sentence)
+            assert shows(judged(w).removesuffix(sentence))
+            assert judged(w).endswith(sentence)
 
 
 @given(_QUESTIONS, _chunked(), _SETTINGS)
@@ -198,8 +203,15 @@ def test_a_sentence_is_judged_as_soon_as_the_next_begins() -> None:
     windows = AnswerWindows(QUESTION, SMALL)
     assert windows.feed("先温杯，再投茶。") == []
     (window,) = windows.feed("然")
-    assert window == (Conversation.from_pair(QUESTION, "先温杯，再投茶。"), None, "先温杯，再投茶。", 0, 8)
+    assert window == (Conversation.from_pair(QUESTION, "先温杯，再投茶。"), None, None, "先温杯，再投茶。", 0, 8)
     assert (windows.position, windows.pending) == (8, 1)
+
+
+def test_the_last_of_several_sentences_is_told_apart() -> None:
+    windows = run(QUESTION, ["好！先温杯，再投茶。水温八十度。\n\n好。好"])
+    assert [w.text for w in windows] == ["好！先温杯，再投茶。", "水温八十度。\n\n", "好。好"]
+    last = [Conversation.from_pair(QUESTION, text) for text in ("先温杯，再投茶。", "好")]
+    assert [w.sentence for w in windows] == [last[0], None, last[1]]
 
 
 def test_the_second_look_begins_with_a_clause() -> None:
@@ -367,7 +379,7 @@ def test_earlier_messages_that_are_read_are_counted(
     assert characters([w.conversation for w in found if w.conversation]) <= settings.work * (
         sum(len(m.content) for m in messages) + len(answer)
     )
-    looks = [look for w in found if (look := windows.again(w))]
+    looks = [look for w in found if (look := windows.again(w).context)]
     recalled = sum(len(m.content) for look in looks if len(look.messages) > 2 for m in look.messages[:-2])
     assert windows.state.recalled == (recalled if LEFT_OUT in windows.notes else 0)
     assert windows.state.recalled <= settings.work * (sum(map(len, earlier)) + len(answer))
@@ -382,7 +394,7 @@ def test_a_long_conversation_does_not_make_the_work_run_away() -> None:
     found = windows.feed(answer) + windows.end()
     whole = characters([Conversation(messages=(*messages, Message(role=Role.ASSISTANT, content=answer)))])
     first = characters([w.conversation for w in found])
-    second = characters([look for w in found if (look := windows.again(w))])
+    second = characters([look for w in found if (look := windows.again(w).context)])
     assert first <= 2.5 * (3 + len(answer))
     assert second <= 3 * whole
     # It is cut, and looked at first, as if the question were all there is.
@@ -398,7 +410,7 @@ def test_a_short_conversation_is_repeated_and_makes_windows_grow() -> None:
     assert all(w.conversation.messages[:-1] == messages for w in found)
     assert [w.text for w in found] == parts("问" * 40, answer)
     assert len(found) < len(run(messages, [answer])) == len(run("三" * 10, [answer]))
-    assert (windows.notes, [windows.again(w) for w in found]) == ((), [w.context for w in found])
+    assert (windows.notes, [windows.again(w).context for w in found]) == ((), [w.context for w in found])
     longer = AnswerWindows(turns("一" * 15, "二" * 16, "三" * 10), SMALL, multi_turn=True)
     assert longer.feed(answer)[0].conversation.messages[:-1] == messages[2:]
 
@@ -407,7 +419,7 @@ def test_second_looks_have_earlier_messages_while_they_can_be_paid() -> None:
     messages = turns("一" * 50, "二" * 50, "三" * 10)
     windows = AnswerWindows(messages, SMALL, multi_turn=True)
     found = windows.feed("先温杯。再投茶。" * 30)
-    looks = [windows.again(w) for w in found]
+    looks = [windows.again(w).context for w in found]
     assert looks[0] == Conversation(messages=(*messages, Message(role=Role.ASSISTANT, content=found[0].text)))
     assert looks[1] == Conversation(messages=(*messages, found[1].context.messages[-1]))
     assert looks[2] == found[2].context
@@ -425,8 +437,8 @@ def test_what_was_recalled_goes_on_elsewhere() -> None:
     state = windows.state
     again = AnswerWindows.resume(messages, state, SMALL, multi_turn=True)
     assert again.state == state
-    assert len(again.again(second).messages) == 4
-    assert again.again(second) == second.context
+    assert len(again.again(second).context.messages) == 4
+    assert again.again(second).context == second.context
     # States of before did not tell.
     old = state.model_dump(exclude={"recalled"})
     assert AnswerWindows.resume(messages, StreamState.model_validate(old), SMALL).state.recalled == 0
@@ -437,14 +449,14 @@ def test_without_a_question_nothing_is_repeated() -> None:
     windows = AnswerWindows(messages, SMALL, multi_turn=True)
     (window,) = windows.feed("先温杯。") + windows.end()
     assert [m.content for m in window.conversation.messages] == ["先温杯。"]
-    assert windows.again(window).messages[0] == messages[0]
+    assert windows.again(window).context.messages[0] == messages[0]
 
 
 def test_what_shows_nothing_is_not_looked_at_again() -> None:
     windows = AnswerWindows(turns("一" * 50, "二" * 50, "三"), SMALL, multi_turn=True)
     windows.feed(" \n")
     (window,) = windows.end()
-    assert windows.again(window) is None
+    assert windows.again(window) == (None, None)
     assert windows.state.recalled == 0
 
 
@@ -494,7 +506,10 @@ def test_a_state_that_was_never_given(wrong: dict[str, Any]) -> None:
 
 
 class MarkedGuard(Guard):
-    """Unsafe is what has 【坏】, and what has 【甲】 and 【乙】; a score in between where one of these."""
+    """Unsafe is what has 【坏】, and what has 【甲】 and 【乙】; a score in between where one of these.
+
+    【丁】 is unsafe at the beginning of a text, and elsewhere in between.
+    """
 
     name = "marked"
 
@@ -509,7 +524,8 @@ class MarkedGuard(Guard):
     def _one(self, text: str) -> Verdict:
         self.asked.append(text)
         halves = ("【甲】" in text) + ("【乙】" in text)
-        score = 0.9 if "【坏】" in text or halves == 2 else 0.3 if halves else 0.1
+        unsafe = "【坏】" in text or halves == 2 or text.startswith("【丁】")
+        score = 0.9 if unsafe else 0.3 if halves or "【丁】" in text else 0.1
         return Verdict(label=self._label(score), unsafe_score=score if self.scores else None)
 
 
@@ -531,6 +547,16 @@ def test_a_doubt_is_looked_at_again_in_context() -> None:
     calm = SMALL.model_copy(update={"doubt": 0.4})
     found = list(judge_stream(guard, QUESTION, ["先【甲】温杯。再【乙】投茶。"], settings=calm))
     assert [v.text for v in found] == ["先【甲】温杯。", "再【乙】投茶。"]
+
+
+def test_a_sentence_that_hides_behind_a_short_one_is_found() -> None:
+    guard = MarkedGuard()
+    (last,) = judge_stream(guard, QUESTION, ["好！【丁】再投茶。然后注水。"], settings=SMALL)
+    assert (last.text, last.verdict) == (
+        "",
+        Verdict(label=Label.UNSAFE, unsafe_score=0.9, windows=2, guard="marked"),
+    )
+    assert guard.asked == ["好！【丁】再投茶。", "【丁】再投茶。"]
 
 
 def test_a_doubt_is_looked_at_again_with_earlier_messages_where_the_guard_reads_them() -> None:

@@ -31,7 +31,7 @@ HASTY = StreamSettings(least=4, hold_ms=5)
 class FakeServer:
     """Decides as a server with the default profile: 【坏】 is unsafe, 【甲】 with 【乙】 too.
 
-    One of these is a doubt; 【丙】 is one only by itself.
+    One of these is a doubt, 【丙】 one only by itself. 【丁】 is unsafe at a text's beginning, and elsewhere a doubt.
     """
 
     def __init__(self, policy: str = "default", **settings: Any) -> None:
@@ -53,8 +53,9 @@ class FakeServer:
     def _judged(self, conversation: Conversation) -> Judged:
         text = conversation.messages[-1].content
         halves = ("【甲】" in text) + ("【乙】" in text)
-        doubtful = halves or text.startswith("【丙】")
-        score = 0.9 if "【坏】" in text or halves == 2 else 0.3 if doubtful else 0.1
+        doubtful = halves or text.startswith("【丙】") or "【丁】" in text
+        unsafe = "【坏】" in text or halves == 2 or text.startswith("【丁】")
+        score = 0.9 if unsafe else 0.3 if doubtful else 0.1
         label = Label.UNSAFE if score > 0.5 else Label.SAFE
         verdict = Verdict(label=label, unsafe_score=score)
         return Judged(verdict, decide(self.policy, verdict, conversation, system=None))
@@ -138,6 +139,15 @@ def test_a_doubt_is_looked_at_again_in_context() -> None:
     assert texts(parts) == ["先【甲】温杯，再投茶。"]
     assert parts[-1].judged.verdict.unsafe_score == 0.9
     assert server.asked[-1] == ["先【甲】温杯，再投茶。水温【乙】八十度左右。"]
+
+
+def test_a_sentence_that_hides_behind_a_short_one_is_found() -> None:
+    server = FakeServer()
+    parts = run(server, Upstream("先温杯，再投茶。好！【丁】再注水。然后"))
+    assert texts(parts) == ["先温杯，再投茶。"]
+    assert isinstance(parts[-1], Stopped)
+    assert server.asked[-2:] == [["先温杯，再投茶。好！【丁】再注水。"], ["【丁】再注水。"]]
+    assert server.options["part"] == "sentence"
 
 
 def test_of_two_looks_the_worse_counts() -> None:

@@ -32,7 +32,8 @@ class StreamSettings(Strict):
     """At most so many characters before a window are judged again with it where there is a doubt, or a cut inside a
     sentence."""
     doubt: float = Field(default=0.2, ge=0, le=1)
-    """A window that passes with this unsafe score or more is judged once more, with the text before it."""
+    """A window that passes with this unsafe score or more is judged once more with the text before it, and its last
+    sentence by itself where others stand before it, for harmless ones beside it can hide what is not."""
     hold_chars: int = Field(default=400, ge=100, le=10_000)
     """At most so many characters are held back."""
     hold_ms: float = Field(default=2000, gt=0, le=60_000)
@@ -54,7 +55,7 @@ class StreamSettings(Strict):
         return self.hold_chars // 2 - self.overlap
 
     def doubts(self, verdict: Verdict) -> bool:
-        """Whether a window that passed so is to be judged with the text before it; without a score, any is."""
+        """Whether a window that passed so gets second looks; without a score, any does."""
         return verdict.unsafe_score is None or verdict.unsafe_score >= self.doubt
 
 
@@ -66,10 +67,21 @@ class Window(NamedTuple):
     context: Conversation | None
     """The same with the text before it, in which deny lists are looked up too; None where there is none. See
     ``AnswerWindows.again``."""
+    sentence: Conversation | None
+    """The question with the part's last sentence; None where that is all that the part shows, or shows nothing."""
     text: str
     """The part itself, ``answer[start:end]``."""
     start: int
     end: int
+
+
+class SecondLooks(NamedTuple):
+    """What is judged besides a window that passed with a doubt."""
+
+    context: Conversation | None
+    """The part with the text before it, and with earlier messages where the guard reads them."""
+    sentence: Conversation | None
+    """The part's last sentence by itself."""
 
 
 class StreamState(Strict):
@@ -103,7 +115,7 @@ class AnswerWindows:
     *Work.* Every window repeats the question, which is shortened where it is long. The characters judged are at most
     ``work`` times those of question and answer: a window opens only if the last one could be paid after it; until then
     sentences are judged together. On top come what windows of ``flush`` repeat, which later ones save as far as they
-    can, and the second looks with context, at most one a window.
+    can, and the second looks: at most one with context and one at the last sentence for each window.
 
     *Earlier messages*, all but the question, cost nothing where the guard does not read them. Where it does, they stand
     in every window if with the question they are at most ``question_chars`` long, and are counted as it is. Longer ones
@@ -240,17 +252,17 @@ class AnswerWindows:
         _encodable(self._half)
         return [self._cut(len(self._text))] if self.pending else []
 
-    def again(self, window: Window) -> Conversation | None:
-        """What is judged besides a window that passed where ``StreamSettings.doubts``; None where there is no more.
+    def again(self, window: Window) -> SecondLooks:
+        """What is judged besides a window that passed where ``StreamSettings.doubts``.
 
         To be asked for only where it is judged, and in the windows' order: the earlier messages in it are counted.
         """
-        seen = window.context or window.conversation
+        context, seen = window.context, window.context or window.conversation
         allowed = self._settings.work * (self._earlier + window.end)
-        if not self._earlier or not seen or self._recalled + self._earlier > allowed:
-            return window.context
-        self._recalled += self._earlier
-        return Conversation(messages=(*self._messages, seen.messages[-1]))
+        if self._earlier and seen and self._recalled + self._earlier <= allowed:
+            self._recalled += self._earlier
+            context = Conversation(messages=(*self._messages, seen.messages[-1]))
+        return SecondLooks(context, window.sentence)
 
     def _opens(self) -> bool:
         """Whether the sentences that have ended make a window."""
@@ -274,7 +286,7 @@ class AnswerWindows:
 
     def _cut(self, end: int, begin: int | None = None) -> Window:
         """Makes a window of what is pending up to ``end``; if that cuts a sentence, the next one repeats ``begin``."""
-        text, conversation, context = self._text[self._new : end], None, None
+        text, conversation, context, sentence = self._text[self._new : end], None, None, None
         before = overlap_start(self._text, self._new, self._settings.overlap)
         # What shows nothing can be judged only beside what does.
         first = self._begin if _shows(self._text[self._begin : end]) else min(before, self._begin)
@@ -282,26 +294,36 @@ class AnswerWindows:
             conversation = self._conversation(first, end)
             self._credit -= self._question + self._new - first
             context = self._conversation(before, end) if _shows(self._text[before:first]) else None
+            last = max((place for place in self._places if place < end), default=first)
+            if _shows(self._text[first:last]) and _shows(self._text[last:end]):
+                sentence = self._conversation(last, end)
         start, self._position = self._position, self._position + len(text)
         begin = end if begin is None else begin
         # One character more tells whether a clause begins there.
         kept = min(begin, max(0, end - self._settings.overlap - 1))
         self._text, self._begin, self._new = self._text[kept:], begin - kept, end - kept
         self._read_again()
-        return Window(conversation, context, text, start, self._position)
+        return Window(conversation, context, sentence, text, start, self._position)
 
     def _conversation(self, start: int, end: int) -> Conversation:
         return Conversation(messages=(*self._repeated, Message(role=Role.ASSISTANT, content=self._text[start:end])))
 
+    @property
+    def _last_end(self) -> int:
+        """Where the last sentence ended in what is pending; 0 where none did."""
+        return self._places[-1] if self._places else 0
+
     def _read_again(self) -> None:
         self._ends = SentenceEnds()
-        self._last_end, self._seen = 0, self._new
+        # Where sentences ended in what is pending, and how far it was read.
+        self._places: list[int] = []
+        self._seen = self._new
         for character in self._text[self._new :]:
             self._read(character)
 
     def _read(self, character: str) -> None:
         if self._ends.ends_before(character):
-            self._last_end = self._seen
+            self._places.append(self._seen)
         self._seen += 1
 
 
@@ -358,8 +380,9 @@ def _judged(guard: Guard, window: Window, windows: AnswerWindows, settings: Stre
     if not window.conversation:
         return None
     verdict = guard.judge([window.conversation])[0]
-    if not verdict.flagged and settings.doubts(verdict) and (again := windows.again(window)):
-        return merge([verdict, *guard.judge([again])]).verdict
+    if not verdict.flagged and settings.doubts(verdict):
+        looks = [look for look in windows.again(window) if look]
+        return merge([verdict, *guard.judge(looks)]).verdict if looks else verdict
     return verdict
 
 

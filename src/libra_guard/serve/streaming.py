@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from libra_guard.policy.profile import Action
 from libra_guard.predict.arrivals import Arrivals
-from libra_guard.predict.stream import AnswerWindows, StreamSettings, Window
+from libra_guard.predict.stream import AnswerWindows, SecondLooks, StreamSettings, Window
 from libra_guard.records import Conversation, Message
 from libra_guard.serve.batcher import QueueFullError
 from libra_guard.serve.state import Judged, Server
@@ -125,7 +125,7 @@ async def guarded(
 async def judge_windows(
     decide: Decide, windows: Sequence[Window], settings: StreamSettings, *, answer: AnswerWindows
 ) -> list[Judged | None]:
-    """Decides upon windows together; in a second look upon those that passed with a doubt, each with its context.
+    """Decides upon windows together; then, by ``AnswerWindows.again``, once more upon those that passed with a doubt.
 
     Args:
         decide: Judges and decides.
@@ -134,8 +134,8 @@ async def judge_windows(
         answer: Whose windows they are; has the second looks, and notes for the verdicts.
 
     Returns:
-        One for each window up to the first that is blocked; of two looks at a window the worse one. None where a window
-        holds nothing to judge.
+        One for each window up to the first that is blocked; of several looks at a window the worst one. None where a
+        window holds nothing to judge.
 
     Raises:
         LibraError: Of ``decide``.
@@ -147,9 +147,11 @@ async def judge_windows(
     blocked = next((i for i, one in enumerate(judged) if one.decision.action is Action.BLOCK), len(judged))
     passed = [i for i in range(blocked) if judged[i].decision.would is not Action.BLOCK]
     doubtful = [i for i in passed if settings.doubts(judged[i].verdict)]
-    looks = {i: look for i in doubtful if (look := answer.again(seen[i]))}
-    for i, again in zip(looks, await decide([*looks.values()], part="context") if looks else [], strict=True):
-        judged[i] = max(judged[i], again, key=lambda one: one.gravity)
+    again = {i: answer.again(seen[i]) for i in doubtful}
+    for part in SecondLooks._fields:
+        looks = {i: look for i, one in again.items() if (look := getattr(one, part))}
+        for i, one in zip(looks, await decide([*looks.values()], part=part) if looks else [], strict=True):
+            judged[i] = max(judged[i], one, key=lambda one: one.gravity)
     found = iter(judged)
     decided: list[Judged | None] = []
     for window in windows:

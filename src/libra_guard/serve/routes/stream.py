@@ -215,5 +215,6 @@ def _language(body: StreamRequest) -> Language:
 
 
 def _told(part: _Part) -> StreamWindow:
-    (_, _, _, start, end), judged = part
-    return StreamWindow(start=start, end=end, verdict=judged and judged.verdict, decision=judged and judged.decision)
+    window, judged = part
+    verdict, decision = judged and judged.verdict, judged and judged.decision
+    return StreamWindow(start=window.start, end=window.end, verdict=verdict, decision=decision)
