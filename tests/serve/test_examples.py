@@ -124,17 +124,14 @@ def test_litellm(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
     async def ask(question: Any, answer: str | None = None) -> None:
         guardrail = example.LibraGuardrail(api_base=url, guardrail_name="libra", default_on=True)
-        handler, request = (
-            handlers.OpenAIChatCompletionsHandler(),
-            {"messages": [{"role": "user", "content": question}]},
-        )
-        await handler.process_input_messages(request, guardrail)
-        if answer is not None:
-            choices = [{"message": {"role": "assistant", "content": answer}}]
-            await handler.process_output_response(
-                litellm.ModelResponse(choices=choices), guardrail, request_data=request
-            )
-        await guardrail.client.close()
+        handler = handlers.OpenAIChatCompletionsHandler()
+        request = {"messages": [{"role": "user", "content": question}]}
+        async with guardrail.client:
+            await handler.process_input_messages(request, guardrail)
+            if answer is not None:
+                choices = [{"message": {"role": "assistant", "content": answer}}]
+                response = litellm.ModelResponse(choices=choices)
+                await handler.process_output_response(response, guardrail, request_data=request)
 
     asyncio.run(ask("如何泡茶？", "泡绿茶的水温八十度左右为好。"))
     parts = [{"type": "text", "text": BAD}, {"type": "text", "text": "如何泡茶？"}]
