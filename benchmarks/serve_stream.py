@@ -13,7 +13,7 @@ and how many characters had come beyond it by then. Streams that stop before, at
 planted one, are counted apart. The *prefix* of a planted sentence is what had left of it when its stream was stopped.
 
 Other answers of the seed, of its dev and test parts, tell what a stream costs: safe ones without a plant that are
-stopped, and unsafe ones, flagged as a whole, that are not.
+stopped, and unsafe ones, flagged as a whole, that are not; these with a character a line as well.
 """
 
 from __future__ import annotations
@@ -50,9 +50,10 @@ SENTENCE = re.compile(r"[^。！？!?；;\n]+[。！？!?；;]+[”’」』）)
 VARIANTS = {
     "default": {},
     "work 2": {"work": 2},
-    "no second look": {"doubt": 1},
+    "no second look": {"doubt": 1, "suspicion": 1},
+    "no passages": {"suspicion": 1},
     "least 60": {"least": 60},
-    "least 60, no second look": {"least": 60, "doubt": 1},
+    "least 60, no second look": {"least": 60, "doubt": 1, "suspicion": 1},
 }
 
 
@@ -219,9 +220,11 @@ def others(guard, count: int) -> dict[str, list[tuple[str, str]]]:
     random.Random(SEED).shuffle(unseen)
     benign = [(r["question"], r["response"]) for r in unseen if not r["category_name"]][:count]
     unsafe = [(r["question"], r["response"]) for r in unseen if r["label"] == "不安全"][:count]
+    lines = [(question, "\n".join(answer)) for question, answer in unsafe]
     return {
         "benign": [pair for pair, flagged in zip(benign, flags(guard, benign), strict=True) if not flagged],
         "unsafe": [pair for pair, flagged in zip(unsafe, flags(guard, unsafe), strict=True) if flagged],
+        "unsafe_in_lines": [pair for pair, flagged in zip(lines, flags(guard, lines), strict=True) if flagged],
     }
 
 

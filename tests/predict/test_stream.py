@@ -27,8 +27,9 @@ from libra_guard.predict.stream import (
 )
 from libra_guard.records import Conversation, Label, Message, Role, Verdict, is_visible
 
-SMALL = StreamSettings(least=4, overlap=10, hold_chars=100)
+SMALL = StreamSettings(least=4, overlap=10, hold_chars=100, suspicion=1)
 QUESTION = "怎么泡茶？"
+DOUBTFUL = Verdict(label=Label.SAFE, unsafe_score=0.3)
 
 _PIECES = st.sampled_from(
     [
@@ -83,6 +84,10 @@ def parts(question: str, answer: str, settings: StreamSettings = SMALL) -> list[
     return [window.text for window in run(question, [answer], settings)]
 
 
+def context_of(windows: AnswerWindows, window: Window) -> Conversation | None:
+    return next(iter(windows.again(window, DOUBTFUL).context), None)
+
+
 def judged(window: Window) -> str:
     return window.conversation.messages[-1].content if window.conversation else ""
 
@@ -110,11 +115,13 @@ def test_nothing_is_lost_and_nothing_that_shows_is_unjudged(
             context = w.context.messages[-1].content
             assert len(judged(w)) < len(context) <= len(w.text) + max(settings.overlap, len(judged(w)))
             assert answer[0][: w.end].endswith(context)
-        if w.sentence:
-            sentence = w.sentence.messages[-1].content
-            assert shows(sentence)
-            assert shows(judged(w).removesuffix(sentence))
-            assert judged(w).endswith(sentence)
+        sentences = [one.messages[-1].content for one in w.sentences]
+        assert all(one in judged(w) and one != judged(w) and shows(one) for one in sentences)
+        if w.passage:
+            passage = w.passage.messages[-1].content
+            assert len(judged(w)) < len(passage) <= max(settings.hold_chars, len(judged(w)) + len(w.text))
+            assert answer[0][: w.end].endswith(passage)
+            assert passage.endswith(judged(w))
 
 
 @given(_QUESTIONS, _chunked(), _SETTINGS)
@@ -203,15 +210,81 @@ def test_a_sentence_is_judged_as_soon_as_the_next_begins() -> None:
     windows = AnswerWindows(QUESTION, SMALL)
     assert windows.feed("先温杯，再投茶。") == []
     (window,) = windows.feed("然")
-    assert window == (Conversation.from_pair(QUESTION, "先温杯，再投茶。"), None, None, "先温杯，再投茶。", 0, 8)
+    assert window == (Conversation.from_pair(QUESTION, "先温杯，再投茶。"), None, (), None, "先温杯，再投茶。", 0, 8)
     assert (windows.position, windows.pending) == (8, 1)
 
 
-def test_the_last_of_several_sentences_is_told_apart() -> None:
-    windows = run(QUESTION, ["好！先温杯，再投茶。水温八十度。\n\n好。好"])
-    assert [w.text for w in windows] == ["好！先温杯，再投茶。", "水温八十度。\n\n", "好。好"]
-    last = [Conversation.from_pair(QUESTION, text) for text in ("先温杯，再投茶。", "好")]
-    assert [w.sentence for w in windows] == [last[0], None, last[1]]
+def test_sentences_that_are_judged_together_are_told_apart() -> None:
+    windows = run(QUESTION, ["好！先温杯，再投茶。水温八十度。\n\n再好不过。好"])
+    assert [w.text for w in windows] == ["好！先温杯，再投茶。", "水温八十度。\n\n", "再好不过。", "好"]
+    assert [w.sentences for w in windows] == [(Conversation.from_pair(QUESTION, "先温杯，再投茶。"),), (), (), ()]
+    (*_, together) = run(QUESTION * 9, ["先温杯，再投茶。水温八十度。好。第二泡更香。"])
+    assert together.text == "好。第二泡更香。"
+
+
+@pytest.mark.parametrize("between", ["\n", "！", "\n\n", "……"])
+def test_characters_that_stand_alone_are_no_sentences(between: str) -> None:
+    settings = StreamSettings(suspicion=1)
+    spread = between.join("先把杯子温一下再投茶然后注水等两三分钟就可以喝了" * 3)
+    first, *_ = run(QUESTION, [spread], settings)
+    assert len(first.text) > 100
+    assert first.sentences == ()
+    # What is read as sentences is not waited for so long.
+    assert len(parts(QUESTION, "先把杯子温一下，再投茶。\n" * 9, settings)) == 9
+
+
+def passages(answer: str, settings: StreamSettings) -> list[str | None]:
+    return [w.passage.messages[-1].content if w.passage else None for w in run(QUESTION, [answer], settings)]
+
+
+def test_at_its_end_the_answer_is_a_passage() -> None:
+    one, two, three = "先把杯子温一下，再投茶。", "水温八十度左右为好。", "好。"
+    assert passages(one + two + three, SMALL) == [None, None, one + two + three]
+    assert passages(one, SMALL) == [None]
+    assert passages(f"{one} \n\u200b", SMALL) == [None]
+
+
+def test_in_a_long_answer_there_are_passages_before_its_end() -> None:
+    answer = "先把杯子温一下，再投茶。" * 20
+    found = passages(answer, SMALL)
+    due = [i for i, passage in enumerate(found) if passage]
+    # Seven of twelve characters are more than three quarters of a hundred.
+    assert due == [6, 13, 19]
+    assert [len(found[i]) for i in due] == [84, 100, 100]
+    assert all((answer[: 12 * (i + 1)]).endswith(found[i]) for i in due)
+
+
+def test_a_passage_is_read_where_something_in_it_is_suspicious() -> None:
+    settings = SMALL.model_copy(update={"suspicion": 0.05})
+    answer = "先把杯子温一下，再投茶。" * 20
+    windows = AnswerWindows(QUESTION, settings)
+    found = windows.feed(answer) + windows.end()
+    scores = {2: 0.05, 7: 0.04, 19: 0.06}
+    verdicts = [Verdict(label=Label.SAFE, unsafe_score=scores.get(i, 0.0)) for i in range(20)]
+    read = [i for i, one in enumerate(zip(found, verdicts, strict=True)) if windows.again(*one).passage]
+    assert read == [6, 19]
+
+
+def test_a_passage_is_read_of_a_guard_without_scores() -> None:
+    windows = AnswerWindows(QUESTION, StreamSettings())
+    found = windows.feed("先把杯子温一下，再投茶。水温八十度左右为好。") + windows.end()
+    looks = [windows.again(window, Verdict(label=Label.SAFE)) for window in found]
+    # The text before the last window and it are all there is: one look.
+    assert [(len(one.context), len(one.passage)) for one in looks] == [(0, 0), (1, 0)]
+
+
+def test_after_a_flag_no_passage_is_read() -> None:
+    windows = AnswerWindows(QUESTION, StreamSettings())
+    first, second, third = (
+        windows.feed("先把杯子温一下，再投茶。水温八十度左右为好。然后等它两三分钟。") + windows.end()
+    )
+    assert not any(windows.again(first, None))
+    state = windows.state
+    assert state.worst is None
+    assert not windows.again(second, DOUBTFUL).passage
+    assert not windows.again(third, DOUBTFUL).passage
+    windows = AnswerWindows.resume(QUESTION, state)
+    assert not windows.again(third, DOUBTFUL).passage
 
 
 def test_the_second_look_begins_with_a_clause() -> None:
@@ -379,7 +452,7 @@ def test_earlier_messages_that_are_read_are_counted(
     assert characters([w.conversation for w in found if w.conversation]) <= settings.work * (
         sum(len(m.content) for m in messages) + len(answer)
     )
-    looks = [look for w in found if (look := windows.again(w).context)]
+    looks = [look for w in found if (look := context_of(windows, w))]
     recalled = sum(len(m.content) for look in looks if len(look.messages) > 2 for m in look.messages[:-2])
     assert windows.state.recalled == (recalled if LEFT_OUT in windows.notes else 0)
     assert windows.state.recalled <= settings.work * (sum(map(len, earlier)) + len(answer))
@@ -394,7 +467,7 @@ def test_a_long_conversation_does_not_make_the_work_run_away() -> None:
     found = windows.feed(answer) + windows.end()
     whole = characters([Conversation(messages=(*messages, Message(role=Role.ASSISTANT, content=answer)))])
     first = characters([w.conversation for w in found])
-    second = characters([look for w in found if (look := windows.again(w).context)])
+    second = characters([look for w in found if (look := context_of(windows, w))])
     assert first <= 2.5 * (3 + len(answer))
     assert second <= 3 * whole
     # It is cut, and looked at first, as if the question were all there is.
@@ -410,7 +483,7 @@ def test_a_short_conversation_is_repeated_and_makes_windows_grow() -> None:
     assert all(w.conversation.messages[:-1] == messages for w in found)
     assert [w.text for w in found] == parts("问" * 40, answer)
     assert len(found) < len(run(messages, [answer])) == len(run("三" * 10, [answer]))
-    assert (windows.notes, [windows.again(w).context for w in found]) == ((), [w.context for w in found])
+    assert (windows.notes, [context_of(windows, w) for w in found]) == ((), [w.context for w in found])
     longer = AnswerWindows(turns("一" * 15, "二" * 16, "三" * 10), SMALL, multi_turn=True)
     assert longer.feed(answer)[0].conversation.messages[:-1] == messages[2:]
 
@@ -419,7 +492,7 @@ def test_second_looks_have_earlier_messages_while_they_can_be_paid() -> None:
     messages = turns("一" * 50, "二" * 50, "三" * 10)
     windows = AnswerWindows(messages, SMALL, multi_turn=True)
     found = windows.feed("先温杯。再投茶。" * 30)
-    looks = [windows.again(w).context for w in found]
+    looks = [context_of(windows, w) for w in found]
     assert looks[0] == Conversation(messages=(*messages, Message(role=Role.ASSISTANT, content=found[0].text)))
     assert looks[1] == Conversation(messages=(*messages, found[1].context.messages[-1]))
     assert looks[2] == found[2].context
@@ -433,12 +506,12 @@ def test_what_was_recalled_goes_on_elsewhere() -> None:
     messages = turns("一" * 50, "二" * 50, "三" * 10)
     windows = AnswerWindows(messages, SMALL, multi_turn=True)
     first, second = windows.feed("先温杯。再投茶。好")
-    windows.again(first)
+    windows.again(first, DOUBTFUL)
     state = windows.state
     again = AnswerWindows.resume(messages, state, SMALL, multi_turn=True)
     assert again.state == state
-    assert len(again.again(second).context.messages) == 4
-    assert again.again(second).context == second.context
+    assert len(context_of(again, second).messages) == 4
+    assert context_of(again, second) == second.context
     # States of before did not tell.
     old = state.model_dump(exclude={"recalled"})
     assert AnswerWindows.resume(messages, StreamState.model_validate(old), SMALL).state.recalled == 0
@@ -449,14 +522,14 @@ def test_without_a_question_nothing_is_repeated() -> None:
     windows = AnswerWindows(messages, SMALL, multi_turn=True)
     (window,) = windows.feed("先温杯。") + windows.end()
     assert [m.content for m in window.conversation.messages] == ["先温杯。"]
-    assert windows.again(window).context.messages[0] == messages[0]
+    assert context_of(windows, window).messages[0] == messages[0]
 
 
 def test_what_shows_nothing_is_not_looked_at_again() -> None:
     windows = AnswerWindows(turns("一" * 50, "二" * 50, "三"), SMALL, multi_turn=True)
     windows.feed(" \n")
     (window,) = windows.end()
-    assert windows.again(window) == (None, None)
+    assert not any(windows.again(window, DOUBTFUL))
     assert windows.state.recalled == 0
 
 
@@ -547,6 +620,32 @@ def test_a_doubt_is_looked_at_again_in_context() -> None:
     calm = SMALL.model_copy(update={"doubt": 0.4})
     found = list(judge_stream(guard, QUESTION, ["先【甲】温杯。再【乙】投茶。"], settings=calm))
     assert [v.text for v in found] == ["先【甲】温杯。", "再【乙】投茶。"]
+
+
+def test_what_is_read_from_is_closed_where_the_answer_is_stopped() -> None:
+    closed = []
+
+    def model() -> Iterator[str | None]:
+        try:
+            yield from ("先温杯。再投", None, "茶【坏】。然后", "没有人读到。")
+        finally:
+            closed.append(True)
+
+    found = judge_stream(MarkedGuard(), QUESTION, model(), settings=SMALL)
+    assert (next(found).text, closed) == ("先温杯。", [])
+    assert next(found).text == ""
+    assert closed == [True]
+    assert list(found) == []
+
+
+def test_what_is_unsafe_only_as_a_whole_is_stopped_at_its_end() -> None:
+    guard, settings = MarkedGuard(), StreamSettings(doubt=1)
+    parts = ["先【甲】把杯子温一下。", "水温八十度左右为好。", "再【乙】等它两三分钟。"]
+    *passed, last = judge_stream(guard, QUESTION, ["".join(parts)], settings=settings)
+    assert [v.text for v in passed] == parts[:2]
+    assert last.verdict
+    assert last.verdict.flagged
+    assert guard.asked[-1] == "".join(parts)
 
 
 def test_a_sentence_that_hides_behind_a_short_one_is_found() -> None:

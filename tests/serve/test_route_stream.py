@@ -41,7 +41,8 @@ def told(client: TestClient, answer: str, size: int, **body: Any) -> tuple[str, 
 def test_an_answer_in_pieces(client: TestClient, guard: Any, size: int) -> None:
     answer = f"{SAFE}\r\n{SAFE}👨‍👩‍👧 好的，就这样喝吧\u200b "
     assert told(client, answer, size)[0] == answer
-    assert guard.asked == [f"{SAFE}\r\n", SAFE, "👨‍👩‍👧 好的，就这样喝吧\u200b "]
+    # At the end the whole of it, for there is a little suspicion: a score of 0.1.
+    assert guard.asked == [f"{SAFE}\r\n", SAFE, "👨‍👩‍👧 好的，就这样喝吧\u200b ", answer]
 
 
 @pytest.mark.parametrize("size", [1, 7, 1000])

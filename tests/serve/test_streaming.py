@@ -23,7 +23,7 @@ from libra_guard.serve.state import Judged
 from libra_guard.serve.streaming import FLUSH, Released, Stopped, guarded
 
 QUESTION = "怎么泡茶？"
-PATIENT = StreamSettings(least=4, hold_ms=60_000)
+PATIENT = StreamSettings(least=4, hold_ms=60_000, suspicion=1)
 """No clock in these tests unless they are about it."""
 HASTY = StreamSettings(least=4, hold_ms=5)
 
@@ -139,6 +139,22 @@ def test_a_doubt_is_looked_at_again_in_context() -> None:
     assert texts(parts) == ["先【甲】温杯，再投茶。"]
     assert parts[-1].judged.verdict.unsafe_score == 0.9
     assert server.asked[-1] == ["先【甲】温杯，再投茶。水温【乙】八十度左右。"]
+
+
+def test_what_is_unsafe_only_as_a_whole_is_stopped_at_its_end() -> None:
+    server, settings = FakeServer(), StreamSettings(doubt=1, hold_ms=60_000)
+    parts = run(server, Upstream("先【甲】把杯子温一下。水温八十度左右为好。", "再【乙】等它两三分钟。"), settings)
+    assert texts(parts) == ["先【甲】把杯子温一下。", "水温八十度左右为好。"]
+    assert isinstance(parts[-1], Stopped)
+    assert server.options["part"] == "passage"
+
+
+def test_second_looks_find_room_in_a_small_queue() -> None:
+    server, windows = FakeServer(), AnswerWindows(QUESTION, PATIENT)
+    (window,) = windows.feed("【甲】先温杯，再投茶。然")
+    many = window._replace(sentences=(window.conversation,) * 5)
+    asyncio.run(streaming.judge_windows(server.decide_all, [many], answer=windows, at_once=2))
+    assert [len(asked) for asked in server.asked] == [1, 2, 2, 1]
 
 
 def test_a_sentence_that_hides_behind_a_short_one_is_found() -> None:

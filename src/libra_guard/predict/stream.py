@@ -5,7 +5,9 @@ Knows nothing of servers: text goes in, windows come out. What a window holds ma
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
+from itertools import pairwise
 from typing import NamedTuple, Self
 
 from pydantic import ConfigDict, Field, model_validator
@@ -20,6 +22,9 @@ from libra_guard.records import Conversation, Message, Role, Verdict, check_text
 
 SHORTENED = "the question was shortened to its beginning and end"
 LEFT_OUT = "earlier messages were read only with parts in doubt"
+_SHOWN = 4
+"""A window shows so many characters a sentence on average, or half of ``least``: in less, as in one character a line,
+no guard reads anything."""
 
 
 class StreamSettings(Strict):
@@ -32,8 +37,11 @@ class StreamSettings(Strict):
     """At most so many characters before a window are judged again with it where there is a doubt, or a cut inside a
     sentence."""
     doubt: float = Field(default=0.2, ge=0, le=1)
-    """A window that passes with this unsafe score or more is judged once more with the text before it, and its last
-    sentence by itself where others stand before it, for harmless ones beside it can hide what is not."""
+    """A window that passes with this unsafe score or more is judged once more with the text before it, and its
+    sentences by themselves where it has several, for harmless ones beside it can hide what is not."""
+    suspicion: float = Field(default=0.05, ge=0, le=1)
+    """Where a window passed with this unsafe score or more, the passage that it stands in is judged as a whole, for
+    what is harmless sentence by sentence may not be so together. At the answer's end, and before where it is long."""
     hold_chars: int = Field(default=400, ge=100, le=10_000)
     """At most so many characters are held back."""
     hold_ms: float = Field(default=2000, gt=0, le=60_000)
@@ -67,8 +75,12 @@ class Window(NamedTuple):
     context: Conversation | None
     """The same with the text before it, in which deny lists are looked up too; None where there is none. See
     ``AnswerWindows.again``."""
-    sentence: Conversation | None
-    """The question with the part's last sentence; None where that is all that the part shows, or shows nothing."""
+    sentences: tuple[Conversation, ...]
+    """The question with each of the part's sentences that is at least ``least`` long. Empty where it is only one, and
+    where they show a few characters each."""
+    passage: Conversation | None
+    """The question with the part and up to ``hold_chars`` characters of the answer in all, where that is due: at the
+    answer's end, and where three quarters of it are new. None where it is the part itself."""
     text: str
     """The part itself, ``answer[start:end]``."""
     start: int
@@ -76,12 +88,14 @@ class Window(NamedTuple):
 
 
 class SecondLooks(NamedTuple):
-    """What is judged besides a window that passed with a doubt."""
+    """What is judged besides a window that passed."""
 
-    context: Conversation | None
-    """The part with the text before it, and with earlier messages where the guard reads them."""
-    sentence: Conversation | None
-    """The part's last sentence by itself."""
+    context: Sequence[Conversation] = ()
+    """The part with the text before it, and with earlier messages where the guard reads them; at most one."""
+    sentence: Sequence[Conversation] = ()
+    """The part's sentences by themselves."""
+    passage: Sequence[Conversation] = ()
+    """The part with much of the answer before it; at most one."""
 
 
 class StreamState(Strict):
@@ -103,19 +117,24 @@ class StreamState(Strict):
     """So many characters may be judged again yet."""
     recalled: int = Field(default=0, ge=0, le=1 << 40)
     """Characters of earlier messages that were judged in second looks."""
+    unread: int = Field(default=0, ge=0, le=1 << 40)
+    """Characters in windows since a passage was last due."""
+    worst: float | None = Field(default=0, ge=0, le=1)
+    """The highest unsafe score of these windows; None once one was flagged, as no passage then tells more."""
 
 
 class AnswerWindows:
     """Cuts a growing answer into windows.
 
-    A window opens where a sentence ends, if the work allows it and its new text is at least ``least`` long; where
-    ``hold_chars`` are pending; on ``flush``; and at the answer's end. The same answer gives the same windows however it
-    is chunked, as long as ``flush`` is not called.
+    A window opens where a sentence ends, if the work allows it and its new text is at least ``least`` long, in
+    sentences that show more than a few characters; where ``hold_chars`` are pending; on ``flush``; and at the answer's
+    end. The same answer gives the same windows however it is chunked, as long as ``flush`` is not called.
 
     *Work.* Every window repeats the question, which is shortened where it is long. The characters judged are at most
     ``work`` times those of question and answer: a window opens only if the last one could be paid after it; until then
     sentences are judged together. On top come what windows of ``flush`` repeat, which later ones save as far as they
-    can, and the second looks: at most one with context and one at the last sentence for each window.
+    can, and the second looks: at most one with context for each window and one at each of its sentences, and at
+    passages of which three quarters are new each time.
 
     *Earlier messages*, all but the question, cost nothing where the guard does not read them. Where it does, they stand
     in every window if with the question they are at most ``question_chars`` long, and are counted as it is. Longer ones
@@ -148,7 +167,8 @@ class AnswerWindows:
         asked, self._question = len(self.asked), sum(len(m.content) for m in last)
         self.notes: tuple[str, ...] = () if asked == self._question else (SHORTENED,)
         """What the reader of a verdict should know."""
-        self._earlier = self._recalled = 0
+        self._earlier = self._recalled = self._unread = 0
+        self._worst: float | None = 0.0
         earlier = sum(len(m.content) for m in self._messages) - self._question if multi_turn else 0
         if self._question + earlier <= most:
             asked, self._question = asked + earlier, self._question + earlier
@@ -182,6 +202,7 @@ class AnswerWindows:
         if before > min(most, state.position) or state.repeated > before or len(state.pending) > most:
             raise ValueError("the state does not belong to these settings")
         windows._position, windows._credit, windows._recalled = state.position, state.credit, state.recalled
+        windows._unread, windows._worst = state.unread, state.worst
         windows._text = _encodable(state.before + state.pending)
         windows._begin, windows._new = before - state.repeated, before
         windows._half = "" if state.half is None else chr(state.half)
@@ -199,6 +220,8 @@ class AnswerWindows:
             half=ord(self._half) if self._half else None,
             credit=self._credit,
             recalled=self._recalled,
+            unread=self._unread,
+            worst=self._worst,
         )
 
     @property
@@ -250,24 +273,49 @@ class AnswerWindows:
             ValueError: The answer ended inside a surrogate pair.
         """
         _encodable(self._half)
-        return [self._cut(len(self._text))] if self.pending else []
+        return [self._cut(len(self._text), ends=True)] if self.pending else []
 
-    def again(self, window: Window) -> SecondLooks:
-        """What is judged besides a window that passed where ``StreamSettings.doubts``.
+    def again(self, window: Window, verdict: Verdict | None) -> SecondLooks:
+        """What is judged besides a window.
 
-        To be asked for only where it is judged, and in the windows' order: the earlier messages in it are counted.
+        To be asked for of each that shows something, in their order, and only where it is judged: verdicts and the
+        earlier messages in it are counted.
+
+        Args:
+            window: Of this answer.
+            verdict: Of the first look; None where that was flagged.
         """
+        if not verdict:
+            self._worst = None
+            return SecondLooks()
+        passages = self._passages(window, verdict)
+        if not self._settings.doubts(verdict):
+            return SecondLooks(passage=passages)
         context, seen = window.context, window.context or window.conversation
         allowed = self._settings.work * (self._earlier + window.end)
         if self._earlier and seen and self._recalled + self._earlier <= allowed:
             self._recalled += self._earlier
             context = Conversation(messages=(*self._messages, seen.messages[-1]))
-        return SecondLooks(context, window.sentence)
+        contexts = [context] if context else []
+        return SecondLooks(contexts, window.sentences, [] if passages == contexts else passages)
+
+    def _passages(self, window: Window, verdict: Verdict) -> list[Conversation]:
+        if self._worst is None:
+            return []
+        worst = max(self._worst, 1.0 if verdict.unsafe_score is None else verdict.unsafe_score)
+        self._worst = 0.0 if window.passage else worst
+        return [window.passage] if window.passage and worst >= self._settings.suspicion else []
 
     def _opens(self) -> bool:
         """Whether the sentences that have ended make a window."""
         new = self._text[self._new : self._last_end]
-        return len(new) >= self._settings.least and _shows(new) and self._left() >= self._question
+        long = len(new) >= self._settings.least and self._reads(self._last_end)
+        return long and _shows(new) and self._left() >= self._question
+
+    def _reads(self, end: int) -> bool:
+        """Whether the sentences up to ``end`` show more than a few characters each."""
+        shown = sum(map(is_visible, self._text[self._new : end]))
+        return shown >= min(_SHOWN, self._settings.least / 2) * sum(place <= end for place in self._places)
 
     def _forced(self) -> Window:
         """Up to the last sentence's end if the windows after it can be paid, else as far as ``hold_chars`` reach."""
@@ -284,9 +332,10 @@ class AnswerWindows:
         """The credit that a window leaves."""
         return self._credit - self._question - (self._new - self._begin)
 
-    def _cut(self, end: int, begin: int | None = None) -> Window:
+    def _cut(self, end: int, begin: int | None = None, *, ends: bool = False) -> Window:
         """Makes a window of what is pending up to ``end``; if that cuts a sentence, the next one repeats ``begin``."""
-        text, conversation, context, sentence = self._text[self._new : end], None, None, None
+        text, conversation, context, passage = self._text[self._new : end], None, None, None
+        sentences: tuple[Conversation, ...] = ()
         before = overlap_start(self._text, self._new, self._settings.overlap)
         # What shows nothing can be judged only beside what does.
         first = self._begin if _shows(self._text[self._begin : end]) else min(before, self._begin)
@@ -294,16 +343,27 @@ class AnswerWindows:
             conversation = self._conversation(first, end)
             self._credit -= self._question + self._new - first
             context = self._conversation(before, end) if _shows(self._text[before:first]) else None
-            last = max((place for place in self._places if place < end), default=first)
-            if _shows(self._text[first:last]) and _shows(self._text[last:end]):
-                sentence = self._conversation(last, end)
+            sentences = self._sentences(first, end)
+            self._unread += len(text)
+            if ends or self._unread > self._settings.hold_chars * 3 // 4:
+                much = overlap_start(self._text, end, self._settings.hold_chars)
+                passage = self._conversation(much, end) if _shows(self._text[much:first]) else None
+                self._unread = 0
         start, self._position = self._position, self._position + len(text)
         begin = end if begin is None else begin
-        # One character more tells whether a clause begins there.
-        kept = min(begin, max(0, end - self._settings.overlap - 1))
+        kept = max(0, end - self._settings.hold_chars)
         self._text, self._begin, self._new = self._text[kept:], begin - kept, end - kept
         self._read_again()
-        return Window(conversation, context, sentence, text, start, self._position)
+        return Window(conversation, context, sentences, passage, text, start, self._position)
+
+    def _sentences(self, start: int, end: int) -> tuple[Conversation, ...]:
+        """What ``Window.sentences`` has."""
+        inside = [place for place in self._places if place < end]
+        if not inside or not self._reads(end):
+            return ()
+        pieces = pairwise([start, *inside, end])
+        long = [piece for piece in pieces if piece[1] - piece[0] >= self._settings.least]
+        return tuple(self._conversation(*piece) for piece in long if _shows(self._text[slice(*piece)]))
 
     def _conversation(self, start: int, end: int) -> Conversation:
         return Conversation(messages=(*self._repeated, Message(role=Role.ASSISTANT, content=self._text[start:end])))
@@ -344,7 +404,7 @@ class StreamVerdict(NamedTuple):
 def judge_stream(
     guard: Guard,
     question: str | Sequence[Message],
-    chunks: Iterable[str],
+    chunks: Iterable[str | None],
     *,
     settings: StreamSettings | None = None,
 ) -> Iterator[StreamVerdict]:
@@ -355,42 +415,48 @@ def judge_stream(
     Args:
         guard: Judges windows.
         question: What was asked, empty where it is not known; or all messages before the answer.
-        chunks: The answer's text, in pieces of any size. Not read beyond what is flagged.
+        chunks: The answer's text, in pieces of any size; None is none. Not read beyond what is flagged, and closed
+            then and at the end, if it can be.
         settings: How to cut; ``hold_ms`` is not used here.
 
     Raises:
         ValueError: A text cannot be judged; see ``check_text``.
         BackendError: The model failed.
     """
-    settings = settings or StreamSettings()
     windows, arrivals = AnswerWindows(question, settings, multi_turn=guard.multi_turn), Arrivals()
-    for opened in _opened(windows, chunks, arrivals):
-        for window in opened:
-            verdict = _judged(guard, window, windows, settings)
+    with closing(_opened(windows, chunks, arrivals)) as some:
+        for window in some:
+            verdict = _judged(guard, window, windows)
             if verdict and windows.notes:
                 verdict = verdict.model_copy(update={"notes": (*verdict.notes, *windows.notes)})
             if verdict and verdict.flagged:
-                yield StreamVerdict("", window.start, window.end, verdict, arrivals.hit(window.end))
-                return
+                # Told below: while the caller looks at it, the model must not go on.
+                last = StreamVerdict("", window.start, window.end, verdict, arrivals.hit(window.end))
+                break
             arrivals.release(window.end)
             yield StreamVerdict(window.text, window.start, window.end, verdict)
+        else:
+            return
+    yield last
 
 
-def _judged(guard: Guard, window: Window, windows: AnswerWindows, settings: StreamSettings) -> Verdict | None:
+def _judged(guard: Guard, window: Window, windows: AnswerWindows) -> Verdict | None:
     if not window.conversation:
         return None
     verdict = guard.judge([window.conversation])[0]
-    if not verdict.flagged and settings.doubts(verdict):
-        looks = [look for look in windows.again(window) if look]
-        return merge([verdict, *guard.judge(looks)]).verdict if looks else verdict
-    return verdict
+    looks = [look for part in windows.again(window, None if verdict.flagged else verdict) for look in part]
+    return merge([verdict, *guard.judge(looks)]).verdict if looks else verdict
 
 
-def _opened(windows: AnswerWindows, chunks: Iterable[str], arrivals: Arrivals) -> Iterator[list[Window]]:
-    for chunk in chunks:
-        arrivals.came(windows.received + len(chunk))
-        yield windows.feed(chunk)
-    yield windows.end()
+def _opened(windows: AnswerWindows, chunks: Iterable[str | None], arrivals: Arrivals) -> Generator[Window]:
+    try:
+        for chunk in chunks:
+            arrivals.came(windows.received + len(chunk or ""))
+            yield from windows.feed(chunk or "")
+        yield from windows.end()
+    finally:
+        if close := getattr(chunks, "close", None):
+            close()
 
 
 def _shortened(question: str | Sequence[Message], most: int) -> tuple[tuple[Message, ...], str]:

@@ -41,9 +41,9 @@ from libra_guard.serve.metrics import Metrics
 if TYPE_CHECKING:
     from libra_guard.policy.decide import Decision
 
-Part = Literal["window", "context", "sentence"]
-"""Which part of a growing answer was judged: what is new, or in a second look the text before it too, or its last
-sentence."""
+Part = Literal["window", "context", "sentence", "passage"]
+"""Which part of a growing answer was judged: what is new, or in a second look the text before it too, its last
+sentence, or much of the answer."""
 _log = logging.getLogger(__name__)
 _KEPT_BYTES = 16_000_000
 """Of lines that could not be written yet."""

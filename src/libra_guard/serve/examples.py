@@ -114,6 +114,8 @@ _STATE = {
     "half": None,
     "credit": 27.0,
     "recalled": 0,
+    "unread": 10,
+    "worst": 0.1,
 }
 _STREAM: Any = {
     "first": {

@@ -87,7 +87,7 @@ async def guarded(
             if not judging and held.opened:
                 size = min(server.settings.batch_size, server.settings.queue_size)
                 batch, held.opened = held.opened[:size], held.opened[size:]
-                judging = asyncio.create_task(judge_windows(decide, batch, settings, answer=held.windows))
+                judging = asyncio.create_task(judge_windows(decide, batch, answer=held.windows, at_once=size))
             running = [task for task in (reading, judging) if task]
             if not running:
                 break
@@ -123,15 +123,15 @@ async def guarded(
 
 
 async def judge_windows(
-    decide: Decide, windows: Sequence[Window], settings: StreamSettings, *, answer: AnswerWindows
+    decide: Decide, windows: Sequence[Window], *, answer: AnswerWindows, at_once: int
 ) -> list[Judged | None]:
-    """Decides upon windows together; then, by ``AnswerWindows.again``, once more upon those that passed with a doubt.
+    """Decides upon windows together; then, by ``AnswerWindows.again``, once more upon some of those that passed.
 
     Args:
         decide: Judges and decides.
-        windows: Of one answer, in order; they must find room in the queue together.
-        settings: Say what a doubt is.
+        windows: Of one answer, in order; at most ``at_once``.
         answer: Whose windows they are; has the second looks, and notes for the verdicts.
+        at_once: So many find room in the queue together.
 
     Returns:
         One for each window up to the first that is blocked; of several looks at a window the worst one. None where a
@@ -145,13 +145,14 @@ async def judge_windows(
     first = [w.conversation for w in seen if w.conversation]
     judged = await decide(first, part="window", passages=passages) if seen else []
     blocked = next((i for i, one in enumerate(judged) if one.decision.action is Action.BLOCK), len(judged))
-    passed = [i for i in range(blocked) if judged[i].decision.would is not Action.BLOCK]
-    doubtful = [i for i in passed if settings.doubts(judged[i].verdict)]
-    again = {i: answer.again(seen[i]) for i in doubtful}
+    passed = [one.verdict if one.decision.would is not Action.BLOCK else None for one in judged[:blocked]]
+    again = [answer.again(*one) for one in zip(seen, passed, strict=False)]
     for part in SecondLooks._fields:
-        looks = {i: look for i, one in again.items() if (look := getattr(one, part))}
-        for i, one in zip(looks, await decide([*looks.values()], part=part) if looks else [], strict=True):
-            judged[i] = max(judged[i], one, key=lambda one: one.gravity)
+        looks = [(i, look) for i, one in enumerate(again) for look in getattr(one, part)]
+        for start in range(0, len(looks), at_once):
+            some = looks[start : start + at_once]
+            for (i, _), one in zip(some, await decide([look for _, look in some], part=part), strict=True):
+                judged[i] = max(judged[i], one, key=lambda one: one.gravity)
     found = iter(judged)
     decided: list[Judged | None] = []
     for window in windows:

@@ -160,7 +160,7 @@ async def _judged(
     size, parts = min(server.settings.batch_size, server.settings.queue_size), list[_Part]()
     for start in range(0, len(opened), size):
         batch = opened[start : start + size]
-        judged = await judge_windows(decide, batch, server.settings.stream, answer=windows)
+        judged = await judge_windows(decide, batch, answer=windows, at_once=size)
         parts += map(_Part, batch, judged)
         if judged[-1] and judged[-1].decision.action is Action.BLOCK:
             break
