@@ -27,7 +27,7 @@ from libra_guard.train.mixture import Example, Reader, Split
 from libra_guard.train.recipe import Recipe
 
 ROOT = Path(__file__).parents[1]
-WORDS = ROOT / "src" / "libra_guard" / "synth" / "configs" / "sensitive_words.txt"
+WORDS = ROOT / "benchmarks" / "sensitive_words.txt"
 SHOWN = ("accuracy", "f1_safe", "f1_unsafe", "auc", "over_refusal")
 
 

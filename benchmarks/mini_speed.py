@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -20,6 +19,8 @@ import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
+
+from machine import machine
 
 HERE = Path(__file__).parent
 LENGTHS = (100, 300, 1000)
@@ -155,7 +156,7 @@ def main() -> None:
             result[f"torch_fp32_batch_{size}_pairs_per_second"] = round(rate, 1)
         best = max(v for k, v in result.items() if k.startswith("torch_fp32"))
         result["onnx_over_best_torch"] = round(result["onnx_int8_pairs_per_second"] / best, 2)
-    result["machine"] = f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores"
+    result["machine"] = machine()
     result["versions"] = {n: version(n) for n in ("libra-guard", "onnxruntime", "tokenizers", "numpy")}
     text = json.dumps(result, ensure_ascii=False, indent=2)
     options.out.write_text(text + "\n", encoding="utf-8")

@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import random
 import resource
 import subprocess
@@ -28,6 +27,8 @@ import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
+
+from machine import machine
 
 HERE = Path(__file__).parent
 PLANTED = 0.1
@@ -149,7 +150,7 @@ def main() -> None:
         "engine": options.engine,
         "settings": settings.model_dump() | {"bands_and_slots": settings.bands},
         "command": " ".join(["python benchmarks/near_duplicates.py", *sys.argv[1:]]),
-        "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores",
+        "machine": machine(),
         "load_average_at_end": round(os.getloadavg()[1], 1),
         "versions": {n: version(n) for n in ("libra-guard", "rensa", "opencc", "numpy", "scipy")},
     }

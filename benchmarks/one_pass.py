@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import time
 from importlib.metadata import version
 from pathlib import Path
+
+from machine import machine
 
 from libra_guard import Conversation, load_guard
 from libra_guard.guards.libra_prompt import read_examples
@@ -94,7 +94,7 @@ def main() -> None:
             for s, a, b in zip(samples, one_pass, published, strict=True)
             if b.valid and a.label != b.label
         ],
-        "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores",
+        "machine": machine(),
         "versions": {n: version(n) for n in ("libra-guard", "torch", "transformers")},
     }
     options.out.write_text(json.dumps(result, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")

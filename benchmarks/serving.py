@@ -19,6 +19,8 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
+from machine import machine
+
 HERE = Path(__file__).parent
 HOST = "127.0.0.1"
 PATIENCE = 60.0
@@ -35,7 +37,7 @@ def measured(*libraries) -> dict:
         "command": shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
         "load_before": round(os.getloadavg()[0], 2),
         "mini": load_guard("mini").provenance()["model_hash"],
-        "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores",
+        "machine": machine(),
         "versions": {"python": platform.python_version()} | {name: version(name) for name in libraries},
     }
 

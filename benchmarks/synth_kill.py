@@ -14,8 +14,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
-import platform
 import random
 import subprocess
 import sys
@@ -27,6 +25,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
+
+from machine import machine
 
 from libra_guard.synth import run
 
@@ -188,7 +188,7 @@ def main() -> None:
             "ended_before_the_kill": kills.count(None),
             "the_same_bytes_after_kills": content(killed) == quiet[0][1] != {},
             "rows": {name: count for name, count in rows.items() if not name.endswith(".rejects")},
-            "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores",
+            "machine": machine(),
             "libra-guard": version("libra-guard"),
         }
     text = json.dumps(outcome, ensure_ascii=False, indent=2)

@@ -30,6 +30,8 @@ from libra_guard.records import Method
 
 _TOKENS = {"input_ids", "attention_mask", "token_type_ids"}
 _NGRAMS = {"ngram_ids", "ngram_weights"}
+_SLOWER = ["SkipLayerNormFusion"]
+"""The fused sum and normalisation takes ten times as long as the two by themselves; see docs/log.md."""
 
 
 class OnnxBackend(Backend):
@@ -64,7 +66,9 @@ class OnnxBackend(Backend):
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         try:
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            self._session = onnxruntime.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"], disabled_optimizers=_SLOWER
+            )
         except Exception as error:  # onnxruntime raises several types that share no base of its own
             raise BackendError(f"{path}: ONNX Runtime cannot load it: {error}") from error
         self._inputs = {i.name for i in self._session.get_inputs()}
