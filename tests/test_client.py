@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import inspect
 import json
@@ -113,7 +114,8 @@ class Both:
         async with AsyncClient(URL, "key", retries=retries) as client:
             if method == "stream":
                 question, chunks = arguments
-                stream = client.stream(question, _each(chunks), **given)
+                chunks = chunks if hasattr(chunks, "__aiter__") else _each(chunks)
+                stream = client.stream(question, chunks, **given)
                 return [text async for text in stream], stream.stopped
             return await getattr(client, method)(*arguments, **given)
 
@@ -415,6 +417,100 @@ def test_text_that_has_waited_is_judged_as_it_is(both: Both, clock: Any) -> None
     server = Server(stream_reply("一二三四五", None))
     both(server, "stream", "", chunks(), hold_ms=9000)
     assert server.bodies == [{"text": "一二三四五", "state": None, "end": True}]
+
+
+@pytest.mark.parametrize(("told", "sizes"), [({}, [1000, 1000, 700]), ({"max_chars": 900}, [900, 900, 900])])
+def test_a_long_chunk_is_sent_in_pieces(both: Both, clock: Any, told: dict[str, int], sizes: list[int]) -> None:
+    def chunks() -> Iterator[str]:
+        yield text
+        clock.now += 9
+        yield text
+
+    text = "字" * 2700
+    replies = [stream_reply(f"{i}", str(i)) for i in range(6)]
+    server = Server({"data": [], **told}, *replies, stream_reply("尾", None))
+    assert both(server, "stream", "", chunks()) == ([*"012345", "尾"], None)
+    assert [request.url.path for request in server.asked] == ["/v1/guards", *["/v1/guard/stream"] * 7]
+    assert [len(body["text"]) for body in server.bodies[1:]] == [*sizes, *sizes, 0]
+    assert [body["state"] for body in server.bodies[1:]] == [None, *"012345"]
+    assert [body["end"] for body in server.bodies[1:]] == [False] * 6 + [True]
+    # Text before the last piece is judged up to where a sentence ends, although it has waited as long.
+    assert [body.get("flush", False) for body in server.bodies[1:]] == [False] * 5 + [True, False]
+
+
+def test_what_follows_the_piece_that_is_blocked_is_not_sent(both: Both) -> None:
+    server = Server({"data": []}, stream_reply("好", "1"), stream_reply("", None, stopped=True))
+    shown, stopped = both(server, "stream", "", ["字" * 9000, "字"])
+    assert (shown, stopped.blocked) == (["好"], True)
+    assert len(server.asked) == 3
+
+
+def test_chunks_that_are_none_are_empty(both: Both) -> None:
+    server = Server(stream_reply("好", None))
+    assert both(server, "stream", "", [None, "好", None]) == (["好"], None)
+    assert server.bodies == [{"text": "好", "state": None, "end": True}]
+
+
+class Model:
+    """An answer that comes from somewhere, as both clients read it."""
+
+    closed = False
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(["好。", "好。"])
+
+    def __aiter__(self) -> AsyncIterator[str]:
+        return _each(self)
+
+    def close(self) -> None:
+        self.closed = True
+
+    async def aclose(self) -> None:
+        self.closed = True
+
+
+@pytest.mark.parametrize(
+    "replies",
+    [
+        [stream_reply("", None, stopped=True)],
+        [stream_reply("好。", "1"), stream_reply("", None, stopped=True)],
+        [failing(500)],
+        [stream_reply("好。", "1"), stream_reply("好。", "2"), stream_reply("", None)],
+    ],
+)
+def test_what_an_answer_is_read_from_is_closed_in_the_end(both: Both, replies: list[Any]) -> None:
+    model = Model()
+    with contextlib.suppress(BackendError):
+        both(Server(*replies), "stream", "", model)
+    assert model.closed
+
+
+@pytest.mark.parametrize("read", [0, 1])
+def test_a_stream_can_be_closed_early(read: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    transport = httpx2.MockTransport(Server(stream_reply("好。", "1")))
+    monkeypatch.setattr(httpx2, "Client", functools.partial(httpx2.Client, transport=transport))
+    model = Model()
+    with Client(URL) as client:
+        stream = client.stream("", model)
+        assert [next(stream) for _ in range(read)] == ["好。"] * read
+        stream.close()
+        assert (model.closed, list(stream)) == (True, [])
+
+
+@pytest.mark.parametrize("read", [0, 1])
+def test_an_asynchronous_stream_can_be_closed_early(read: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    transport = httpx2.MockTransport(Server(stream_reply("好。", "1")))
+    monkeypatch.setattr(httpx2, "AsyncClient", functools.partial(httpx2.AsyncClient, transport=transport))
+    model = Model()
+
+    async def ask() -> None:
+        async with AsyncClient(URL) as client:
+            stream = client.stream("", model)
+            assert [await anext(stream) for _ in range(read)] == ["好。"] * read
+            await stream.aclose()
+            assert (model.closed, [text async for text in stream]) == (True, [])
+
+    asyncio.run(ask())
 
 
 def test_how_fast_what_ends_a_stream_was_found(clock: Any, monkeypatch: pytest.MonkeyPatch) -> None:

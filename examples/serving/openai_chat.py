@@ -26,6 +26,9 @@ def chat(client: OpenAI, model: str, question: str) -> Iterator[str]:
 
 
 def main() -> None:
+    if len(sys.argv) != 3:
+        print("usage: python openai_chat.py MODEL QUESTION", file=sys.stderr)
+        sys.exit(2)
     model, question = sys.argv[1:]
     client = OpenAI(
         base_url=os.environ.get("LIBRA_URL", "http://127.0.0.1:8300") + "/v1",

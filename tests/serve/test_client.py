@@ -85,6 +85,16 @@ def test_streaming(live: Live) -> None:
         assert stream.stopped.answer
 
 
+def test_streaming_chunks_longer_than_one_request_takes(live: Live) -> None:
+    server = live(max_chars=500, queue_chars=10_000, max_body_bytes=5000)
+    text = "水温八十度左右为好，再高就会苦涩，再低香气又出不来。" * 60
+    with Client(server.url) as client:
+        stream = client.stream("如何泡茶？", [text, f"然后{BAD}。{text}", None])
+        shown = "".join(stream)
+        assert (shown, stream.stopped is None) == (text, False)
+        assert "".join(client.stream("如何泡茶？", [text, None])) == text
+
+
 def test_asynchronously(live: Live) -> None:
     async def chunks() -> AsyncIterator[str]:
         for chunk in (GOOD, f"{BAD}。", GOOD):

@@ -1,4 +1,8 @@
-"""The examples of examples/serving, run against a real server. Those of libraries that are not here are skipped."""
+"""The examples of examples/serving, run against a real server.
+
+Where LiteLLM or NeMo Guardrails is not installed, what needs the library itself is skipped; the example's own code runs
+with stand-ins for what it takes from there.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -20,7 +24,7 @@ import pytest
 import yaml
 from starlette.testclient import TestClient
 
-from libra_guard import AsyncClient, Client
+from libra_guard import AsyncClient, BackendError, Client
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "serving"
 BAD = "【坏】"
@@ -92,6 +96,17 @@ def test_chat_through_the_proxy(
     assert ("block" in capsys.readouterr().err) == ("{answer}" in shown)
 
 
+@pytest.mark.parametrize("arguments", [[], ["my-model"], ["my-model", "如何泡茶？", "三"]])
+def test_the_chat_without_its_arguments(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["openai_chat.py", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        load("openai_chat.py").main()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "usage: python openai_chat.py MODEL QUESTION\n"
+
+
 @theirs
 def test_langchain(url: str) -> None:
     models = pytest.importorskip("langchain_core.language_models.fake_chat_models")
@@ -112,6 +127,44 @@ def test_langchain(url: str) -> None:
                 assert await chain.ainvoke(BAD) == answer
 
     asyncio.run(ask())
+
+
+@theirs
+def test_the_model_of_langchain_writes_no_further_than_what_is_stopped(url: str) -> None:
+    chat = pytest.importorskip("langchain_core.language_models.chat_models")
+    messages = pytest.importorskip("langchain_core.messages")
+    outputs = pytest.importorskip("langchain_core.outputs")
+    read: list[str] = []
+
+    class Model(chat.BaseChatModel):  # type: ignore[misc]
+        _llm_type = "scripted"
+
+        def _generate(self, *_: object, **__: object) -> Any:
+            raise NotImplementedError
+
+        def _stream(self, *_: object, **__: object) -> Iterator[Any]:
+            try:
+                for text in ("水温八十度左右为好。", f"然后{BAD}就不好了。", *["两三分钟即可。"] * 9):
+                    read.append(text)
+                    yield outputs.ChatGenerationChunk(message=messages.AIMessageChunk(content=text))
+            finally:
+                read.append("closed")
+
+        async def _astream(self, *_: object, **__: object) -> AsyncIterator[Any]:
+            for chunk in self._stream():
+                yield chunk
+
+    async def ask(client: Client) -> tuple[list[str], list[str]]:
+        async with AsyncClient(url) as async_client:
+            chain = load("langchain_guard.py").guarded(Model(), client, async_client)
+            return list(chain.stream("如何泡茶？")), [text async for text in chain.astream("如何泡茶？")]
+
+    with Client(url) as client:
+        shown, ashown = asyncio.run(ask(client))
+        answer = client.check(BAD).answer
+    assert shown == ashown == ["水温八十度左右为好。", answer]
+    # The next sentence's beginning tells that the one before has ended.
+    assert read == ["水温八十度左右为好。", f"然后{BAD}就不好了。", "两三分钟即可。", "closed"] * 2
 
 
 @theirs
@@ -224,6 +277,68 @@ def test_nemo_guardrails(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         app = nemo.LLMRails(config, llm=testing.FakeLLMModel(responses=[answer]))
         assert app.generate(messages=[{"role": "user", "content": question}])["content"] == said
+
+
+class RailOutcome(SimpleNamespace):
+    """Stands in for NeMo's."""
+
+    @classmethod
+    def allow(cls, **told: Any) -> RailOutcome:
+        return cls(is_blocked=False, **told)
+
+    @classmethod
+    def block(cls, **told: Any) -> RailOutcome:
+        return cls(is_blocked=True, **told)
+
+
+@pytest.fixture
+def nemo_actions(url: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Callable[..., Any]]:
+    """The example's actions by name, with stand-ins for what it takes from NeMo Guardrails."""
+    actions: dict[str, Callable[..., Any]] = {}
+
+    def action(*, name: str) -> Callable[..., Any]:
+        return lambda function: actions.setdefault(name, function)
+
+    for path, names in (
+        ("nemoguardrails", {}),
+        ("nemoguardrails.actions", {"action": action}),
+        ("nemoguardrails.actions.rail_outcome", {"RailOutcome": RailOutcome}),
+    ):
+        monkeypatch.setitem(sys.modules, path, ModuleType(path))
+        vars(sys.modules[path]).update(names)
+    monkeypatch.setenv("LIBRA_URL", url)
+    load("nemo/actions.py")
+    return actions
+
+
+@pytest.mark.parametrize(
+    ("name", "question", "answer", "blocked"),
+    [
+        ("libra_check_input", "如何泡茶？", None, False),
+        ("libra_check_input", BAD, None, True),
+        ("libra_check_output", "如何泡茶？", "水温八十度左右为好。", False),
+        ("libra_check_output", "如何泡茶？", BAD, True),
+    ],
+)
+def test_the_actions_of_nemo(
+    nemo_actions: Any, guard: Any, name: str, question: str, answer: str | None, blocked: bool
+) -> None:
+    guard.batches.clear()
+    outcome = asyncio.run(nemo_actions[name]({"user_message": question, "bot_message": answer}))
+    assert guard.asked == [answer or question]
+    scenarios = ("Illegal Activities and Crime",) if blocked else ()
+    assert outcome.is_blocked is blocked
+    assert outcome.reason.startswith(f"the guard says {'不安全' if blocked else '安全'}, ")
+    assert outcome.metadata == {"scenarios": scenarios, "unsafe_score": 0.9 if blocked else 0.1}
+
+
+def test_the_actions_of_nemo_raise_where_the_server_fails(nemo_actions: Any) -> None:
+    for name, context in (
+        ("libra_check_input", {"user_message": "【错】"}),
+        ("libra_check_output", {"user_message": "如何泡茶？", "bot_message": "【错】"}),
+    ):
+        with pytest.raises(BackendError, match="502"):
+            asyncio.run(nemo_actions[name](context))
 
 
 def test_the_configuration_of_nemo_fits_together() -> None:

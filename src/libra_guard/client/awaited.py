@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Sequence
 from typing import Any, Self
 
 from libra_guard.client.protocol import (
@@ -105,7 +105,7 @@ class AsyncClient(ClientBase):
     def stream(
         self,
         question: str | Sequence[Message],
-        chunks: AsyncIterable[str],
+        chunks: AsyncIterable[str | None],
         *,
         guard: str | None = None,
         policy: str | None = None,
@@ -149,12 +149,12 @@ class AsyncGuardedStream(Growing):
         self,
         client: AsyncClient,
         question: str | Sequence[Message],
-        chunks: AsyncIterable[str],
+        chunks: AsyncIterable[str | None],
         hold_ms: float,
         fields: dict[str, Any],
     ) -> None:
         super().__init__(client, question, hold_ms, fields)
-        self._texts = self._shown(client, chunks)
+        self._chunks, self._texts = chunks, self._shown(client)
 
     def __aiter__(self) -> Self:
         return self
@@ -162,11 +162,25 @@ class AsyncGuardedStream(Growing):
     async def __anext__(self) -> str:
         return await anext(self._texts)
 
-    async def _shown(self, client: AsyncClient, chunks: AsyncIterable[str]) -> AsyncIterator[str]:
-        async for chunk in chunks:
-            if self._gather(chunk) and (text := await client._run(self._sent())):
-                yield text
-            if self.stopped:
-                return
-        if text := await client._run(self._sent(end=True)):
-            yield text
+    async def aclose(self) -> None:
+        """See ``GuardedStream.close``."""
+        await self._texts.aclose()
+        await self._close()
+
+    async def _shown(self, client: AsyncClient) -> AsyncGenerator[str]:
+        try:
+            async for chunk in self._chunks:
+                for steps in self._take(chunk):
+                    if text := await client._run(steps):
+                        yield text
+                if self.stopped:
+                    return
+            for steps in self._send_all(end=True):
+                if text := await client._run(steps):
+                    yield text
+        finally:
+            await self._close()
+
+    async def _close(self) -> None:
+        if close := getattr(self._chunks, "aclose", None):
+            await close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from typing import Any, Self
 
 from libra_guard.client.protocol import (
@@ -149,7 +149,7 @@ class Client(ClientBase):
     def stream(
         self,
         question: str | Sequence[Message],
-        chunks: Iterable[str],
+        chunks: Iterable[str | None],
         *,
         guard: str | None = None,
         policy: str | None = None,
@@ -161,7 +161,8 @@ class Client(ClientBase):
         Args:
             question: What is answered, empty where it is not known; or all messages before the answer, for guards
                 that read them. It is not judged itself: ``check`` does that.
-            chunks: The answer as it comes.
+            chunks: The answer as it comes, in pieces of any length; None is taken as empty. Closed in the end, if it
+                can be (``close``; ``aclose`` in ``AsyncClient``): also where the stream is stopped or an error raised.
             guard: As of ``judge``.
             policy: As of ``judge``.
             language: Of the safe answer; by default the question's.
@@ -214,19 +215,20 @@ class GuardedStream(Growing):
     """An iterator over the text of an answer that may be shown, in pieces that end with sentences.
 
     It ends with the answer, or before the first text that the policy blocks; ``stopped`` then says why. Nothing of
-    the answer is read after that. An error of the server is raised where text would follow that nobody judged.
+    the answer is read after that, and what it is read from is closed. An error of the server is raised where text would
+    follow that nobody judged.
     """
 
     def __init__(
         self,
         client: Client,
         question: str | Sequence[Message],
-        chunks: Iterable[str],
+        chunks: Iterable[str | None],
         hold_ms: float,
         fields: dict[str, Any],
     ) -> None:
         super().__init__(client, question, hold_ms, fields)
-        self._texts = self._shown(client, chunks)
+        self._chunks, self._texts = chunks, self._shown(client)
 
     def __iter__(self) -> Self:
         return self
@@ -234,11 +236,27 @@ class GuardedStream(Growing):
     def __next__(self) -> str:
         return next(self._texts)
 
-    def _shown(self, client: Client, chunks: Iterable[str]) -> Iterator[str]:
-        for chunk in chunks:
-            if self._gather(chunk) and (text := client._run(self._sent())):
-                yield text
-            if self.stopped:
-                return
-        if text := client._run(self._sent(end=True)):
-            yield text
+    def close(self) -> None:
+        """Ends it early; nothing is to be done where it was read to its end."""
+        self._texts.close()
+        # A generator that was not begun does nothing when it is closed.
+        self._close()
+
+    def _shown(self, client: Client) -> Generator[str]:
+        try:
+            for chunk in self._chunks:
+                for steps in self._take(chunk):
+                    if text := client._run(steps):
+                        yield text
+                if self.stopped:
+                    return
+            for steps in self._send_all(end=True):
+                if text := client._run(steps):
+                    yield text
+        finally:
+            self._close()
+
+    def _close(self) -> None:
+        """Else the model would write on for nobody, as long as somebody holds what it is read by."""
+        if close := getattr(self._chunks, "close", None):
+            close()

@@ -31,6 +31,10 @@ _FIRST_PAUSE = 0.25
 _BUSY = frozenset({429, 503})
 _GATHERED = 40
 """Characters of a growing answer that are sent together where no sentence ends before."""
+_UNASKED = 100
+"""Characters of it that are sent at once without asking how many the server takes: models mostly give few."""
+_PIECE = 1000
+"""Characters of it that are sent at once at most, so that the beginning of a long chunk need not wait for its end."""
 _ENDS = frozenset("。！？；…!?;\n")
 
 Result = TypeVar("Result")
@@ -93,6 +97,7 @@ class Limits(NamedTuple):
     """What the server takes in one request; by default as where nobody set it otherwise."""
 
     max_conversations: int = 100
+    max_chars: int = 20_000
     queue_chars: int = 1_000_000
     max_body_bytes: int = 1_000_000
 
@@ -168,12 +173,8 @@ class ClientBase:
             return [dict(row) for row in answer["data"]]
 
     def _batches(self, rows: list[Any]) -> Steps[list[list[Any]]]:
-        """Cuts what is more than the server takes at once; it is asked how much that is when it first matters."""
-        if len(rows) > 1 and self._limits is None:
-            answer = yield from self._answer(Ask("GET", "/v1/guards"))
-            with self._reading():
-                self._limits = Limits(**{name: int(answer[name]) for name in Limits._fields if name in answer})
-        limits = self._limits or Limits()
+        """Cuts what is more than the server takes at once."""
+        limits = (yield from self._taken()) if len(rows) > 1 else Limits()
         batches: list[list[Any]] = []
         room = chars_left = 0
         for row in rows:
@@ -187,6 +188,14 @@ class ClientBase:
             batches[-1].append(row)
             room, chars_left = room - size, chars_left - chars
         return batches
+
+    def _taken(self) -> Steps[Limits]:
+        """How much the server takes at once; it is asked when that first matters."""
+        if self._limits is None:
+            answer = yield from self._answer(Ask("GET", "/v1/guards"))
+            with self._reading():
+                self._limits = Limits(**{name: int(answer[name]) for name in Limits._fields if name in answer})
+        return self._limits
 
     def _answer(self, ask: Ask) -> Steps[Any]:
         """The JSON that the server answers, at the last attempt if need be."""
@@ -263,21 +272,33 @@ class Growing:
         self._gathered, self._state = "", None
         self._hold, self._arrivals = hold_ms / 1000, Arrivals()
 
-    def _gather(self, chunk: str) -> bool:
-        """Adds a chunk; says whether it is time to send what there is."""
+    def _take(self, chunk: str | None) -> Iterator[Steps[str]]:
+        """Adds a chunk; where it is time to send what there is, gives requests, each for the text to be shown then."""
+        chunk = "" if chunk is None else chunk
         self._gathered += chunk
         self._arrivals.came(self._arrivals.received + len(chunk))
-        return len(self._gathered) >= _GATHERED or not _ENDS.isdisjoint(chunk) or self._overdue()
+        if len(self._gathered) >= _GATHERED or not _ENDS.isdisjoint(chunk) or self._overdue():
+            yield from self._send_all()
+
+    def _send_all(self, end: bool = False) -> Iterator[Steps[str]]:
+        """Gives requests until all that was gathered is sent, or the answer is stopped."""
+        yield self._sent(end)
+        while self._gathered and not self.stopped:
+            yield self._sent(end)
 
     def _overdue(self) -> bool:
         return self._arrivals.waited() >= self._hold
 
-    def _sent(self, end: bool = False) -> Steps[str]:
-        """Sends what was gathered; returns text that may be shown now."""
-        body = {**self._fixed, "text": self._gathered, "state": self._state, "end": end}
-        if not end and self._overdue():
+    def _sent(self, end: bool) -> Steps[str]:
+        """Sends what was gathered, or a piece of it where it is long; returns text that may be shown now."""
+        most = _UNASKED
+        if len(self._gathered) > most:
+            most = min(_PIECE, (yield from self._server._taken()).max_chars)
+        text, self._gathered = self._gathered[:most], self._gathered[most:]
+        last = not self._gathered
+        body = {**self._fixed, "text": text, "state": self._state, "end": end and last}
+        if last and not end and self._overdue():
             body["flush"] = True
-        self._gathered = ""
         answer = yield from self._server._answer(Ask("POST", "/v1/guard/stream", body))
         with self._server._reading():
             released, self._state = answer["released"], answer["state"]
