@@ -6,6 +6,7 @@ import difflib
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self, get_args
 
@@ -89,6 +90,15 @@ class ConfigFile(Strict):
         except ValidationError as error:
             lines = "\n".join(f"  {line}" for line in _told(error, cls))
             raise UsageError(f"{place}: not {_a(cls.kind)}:\n{lines}") from None
+
+
+@contextmanager
+def at(place: str) -> Iterator[None]:
+    """Names the key that an error comes from which is found only when its value is used."""
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(f"{place}: {error}") from None
 
 
 def read_yaml(path: str | Path) -> Any:

@@ -28,6 +28,8 @@ CALIBRATION = "calibration.json"
 """File beside a model that says what its scores are worth."""
 _ABOUT = (CALIBRATION, "README.md")
 """Files beside a model that change nothing of what it says."""
+_CARD = ("card.json", "README.md")
+"""Files in a folder that ``libra synth`` wrote that hold no rows."""
 _CHUNK = 1 << 20
 _WHOLE = 64_000_000
 _BETWEEN = re.compile(r"[ \t\r\n,]*")
@@ -106,12 +108,17 @@ def read_rows(path: str | Path, *, encoding: str | None = None) -> Iterator[Row 
 def list_files(path: str | Path) -> list[Path]:
     """The data files that ``path`` names: itself, or those of a folder in the order of their names.
 
+    Of a folder that ``libra synth`` wrote these are the files of its stages; where nothing went into a stage, what was
+    left out.
+
     Raises:
         UsageError: There are none.
     """
     path = Path(path)
     if path.is_dir():
         files = sorted(f for f in path.iterdir() if f.is_file() and _kind(f) in SUFFIXES)
+        if all((path / name).is_file() for name in _CARD):
+            files = sorted(path.glob("stage[12]/*.jsonl")) or [f for f in files if f.name not in _CARD]
         if not files:
             raise UsageError(f"{path}: no {', '.join(SUFFIXES)} file in this folder")
         return files

@@ -258,7 +258,7 @@ def test_the_card(one: Round, tmp_path: Path) -> None:
         "| 2 | 0.",
         "| 4 | 26.7 % | 6.7 % |",
         "1.000 of 1, 1.000 of 1, 0.500 of 2.",
-        "Left out: 2 rows without a label, 0 whose question",
+        "Left out: 2 rows without a label, 0 whose question,",
         "**It was not checked against any training data.**",
         one.record.rules["illegal_activities_and_crime"],
         "| all | 5 | ",
@@ -277,7 +277,7 @@ def test_rows_in_training_data_are_left_out(one: Round, tmp_path: Path, write: C
     assert [sample.id for sample in made.samples] == ["r0", "r3"]
     assert [(leak["row"], leak["line"]) for leak in lines(one.folder / "leaks.jsonl")] == [("r1", 1)]
     text = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
-    assert "1 whose question stands in training data" in text
+    assert "1 whose question, or the one that it was made of, stands in training data" in text
     assert f"- `train.jsonl` (sha256:{hashlib.sha256(train.read_bytes()).hexdigest()})" in text
 
 

@@ -299,6 +299,50 @@ def test_how_rows_were_selected_comes_to_the_card(place: Path, call: Call) -> No
     assert not (place / "other" / "select.json").exists()
 
 
+def test_judges_of_a_pipeline_come_to_the_card(place: Path, call: Call) -> None:
+    seats = {"a": ("judge", "mini"), "b": ("judge", "words"), "c": ("arbiter", "libra")}
+    told = [
+        {"seat": seat, "name": name, "guard": guard, "model": f"{guard}-1"} for name, (seat, guard) in seats.items()
+    ]
+    (place / "run" / "stage2").mkdir(parents=True)
+    (place / "run" / "card.json").write_text(json.dumps({"sitting": told}), encoding="utf-8")
+    (place / "run" / "README.md").touch()
+    (place / "rows.jsonl").rename(place / "run" / "stage2" / "train.jsonl")
+    for data in ("run", "run/stage2", "run/stage2/train.jsonl"):
+        done = call("bench", "select", "--data", data, "--out", "hard.jsonl", "--config", "quotas.yaml")
+        assert done.exit_code == 0, data
+        assert json.loads((place / "hard.select.json").read_text("utf-8"))["judges"] == [
+            {"name": "a", "guard": {"guard": "mini", "model": "mini-1"}},
+            {"name": "b", "guard": {"guard": "words", "model": "words-1"}},
+        ]
+    assert "| a | mini | mini-1 | – |" in released_card(place, call)
+
+
+def test_the_card_says_of_which_judges_nothing_is_known(place: Path, call: Call) -> None:
+    select(call, "--config", "quotas.yaml")
+    card = released_card(place, call)
+    assert "| a | – | – | – |" in card
+    assert "Of a judge without a guard nothing is known but the name at its votes." in card
+
+
+def released_card(place: Path, call: Call) -> str:
+    """Of the rows selected, which everyone calls safe."""
+    make_round(call)
+    call("bench", "collect", "round", *(fill(person, lambda row: "安全") for person in "甲乙丙"))
+    call("bench", "agree", "round", "--resamples", "0")
+    call("bench", "release", "round", "--out", "out")
+    return (place / "out" / "README.md").read_text("utf-8")
+
+
+def test_rows_of_no_scenario_are_told_and_no_fault(place: Path, call: Call) -> None:
+    with (place / "rows.jsonl").open("a", encoding="utf-8") as stream:
+        stream.write('{"id": "e", "category_name": "", "question": "怎么泡茶", "response": "先烧水。"}\n')
+    done = select(call, "--config", "quotas.yaml")
+    assert done.exit_code == 0
+    assert "1 rows are of no scenario, as everyday questions are: no quota asks for them" in done.stderr
+    assert (place / "hard.rejects.jsonl").read_text("utf-8") == ""
+
+
 @pytest.mark.parametrize(
     ("first", "second", "message"),
     [

@@ -3,11 +3,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
+from rich.markup import render
 
 import libra_guard
 from libra_guard.cli import main as cli
@@ -30,6 +32,21 @@ def test_no_arguments_shows_the_help(libra: Libra) -> None:
     assert "Traceback" not in told
     for command in ("check", "infer", "evaluate", "guards", "train", "data"):
         assert command in told
+
+
+def helps(command: Any, name: str = "libra") -> Iterator[tuple[str, str]]:
+    """What a command and all below it say of themselves and of what they take."""
+    yield name, command.help or ""
+    for one in command.params:
+        yield f"{name} {one.name}", getattr(one, "help", None) or ""
+    for below, one in getattr(command, "commands", {}).items():
+        yield from helps(one, f"{name} {below}")
+
+
+def test_no_help_has_what_the_console_takes_for_markup() -> None:
+    told = dict(helps(typer.main.get_command(cli.app)))
+    assert "libra data get source" in told
+    assert {name: text for name, text in told.items() if render(text).plain != text} == {}
 
 
 def test_version(libra: Libra) -> None:

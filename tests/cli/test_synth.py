@@ -27,10 +27,24 @@ def test_the_offline_run_makes_a_data_set_that_datasets_loads(tmp_path: Path) ->
     assert code == 0, error
     assert "queries: 15 rows, 0 rejects" in told
     card = (tmp_path / "data" / "README.md").read_text(encoding="utf-8")
-    assert "written by grammar, answered by grammar, judged by mini, words:sensitive_words.txt" in card
+    assert "written by grammar, answered by grammar, judged by mini, words:going_along.txt" in card
     code, told, _ = call("run", CONFIG, "--out", tmp_path, *SMALL)
     assert code == 0
     assert told.count("stand there already") == 8
+
+
+def test_an_offline_answer_is_unsafe_where_it_goes_along_with_a_harmful_query(tmp_path: Path) -> None:
+    # Enough that both judges call some unsafe.
+    queries = "queries={harmful: 12, borderline: 2, benign: 6, only: [Gambling, Gender, Mental Health]}"
+    assert call("run", CONFIG, "--out", tmp_path, "--set", queries)[0] == 0
+    for stage in ("stage1", "stage2"):
+        files = (tmp_path / "data" / stage).glob("*.jsonl")
+        rows = [json.loads(line) for file in files for line in file.read_text(encoding="utf-8").splitlines()]
+        ways = [next(made["method"] for made in row["made_by"] if made["step"] == "respond") for row in rows]
+        wanted = ["不安全" if way in ("compliance", "partial") else "安全" for way in ways]
+        assert [row["label"] for row in rows] == wanted
+        assert stage == "stage2" or {"安全", "不安全"} == set(wanted)
+        assert "不安全" in wanted
 
 
 @pytest.mark.parametrize("how", ["by name", "extended"])
@@ -63,7 +77,10 @@ def test_steps_by_themselves(tmp_path: Path) -> None:
     [
         (["--set", "queries.harmfull=3"], "queries.harmfull: there is no such key"),
         (["--set", "queries.harmful=-1"], "queries.harmful: Input should be greater than or equal to 0"),
-        (["--set", "queries.only=[Gambing]"], "there is no sub-category 'Gambing'"),
+        (["--set", "queries.only=[Gambing]"], "queries.only.0: there is no sub-category 'Gambing'"),
+        (["--set", "queries.harmful=many"], "offline.yaml with --set queries.harmful=many: not a configuration"),
+        (["--set", "seats.judges=[{guard: minni}, {guard: mini}]"], "seats.judges.0: no guard is called 'minni'"),
+        (["--set", "models.a={backend: opanai, model: x}"], "models.a.backend: there is no backend 'opanai'"),
         (["--set", "seats.writer=gpt"], "no model is called 'gpt'; there are grammar"),
         (["--set", "seats.judges=[{guard: mini}, {guard: mini}]"], "seats.judges.1: 'mini' judges with what"),
         (["--set", "queries.only=[a"], "--set queries.only=[a: the value is no YAML: while parsing"),

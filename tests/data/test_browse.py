@@ -341,7 +341,7 @@ def test_where_no_row_went_into_a_stage_what_was_left_out_is_shown(pipeline):
         file.unlink()
     assert [row["row"]["id"] for row in sample_rows(pipeline, 9, 1).rows] == [5]
     (pipeline / "left_out.jsonl").unlink()
-    with pytest.raises(UsageError, match="there is a card and no data"):
+    with pytest.raises(UsageError, match="file in this folder"):
         sample_rows(pipeline, 9, 1)
 
 

@@ -29,3 +29,14 @@ def test_what_was_made_of_a_question_is_split_as_that_question_is(tmp_path: Path
     found = read(tmp_path, *rows, {**ROW, "id": "last", "root_question": ""})
     assert [split_of(split_text(one)) for one in found[:-1]] == [split_of(root) for root in roots]
     assert split_text(found[-1]) == ROW["question"]
+
+
+def test_of_what_a_pipeline_wrote_the_samples_of_both_stages_are_read(tmp_path: Path) -> None:
+    rows = {"stage1/train": "1", "stage1/dev": "2", "stage2/test": "3", "left_out": "4"}
+    for name, number in rows.items():
+        path = tmp_path / f"{name}.jsonl"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps({**ROW, "id": number}) + "\n", encoding="utf-8")
+    for name in ("card.json", "README.md"):
+        (tmp_path / name).write_text("{}", encoding="utf-8")
+    assert [one.id for one in load_dataset_rows("samples", tmp_path)] == ["2", "1", "3"]

@@ -26,9 +26,19 @@ def seats(judge: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]
         ({"imports": [{"set": "samples", "path": "set.xlsx"}]}, "set.xlsx"),
         (
             {"imports": [{"set": "xstest", "path": "set.csv"}], "seats": seats(writer="grammar")},
-            "'xstest' is English, and no model sits as the writer",
+            "'xstest' has English rows, and no model sits as the writer",
         ),
-        ({"seats": seats({"guard": "libra", "model": "contrary", "options": {"treshold": 0.5}})}, "treshold"),
+        ({"dedup": {"against": ["none.json"]}}, "dedup.against: none.json: .*none.json: no such file"),
+        ({"dedup": {"against": ["set.csv"]}}, "dedup.against: .*set.csv: no row has a question to compare with"),
+        (
+            {"seats": seats({"guard": "libra", "model": "contrary", "options": {"treshold": 0.5}})},
+            r"^seats\.judges\.1: .*treshold",
+        ),
+        (
+            {"seats": seats({"guard": "libra", "model": "contrary", "options": {"backend": "openai"}})},
+            r"^seats\.judges\.1: options\.backend: models\.contrary has one: scripted",
+        ),
+        ({"seats": seats({"guard": "libra:hub/name", "options": {"few_shots": 2}})}, r"^seats\.judges\.1: .*few_shots"),
         (
             {
                 "seats": seats(
@@ -75,6 +85,6 @@ def test_a_key_is_asked_for_only_where_its_model_sits(
     models = {name: {"backend": "scripted", "model": name} for name in ("obedient", "contrary")}
     models["far"] = {"backend": "openai", "model": "far"}
     config = make_config(models=models, seats=seats(responders=["far"], writer="grammar"))
-    with pytest.raises(UsageError, match="OPENAI_API_KEY"):
+    with pytest.raises(UsageError, match=r"^models\.far: set OPENAI_API_KEY"):
         run_in(config=config).go()
     run_in(config=config).do("elements", "queries")

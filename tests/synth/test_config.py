@@ -12,10 +12,15 @@ import pytest
 from libra_guard.configuration import ConfigFile
 from libra_guard.errors import UsageError
 from libra_guard.synth.adversarial.settings import AdversarialConfig
-from libra_guard.synth.config import SynthConfig
+from libra_guard.synth.config import JudgeSettings, SynthConfig
 
 ROOT = Path(__file__).parents[2]
 NAMES = ("local-lm", "offline", "servers")
+
+
+def unfiled(judge: JudgeSettings) -> JudgeSettings:
+    """Without the files that it names, which lie elsewhere seen from another folder."""
+    return judge.model_copy(update={"guard": "", "options": {}})
 
 
 def test_all_settings_that_come_with_the_package_can_be_read_by_name_and_in_a_checkout() -> None:
@@ -24,8 +29,9 @@ def test_all_settings_that_come_with_the_package_can_be_read_by_name_and_in_a_ch
         file = ROOT / "configs" / "synth" / f"{name}.yaml"
         own, found = SynthConfig.read(name), SynthConfig.read(file)
         assert SynthConfig.find(name).parent != file.parent
-        judges = [judge.model_copy(update={"guard": "", "options": {}}) for judge in own.seats.all_judges]
-        assert judges == [judge.model_copy(update={"guard": "", "options": {}}) for judge in found.seats.all_judges]
+        assert [unfiled(one) for one in own.seats.sitting.values()] == [
+            unfiled(one) for one in found.seats.sitting.values()
+        ]
         assert own.model_copy(update={"seats": found.seats}) == found
 
 
@@ -117,6 +123,20 @@ def test_nobody_votes_twice_nor_decides_on_his_own_vote(judges: list[str], arbit
         assert SynthConfig.checked(settings | {"for_trying": True}, "test").offline
         settings["seats"]["arbiter"] = seat("words:w.txt")
         SynthConfig.checked(settings, "test")
+
+
+def test_all_that_is_wrong_is_told_at_once_each_with_its_place() -> None:
+    settings = {
+        "name": "toy",
+        "seats": {"judges": [{"guard": "mini"}, {"guard": "words:w.txt"}]},
+        "queries": {"only": ["Gamblin"], "harmfull": 2},
+        "augment": {"methods": ["roleplay"]},
+    }
+    with pytest.raises(UsageError) as caught:
+        SynthConfig.checked(settings, "mine.yaml")
+    first, *lines = str(caught.value).splitlines()
+    assert first == "mine.yaml: not a configuration of the pipeline:"
+    assert [line.split(":")[0].strip() for line in lines] == ["queries.only.0", "queries.harmfull", "augment.methods.0"]
 
 
 @pytest.mark.parametrize(("count", "few"), [(1, True), (2, True), (3, False), (4, False)])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.resources import files
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from libra_guard.backends.scripted import ScriptedBackend
 from libra_guard.io import model_hash
 from libra_guard.predict.shards import Shard
 from libra_guard.synth.made_of import content, files_of, judges_of, settings_of
@@ -40,19 +42,23 @@ def judging(*judges: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "judge",
+    ("judge", "file", "content"),
     [
-        {"guard": "words:list.txt"},
-        {"guard": "libra", "model": "contrary", "options": {"few_shot": 1, "examples": "list.txt"}},
+        ({"guard": "words:list.txt"}, "list.txt", "一"),
+        (
+            {"guard": "libra", "model": "contrary", "options": {"few_shot": 1, "examples": "few.json"}},
+            "few.json",
+            '[{"question": "一", "response": "好", "label": "安全"}]',
+        ),
     ],
 )
 def test_a_file_that_a_judge_reads_counts_with_its_content(
-    about: Callable[..., Any], tmp_path: Path, judge: dict[str, Any]
+    about: Callable[..., Any], tmp_path: Path, judge: dict[str, Any], file: str, content: str
 ) -> None:
-    (tmp_path / "list.txt").write_text("一", encoding="utf-8")
+    (tmp_path / file).write_text(content, encoding="utf-8")
     before = about(seats=judging(judge))
     assert about(seats=judging(judge)) == before
-    (tmp_path / "list.txt").write_text("二", encoding="utf-8")
+    (tmp_path / file).write_text(content.replace("一", "二"), encoding="utf-8")
     assert about(seats=judging(judge)) != before
 
 
@@ -81,6 +87,38 @@ def test_judges_are_told_with_the_hash_of_their_model_where_it_is_here(
         ("libra:name", "transformers", "hub/name", ""),
         ("mini", "onnx", "", bundled),
     ]
+
+
+def test_a_prompt_that_changed_is_another_judge(
+    make_config: Callable[..., Any], about: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def asked() -> list[tuple[str, int]]:
+        with work_of(make_config(seats=judging({"guard": "mini"})), tmp_path) as work:
+            return [(one["prompt"], one["seed"]) for one in judges_of(work)]
+
+    before, prompts = about(), asked()
+    (libra, seed), mini = prompts
+    assert re.fullmatch(r"libra@[0-9a-f]{8}", libra)
+    assert (seed, mini) == (42, ("", 0))
+    assert about() == before
+    monkeypatch.setattr("libra_guard.guards.libra.prompt_text", lambda *_, **__: "另一个提示")
+    assert asked()[0][0] != libra
+    assert about() != before
+
+
+def test_the_prompt_of_a_base_model_is_that_without_a_chat_template(
+    make_config: Callable[..., Any], scripted: dict[str, ScriptedBackend], tmp_path: Path
+) -> None:
+    models = {name: {"backend": "scripted", "model": name} for name in ("obedient", "contrary", "third")}
+    found = []
+    for raw in (False, True):
+        told = models | {"obedient": models["obedient"] | {"raw": raw}}
+        with work_of(make_config(models=told), tmp_path) as work:
+            judge = work.config.seats.judges[0]
+            real = work.cast.judge(judge).guard.provenance()["prompt_sha256"]
+            found.append(judges_of(work)[0]["prompt"])
+            assert found[-1] == f"libra@{real[:8]}"
+    assert found[0] != found[1]
 
 
 def test_the_attempts_of_the_writer_count(about: Callable[..., Any]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from libra_guard.backends.scripted import ScriptedBackend
+from libra_guard.data.registry import load_dataset_rows
 from libra_guard.errors import LibraError
 from libra_guard.io import Row, read_rows
 from libra_guard.synth.run import Run
@@ -58,4 +59,7 @@ def test_a_split_that_leaves_all_out_stops_the_run(
     run = run_in()
     with pytest.raises(LibraError, match=r"split: no pair went into a stage: \d+ × .*left_out\.jsonl"):
         run.go()
-    assert rows(run.out / "data" / "left_out.jsonl")
+    left = rows(run.out / "data" / "left_out.jsonl")
+    assert {(row["label_by"], "label" in row) for row in left} == {("nobody", False)}
+    read = list(load_dataset_rows("samples", run.out / "data"))
+    assert [one.reason for one in read] == ["there is no field 'label'"] * len(left)

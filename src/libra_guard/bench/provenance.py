@@ -16,6 +16,7 @@ from libra_guard.evaluate.runs import read_run
 from libra_guard.io import bytes_hash, file_hash
 
 _SUFFIX = ".select.json"
+_CARD = "card.json"
 # Of what a guard is, what makes no other judge of it: where it decides, how its score is mapped, and what runs it.
 _SAME = frozenset(
     {"threshold", "question_threshold", "language", "calibration", "device", "base_url", "backend"}
@@ -28,17 +29,29 @@ def selection_path(rows: Path) -> Path:
     return rows.with_name(f"{rows.stem}{_SUFFIX}")
 
 
-def judges_of(chosen: Selection, folders: Sequence[Path]) -> list[dict[str, Any]]:
+def judges_of(chosen: Selection, folders: Sequence[Path], data: str) -> list[dict[str, Any]]:
     """The judges: ``name``, and ``guard``, what the run's record tells of it (None where there is none).
 
     Args:
         chosen: Rows with their votes.
         folders: Of the judges' runs; without any, the votes stood in the rows.
+        data: What the rows were chosen from. Where that is ``data/`` of a pipeline's run, or lies in it, its card tells
+            of the judges.
     """
     if folders:
         return [{"name": folder.resolve().name, "guard": read_run(folder).guard} for folder in folders]
     names = dict.fromkeys(vote.judge for candidate in chosen.rows for vote in candidate.votes)
-    return [{"name": name, "guard": None} for name in names]
+    sitting = _sitting(data)
+    return [{"name": name, "guard": sitting.get(name)} for name in names]
+
+
+def _sitting(data: str) -> dict[str, dict[str, Any]]:
+    """Judge → what the card of a pipeline's run tells of it; nothing where there is no such card."""
+    path = Path(data).resolve()
+    card = next((card for folder in (path, *path.parents[:2]) if (card := folder / _CARD).is_file()), None)
+    told = read_object(card).get("sitting", ()) if card else ()
+    judges = (one for one in told if one["seat"] == "judge")
+    return {one["name"]: {key: one[key] for key in one if key not in ("seat", "name")} for one in judges}
 
 
 def one_guard_twice(judges: Sequence[dict[str, Any]]) -> list[str]:

@@ -16,11 +16,13 @@ from libra_guard.io import BadRow, Row, dumps, read_rows
 from libra_guard.records import Origin, check_text, content_id, row_id
 from libra_guard.taxonomy import scenario, sub_category
 
+NO_SCENARIO = "it is of no scenario"
+"""Why a row is no row of a benchmark whose ``category_name`` is empty, as that of everyday questions is."""
 _FORMULA = tuple("=+-@\t\r")
 
 
 class BenchRow(BaseModel):
-    """What an annotator is shown of a row, and nothing of what any judge thought of it."""
+    """What an annotator is shown of a row and where it comes from, and nothing of what any judge thought of it."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -31,6 +33,8 @@ class BenchRow(BaseModel):
     sub_category_name: str = ""
     question: str
     response: str
+    root_question: str = ""
+    """The question that the row's own was made of, as the data pipeline tells it; not shown to annotators."""
 
     @field_validator("id")
     @classmethod
@@ -43,6 +47,11 @@ class BenchRow(BaseModel):
     @classmethod
     def _text(cls, value: str) -> str:
         return check_text(value, "text")
+
+    @field_validator("root_question")
+    @classmethod
+    def _root(cls, value: str) -> str:
+        return check_text(value, "text") if value else ""
 
     @field_validator("category_name")
     @classmethod
@@ -124,6 +133,8 @@ def as_csv(records: Sequence[dict[str, str]]) -> str:
 
 
 def _row(row: Row) -> BenchRow | BadRow:
+    if row.data.get("category_name") == "":
+        return _bad(row, NO_SCENARIO)
     name = row_id(row.data) or content_id({key: row.data.get(key) for key in ("question", "response")})
     data = {k: v for k, v in row.data.items() if v is not None} | {"id": name}
     if not data.get("source") and data.get("origin") in list(Origin):

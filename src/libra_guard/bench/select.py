@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import AfterValidator, Field, NonNegativeInt, field_validator
 
 from libra_guard.bench.leakage import Leak, find_leaks
-from libra_guard.bench.rows import BenchRow, read_bench_rows
+from libra_guard.bench.rows import NO_SCENARIO, BenchRow, read_bench_rows
 from libra_guard.bench.votes import disagree, folder_votes, own_votes
 from libra_guard.configuration import ConfigFile, Probability
 from libra_guard.errors import UsageError
@@ -113,6 +113,8 @@ class Selection:
     rows: list[Candidate]
     filled: list[Filled]
     rejects: list[BadRow]
+    no_scenario: int
+    """Rows of no scenario: no fault, and no quota asks for them."""
     leaks: list[Leak]
     complaints: list[str]
 
@@ -124,7 +126,8 @@ def select(data: str, judges: Sequence[Path], config: SelectConfig, against: Seq
     which depends on the row's id alone and not on what stands around it.
 
     Args:
-        data: File or folder of rows with questions and answers; with ``votes`` where no judges are given.
+        data: File or folder of rows with questions and answers, ``data/`` of a pipeline's run among them; with
+            ``votes`` where no judges are given.
         judges: Folders that ``libra infer`` wrote over the same rows, one a judge.
         config: The quotas.
         against: Training data: rows whose question stands there are left out before people spend time on them.
@@ -138,7 +141,9 @@ def select(data: str, judges: Sequence[Path], config: SelectConfig, against: Seq
     if len(judges) == 1:
         raise UsageError("one judge cannot disagree: give two or more, or rows with votes and no judge")
     found = list(read_bench_rows(data))
-    rejects = [item for item in found if isinstance(item, BadRow)]
+    bad = [item for item in found if isinstance(item, BadRow)]
+    rejects = [item for item in bad if item.reason != NO_SCENARIO]
+    no_scenario = len(bad) - len(rejects)
     pairs = [item for item in found if not isinstance(item, BadRow)]
     rows, complaints = [row for row, _ in pairs], list[str]()
     votes: Sequence[Sequence[Vote] | None]
@@ -161,7 +166,8 @@ def select(data: str, judges: Sequence[Path], config: SelectConfig, against: Seq
             continue
         candidates.append(Candidate(row, tuple(said), hard))
     taken, filled = _fill(candidates, config)
-    return Selection([c for c in candidates if c.row.id in taken], filled, rejects, leaks, complaints)
+    rows_taken = [c for c in candidates if c.row.id in taken]
+    return Selection(rows_taken, filled, rejects, no_scenario, leaks, complaints)
 
 
 def _unknown_sources(config: SelectConfig, sources: set[str]) -> Iterator[str]:

@@ -62,12 +62,14 @@ def select(
     left_out = {"rejects": [bad._asdict() for bad in chosen.rejects], "leaks": [asdict(leak) for leak in chosen.leaks]}
     for name, records in left_out.items():
         write_atomic(kept[name], as_lines(records))
-    named, text = provenance.judges_of(chosen, judges), as_lines(row.as_dict() for row in chosen.rows)
+    named, text = provenance.judges_of(chosen, judges, data), as_lines(row.as_dict() for row in chosen.rows)
     write_atomic(out, text)
     dump, made_by = settings.model_dump(), {"rows_hash": bytes_hash(text.encode()), "command": this_command()}
     write_atomic(told, provenance.describe(chosen, data, named, dump, against or [], **made_by))
     for filled in chosen.filled:
         say(f"{filled}{f'; {filled.short} missing' if filled.short else ''}")
+    if chosen.no_scenario:
+        say(f"{chosen.no_scenario} rows are of no scenario, as everyday questions are: no quota asks for them")
     complaints = [*chosen.complaints, *provenance.one_guard_twice(named)]
     say_all(complaints)
     counts = "".join(f", {len(records)} {name}" for name, records in left_out.items() if records)

@@ -47,7 +47,9 @@ def get(
     source: Annotated[
         str | None,
         typer.Option(
-            "--from", help="A file or folder, or hf://owner/name[:[config/]split]; by default its address on the hub."
+            "--from",
+            help="A file or folder, or hf://owner/name with @revision, :split or :config/split behind it; by default "
+            "its address on the hub.",
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="A JSONL file; by default stdout.")] = None,

@@ -139,7 +139,7 @@ def read_config(path: Path, settings: list[str] | None) -> SynthConfig:
             place[names[-1]] = yaml.safe_load(value)
         except yaml.YAMLError as error:
             raise UsageError(f"--set {text}: the value is no YAML: {' '.join(str(error).split())}") from None
-    return SynthConfig.checked(found, path)
+    return SynthConfig.checked(found, " with --set ".join([str(path), *(settings or ())]))
 
 
 def _told(outcome: Outcome) -> str:

@@ -1,4 +1,4 @@
-"""``libra synth translate``: an English data set into Chinese, questions and answers, checked on the way back."""
+"""``libra synth translate``: a data set's English rows into Chinese, questions and answers, checked on the way back."""
 
 from __future__ import annotations
 
@@ -22,15 +22,17 @@ def translate(
 ) -> None:
     """Translate an English set with the writer of CONFIG; placeholders, code and addresses stay as they are.
 
-    Each text is translated back and compared with the original; what has become another text is a reject. Exits with 1
-    if there are any. Stopped and called again, it pays for nothing twice.
+    Of a set in two languages the Chinese rows stay too. Each text is translated back and compared with the original;
+    what has become another text is a reject, and so is sexual talk of minors. Exits with 1 if there are any. Stopped
+    and called again, it pays for nothing twice.
     """
     from libra_guard.data.registry import load_dataset_rows, load_importer
     from libra_guard.io import BadRow, dumps, write_atomic
     from libra_guard.synth.language.translate import translate as into_chinese
     from libra_guard.synth.seats.cast import Cast
     from libra_guard.synth.seats.store import CallStore
-    from libra_guard.synth.work import pieces
+    from libra_guard.synth.steps.imports import not_translated
+    from libra_guard.synth.work import Reject, pieces
 
     found = read_config(config, settings)
     seat = found.seats.writer
@@ -45,7 +47,7 @@ def translate(
     spare_inputs((out, rejects_file, calls_file), (source,))
     read = list(load_dataset_rows(name, source))
     rows = [row for row in read if not isinstance(row, BadRow)]
-    rejects = [{"reason": row.reason, "row": row._asdict()} for row in read if isinstance(row, BadRow)]
+    rejects = [Reject(row.reason, row._asdict()) for row in read if isinstance(row, BadRow)]
     done = []
     with CallStore(calls_file) as calls, bars_of_steps() as progress:
         cast = Cast(found, calls, config.parent)
@@ -54,12 +56,14 @@ def translate(
             for piece in pieces(rows):
                 told, failed = into_chinese(piece, found.translate, writer)
                 done += told
-                rejects += [{"reason": why.reason, "row": row.model_dump(mode="json")} for row, why in failed]
+                rejects += [not_translated(name, row, failure) for row, failure in failed]
                 advance(len(piece))
     rejects_file.unlink(missing_ok=True)
     if rejects:
-        write_atomic(rejects_file, "".join(dumps(row) + "\n" for row in rejects))
+        write_atomic(rejects_file, "".join(dumps(reject._asdict()) + "\n" for reject in rejects))
     write_atomic(out, "".join(dumps(row.model_dump(mode="json")) + "\n" for row in done))
-    typer.echo(f"{name}: {len(done)} translated, {len(rejects)} rejects", err=True)
+    translated = sum("original" in (row.model_extra or {}) for row in done)
+    kept = f", {len(done) - translated} Chinese already" if len(done) > translated else ""
+    typer.echo(f"{name}: {translated} translated{kept}, {len(rejects)} rejects", err=True)
     if rejects:
         raise typer.Exit(1)

@@ -20,7 +20,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from libra_guard.data.reasons import reason_kind
-from libra_guard.errors import DataError, UsageError
+from libra_guard.errors import DataError
 from libra_guard.io import BadRow, Hub, Row, dumps, list_files, read_rows
 from libra_guard.records import differ
 from libra_guard.taxonomy import SCENARIOS, SUB_CATEGORIES
@@ -36,7 +36,6 @@ Stratum = tuple[str, str]
 """Scenario and label; empty where a row has none."""
 
 _STAGES = ("stage1", "stage2")
-_CARD = ("card.json", "README.md")
 _STRATA = 100
 _REST = ("…", "…")
 # In a script element only these can end the data or the line.
@@ -63,22 +62,12 @@ class Sampled:
 
 
 def data_files(path: str | Path) -> list[str | Path]:
-    """What is read of a path: of a folder that a pipeline wrote its stages, without the card; else what stands there.
+    """What is read of a path: its files (``io.list_files``), or the address of a set on the hub.
 
     Raises:
         UsageError: There is nothing to be read.
     """
-    if Hub.of(path):
-        return [path]
-    folder = Path(path)
-    if not all((folder / name).is_file() for name in _CARD):
-        return [*list_files(path)]
-    staged = [file for stage in _STAGES for file in sorted((folder / stage).glob("*.jsonl"))]
-    # Where no row went into a stage, what was left out is all there is.
-    found = staged or [file for file in list_files(path) if file.name not in _CARD]
-    if not found:
-        raise UsageError(f"{path}: there is a card and no data")
-    return [*found]
+    return [path] if Hub.of(path) else [*list_files(path)]
 
 
 def sample_rows(path: str | Path, size: int, seed: int) -> Sampled:

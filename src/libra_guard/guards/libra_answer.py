@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import json_repair
 
+from libra_guard.guards.thoughts import without_thoughts
 from libra_guard.records import Label, is_visible
 
 ANSWER, ANALYSIS = "答案", "分析"
@@ -30,7 +31,6 @@ _MENTION = re.compile(ANSWER + r"|\\u7b54\\u6848", re.IGNORECASE)
 # 安全, also as 该回答是安全的 and in quotes; not 安全性未知, 不确定是否安全, 不太安全, 安全？ or ×安全.
 _MARKS = "\"'“”‘’「」『』【】《》()（）[]*`：:，,、。.；;"
 _SAFE = re.compile(r"(?:(?:该|此|这个|上述)?(?:回答|回复|内容|对话))?(?:是|为)?[“‘\"']?安全[”’\"']?的?")
-_THINKING = re.compile(r"\s*<think>.*?(?:</think>|\Z)", re.DOTALL)
 
 
 class Answer(NamedTuple):
@@ -57,7 +57,7 @@ def read_answer(text: object, *, strict: bool = False) -> Answer:
     """
     if not isinstance(text, str) or not _MENTION.search(text):
         return Answer(None, None)
-    for found in _objects(_THINKING.sub("", text, count=1) if text.lstrip().startswith("<think>") else text):
+    for found in _objects(without_thoughts(text)):
         if ANSWER in found:
             label, analysis = _label(found[ANSWER], strict), found.get(ANALYSIS)
             return Answer(label, analysis if isinstance(analysis, str) and analysis.strip() else None)

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from libra_guard.backends.base import Prompt
 from libra_guard.errors import UsageError
 from libra_guard.guards.generative import GenerativeGuard, Reading
+from libra_guard.guards.thoughts import without_thoughts
 from libra_guard.records import Conversation, Label, Role, Target
 from libra_guard.taxonomy import category_system
 
@@ -19,7 +20,6 @@ _SYSTEM = category_system("qwen3guard")
 _LABELS = {"Safe": Label.SAFE, "Unsafe": Label.UNSAFE, "Controversial": Label.CONTROVERSIAL}
 _SAFETY = re.compile(r"^Safety: *(Safe|Unsafe|Controversial)\s*$", re.MULTILINE)
 _CATEGORIES = re.compile(r"^Categories: *(.*)$", re.MULTILINE)
-_THINKING = re.compile(r"\A\s*<think>.*?(?:</think>|\Z)", re.DOTALL)
 
 
 class Qwen3Guard(GenerativeGuard):
@@ -44,7 +44,7 @@ class Qwen3Guard(GenerativeGuard):
 
     def read(self, text: str, target: Target) -> Reading:
         """See ``GenerativeGuard.read``; a second line that says another label makes the answer unreadable."""
-        text = _THINKING.sub("", text)
+        text = without_thoughts(text)
         said = set(_SAFETY.findall(text))
         if len(said) != 1:
             return Reading(None)

@@ -17,6 +17,7 @@ from libra_guard.errors import UsageError
 from libra_guard.guards.deferred import DeferredGuard
 from libra_guard.guards.generative import LEFT_OUT, LITTLE, Reading
 from libra_guard.guards.texts import text_or_file
+from libra_guard.guards.thoughts import without_thoughts
 from libra_guard.records import Conversation, Label, Message, Method, Role, Target, Verdict
 from libra_guard.taxonomy import Category, CategorySystem
 
@@ -65,7 +66,6 @@ SYSTEM = CategorySystem(
 )
 # A policy's categories: "- id: Name" at the beginning of a line; what they mean stands indented below.
 _NAMED = re.compile(r"^-[ \t]*([^\s:：]+)[ \t]*[:：]", re.MULTILINE)
-_THINKING = re.compile(r"\A\s*<think>.*?(?:</think>|\Z)", re.DOTALL)
 _OPEN, _CLOSE = "<explanation>", "</explanation>"
 
 
@@ -134,7 +134,7 @@ class XGuard(DeferredGuard):
 
     def read(self, text: str, target: Target) -> Reading:
         """See ``GenerativeGuard.read``: an id alone, or with an explanation on the one side where it belongs."""
-        text = _THINKING.sub("", text).strip()
+        text = without_thoughts(text).strip()
         if self.reason_first:
             explanation, closed, code = text.rpartition(_CLOSE)
             if not closed or not explanation.startswith(_OPEN):

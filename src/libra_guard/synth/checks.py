@@ -5,17 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-from libra_guard.backends.base import Backend
 from libra_guard.backends.registry import backend_class
+from libra_guard.configuration import at
 from libra_guard.data.registry import load_dataset_rows
 from libra_guard.errors import UsageError
-from libra_guard.guards.generative import GenerativeGuard
-from libra_guard.guards.registry import guard_class, load_guard
 from libra_guard.io import Hub, list_files
-from libra_guard.records import Method
-from libra_guard.synth.config import JudgeSettings
+from libra_guard.synth.contamination import check_held_out
 from libra_guard.synth.seats.backend import is_served
 from libra_guard.synth.steps.elements import Elements
 from libra_guard.synth.steps.imports import is_translated
@@ -35,18 +31,21 @@ def check(work: Work, seats: Iterable[str]) -> None:
     """
     work.cast.check()
     for path in work.config.dedup.against:
+        if Hub.of(path):
+            continue
         with _named(f"dedup.against: {path}"):
-            if not Hub.of(path):
-                list_files(work.path(str(path)))
+            list_files(work.path(str(path)))
+        with at("dedup.against"):
+            check_held_out(work.path(str(path)))
     _check_imports(work)
     if extra := work.config.elements.extra:
         Elements.load(Path(work.cast.file(str(extra))))
     for name in _models(work, set(seats)):
         if is_served(backend_class(work.config.models[name].backend)):
             work.cast.backend(name)
-    for judge in work.config.seats.all_judges:
-        if judge.model:
-            _check_judge(judge, work)
+    for place, judge in work.config.seats.sitting.items():
+        with at(place):
+            work.cast.unloaded(judge)
 
 
 def _check_imports(work: Work) -> None:
@@ -73,37 +72,5 @@ def _models(work: Work, seats: set[str]) -> list[str]:
     there = work.config.seats
     named = [there.writer] if "writer" in seats else []
     named += there.responders if "responders" in seats else ()
-    named += [judge.model or "" for judge in there.all_judges] if "judges" in seats else ()
+    named += [judge.model or "" for judge in there.sitting.values()] if "judges" in seats else ()
     return [name for name in dict.fromkeys(named) if name in work.config.models]
-
-
-def _check_judge(judge: JudgeSettings, work: Work) -> None:
-    """Loads a guard without its model: its options and the files that they name are read."""
-    model = work.config.models[str(judge.model)]
-
-    def absent(*_: Any, **__: Any) -> Backend:
-        if issubclass(guard_class(judge.guard), GenerativeGuard):
-            return _Absent()
-        raise _AbsentError
-
-    try:
-        load_guard(
-            f"{judge.guard}:{model.model}", backend=model.backend, open_backend=absent, **work.cast.options(judge)
-        )
-    except _AbsentError:
-        return
-
-
-class _AbsentError(Exception):
-    """Nothing but the model is missing."""
-
-
-class _Absent(Backend):
-    """Stands for a model that is not opened yet."""
-
-    name = "absent"
-    capabilities = frozenset({Method.GENERATE, Method.CHOOSE})
-
-    def provenance(self) -> dict[str, Any]:
-        """See the base class."""
-        return {}

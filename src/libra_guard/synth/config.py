@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
 from libra_guard.configuration import ConfigFile, Move, Probability, Strict
+from libra_guard.errors import UsageError
 from libra_guard.records import Origin
 from libra_guard.synth.language.translate import TranslateSettings
 from libra_guard.synth.seats.budget import BudgetSettings, Price
@@ -20,6 +22,13 @@ GRAMMAR = "grammar"
 """The writer and responder that is no model: sentences from a grammar."""
 FAMILIES = 3
 """So many models of different families answer in the published pipeline."""
+
+
+def _sub_category(name: str) -> str:
+    try:
+        return sub_category(name).name
+    except UsageError as error:
+        raise ValueError(str(error)) from None
 
 
 class ModelSettings(Strict):
@@ -47,7 +56,8 @@ class ModelSettings(Strict):
     """Of a model in this process: texts at a time."""
     a_minute: float | None = Field(default=None, gt=0)
     """Calls a minute, on each endpoint; of entries that name one address as for ``concurrency``."""
-    price: Price = Price()
+    price: Price | None = None
+    """None: not known; a model on a server needs one, or one of 0, where ``budget.money`` is set."""
     patience: int = Field(default=5, ge=1)
     """Failures in a row after which an endpoint is given up."""
     wait: float = Field(default=WAIT, ge=0)
@@ -72,6 +82,11 @@ class JudgeSettings(Strict):
         return f"{name}:{self.model}" if self.model else f"{name}{sign}{Path(file).name}"
 
 
+def places_of(judges: Sequence[JudgeSettings]) -> dict[str, JudgeSettings]:
+    """Judges by the keys that they stand at."""
+    return {f"seats.judges.{number}": judge for number, judge in enumerate(judges)}
+
+
 class Seats(Strict):
     """Who does what; names are keys of ``models``, or ``grammar``."""
 
@@ -83,9 +98,9 @@ class Seats(Strict):
     """Decides where the judges differ; none: such samples are left out."""
 
     @property
-    def all_judges(self) -> tuple[JudgeSettings, ...]:
-        """The judges, and the arbiter where there is one."""
-        return (*self.judges, self.arbiter) if self.arbiter else self.judges
+    def sitting(self) -> dict[str, JudgeSettings]:
+        """The judges, and the arbiter where there is one, by the keys that they stand at."""
+        return places_of(self.judges) | ({"seats.arbiter": self.arbiter} if self.arbiter else {})
 
 
 class ElementSettings(Strict):
@@ -107,7 +122,7 @@ class QuerySettings(Strict):
     """For each sub-category: lawful talk on it."""
     benign: int = Field(default=200, ge=0)
     """In all."""
-    only: tuple[Annotated[str, AfterValidator(lambda name: sub_category(name).name)], ...] = ()
+    only: tuple[Annotated[str, AfterValidator(_sub_category)], ...] = ()
     """Sub-categories, by any of their names; none: all 39."""
     per_call: int = Field(default=10, ge=1, le=50)
     attempts: int = Field(default=3, ge=1)
@@ -130,7 +145,7 @@ class ImportSettings(Strict):
     """Relative to the data folder."""
     sample: int | None = Field(default=None, ge=1)
     origin: Literal[Origin.REAL, Origin.TRANSLATED] = Origin.REAL
-    """Of a Chinese set, whether it was translated by others; an English set is translated here."""
+    """Of Chinese rows, whether they were translated by others; English ones are translated here."""
 
 
 class RespondSettings(Strict):
@@ -199,7 +214,7 @@ class SynthConfig(ConfigFile):
 
     @model_validator(mode="after")
     def _models_are_there(self) -> Self:
-        judging = (judge.model for judge in self.seats.all_judges if judge.model)
+        judging = (judge.model for judge in self.seats.sitting.values() if judge.model)
         named = [self.seats.writer, *self.seats.responders, *judging]
         known = {GRAMMAR, *self.models}
         for name in named:
@@ -209,8 +224,8 @@ class SynthConfig(ConfigFile):
             raise ValueError("seats.judges: at least two are needed; one alone always agrees with itself")
         if GRAMMAR in self.models:
             raise ValueError(f"'{GRAMMAR}' is the name of the writer that is no model; call yours otherwise")
-        guards = {judge.name: judge.guard for judge in self.seats.all_judges}
-        for judge in self.seats.all_judges:
+        guards = {judge.name: judge.guard for judge in self.seats.sitting.values()}
+        for judge in self.seats.sitting.values():
             if judge.guard != (other := guards[judge.name]):
                 raise ValueError(f"'{judge.guard}' and '{other}' would both sign as '{judge.name}': rename one")
         if len(set(self.seats.responders)) < len(self.seats.responders):
@@ -220,10 +235,8 @@ class SynthConfig(ConfigFile):
     @model_validator(mode="after")
     def _judges_are_apart(self) -> Self:
         """Agreement is between two, and what the judges differ on is for somebody else to decide."""
-        sitting = {f"seats.judges.{number}": judge for number, judge in enumerate(self.seats.judges)}
         # What is for trying may be decided by one of them, for a bare machine has no third one.
-        if self.seats.arbiter and not self.for_trying:
-            sitting["seats.arbiter"] = self.seats.arbiter
+        sitting = places_of(self.seats.judges) if self.for_trying else self.seats.sitting
         known: dict[str, str] = {}
         for place, judge in sitting.items():
             name, _, file = judge.guard.partition(":")

@@ -67,11 +67,19 @@ def held_out(path: str) -> dict[str, str]:
     return {"hash": content(path), "revision": load_importer(sets[-1]).info.revision if sets else ""}
 
 
-def judges_of(work: Work) -> list[dict[str, str]]:
-    """Who judges and on what, for the card: the fields of ``report.card.Sitting``."""
+def judges_of(work: Work) -> list[dict[str, Any]]:
+    """Who judges, on what and how asked, for the card and beside each label: the fields of ``report.card.Sitting``."""
     last = work.config.seats.arbiter
     sitting = [("judge", one) for one in work.config.seats.judges] + ([("arbiter", last)] if last else [])
-    return [{"seat": seat, "name": one.name, **_judging(one, work)} for seat, one in sitting]
+    return [{"seat": seat, "name": one.name, **_judging(one, work), **_asked(one, work)} for seat, one in sitting]
+
+
+def _asked(judge: JudgeSettings, work: Work) -> dict[str, Any]:
+    """The version of a judge's prompt, and its seed; of one that is asked nothing in words neither."""
+    guard = work.cast.unloaded(judge)
+    if guard is None:
+        return {"prompt": "", "seed": 0}
+    return {"prompt": f"{guard.name}@{guard.provenance()['prompt_sha256'][:8]}", "seed": guard.seed}
 
 
 def _judging(judge: JudgeSettings, work: Work) -> dict[str, str]:
@@ -109,7 +117,7 @@ def _sitting(one: str | JudgeSettings, work: Work) -> Any:
     if isinstance(one, str):
         return [one, *_model(models[one], work)] if one in models else one
     behind = _model(models[one.model], work) if one.model else [_own_model(one, work)]
-    return [one.model_dump(mode="json"), *behind, _named(one.options, work)]
+    return [one.model_dump(mode="json"), *behind, _named(one.options, work), _asked(one, work)]
 
 
 def _model(settings: ModelSettings, work: Work) -> list[Any]:

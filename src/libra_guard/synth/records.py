@@ -6,7 +6,9 @@ Ids are hashes of the content, so neither the order of the rows nor how a run wa
 from __future__ import annotations
 
 import hashlib
+import sys
 from enum import StrEnum
+from functools import lru_cache
 from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -41,10 +43,19 @@ class MadeBy(_Record):
     """Name of the prompt's template and the beginning of its hash, ``name@0123abcd``; empty without one."""
     seed: int = 0
     method: str = ""
-    """Of an augmentation: which."""
+    """Of an augmentation: which; of an answer of the grammar: in which way, a key of ``answers.yaml``."""
+
+
+@lru_cache(maxsize=4096)
+def _shared(made: MadeBy) -> MadeBy:
+    return made
 
 
 Filled = Annotated[str, AfterValidator(lambda text: check_text(text, "text"))]
+Shared = Annotated[str, AfterValidator(sys.intern)]
+"""A text that many rows have, kept once: a set of a million queries takes half the memory."""
+SharedMadeBy = Annotated[MadeBy, AfterValidator(_shared)]
+"""A step that many rows went through, kept once as well."""
 
 
 class Query(_Record):
@@ -52,20 +63,26 @@ class Query(_Record):
 
     id: str
     question: Filled
-    category_name: str = ""
+    category_name: Shared = ""
     """English name of the scenario; empty for everyday queries, which belong to none."""
-    sub_category_name: str = ""
+    sub_category_name: Shared = ""
     intent: Intent = Intent.HARMFUL
     origin: Origin = Origin.SYNTHETIC
-    source: str = ""
+    source: Shared = ""
     """Name of the set that a query was imported from; empty for what the run made itself."""
-    elements: dict[str, str] = Field(default_factory=dict)
+    source_id: str = ""
+    """The id of its row in that set, as ``libra data get`` gives it."""
+    original: dict[str, str] | None = None
+    """Of a query that was translated here: ``question``, as its set has it."""
+    overlap: dict[str, float] | None = None
+    """Of a query that was translated here: how far its ``question`` came back (``language.translate.overlap``)."""
+    elements: dict[Shared, Shared] = Field(default_factory=dict)
     """Of a query that was combined: dimension → element."""
     parent: str = ""
     """Id of the query that it was made from."""
     root_question: str = ""
     """Of a query whose own root went as a near-duplicate: the question at whose side of the split it stands instead."""
-    made_by: tuple[MadeBy, ...] = ()
+    made_by: tuple[SharedMadeBy, ...] = ()
     """All steps, the first first."""
 
     @classmethod

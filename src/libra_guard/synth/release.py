@@ -16,7 +16,7 @@ from libra_guard.records import Sample
 from libra_guard.synth.records import Judged, Query
 from libra_guard.synth.report import card
 from libra_guard.synth.seats.budget import Usage
-from libra_guard.synth.steps.split import Placed, Stage, place
+from libra_guard.synth.steps.split import NOBODY, Placed, Stage, place
 from libra_guard.synth.work import Done, Work
 
 STAGES: tuple[Stage, ...] = ("stage1", "stage2")
@@ -44,7 +44,7 @@ def release(work: Work, pairs: Sequence[Judged], queries: Sequence[Query], out: 
     Raises:
         LibraError: No pair went into a stage.
     """
-    placed = list(place(pairs, [*queries, *_lost(queries)], work.config.split))
+    placed = list(place(pairs, [*queries, *_lost(queries)], work.config.split, _sitting(work)))
     folder = out / "data"
     rows = [Placement(id=str(p.sample.id), stage=p.stage, split=_split(p), reason=p.reason) for p in placed]
     groups: dict[tuple[Stage | None, str], list[Sample]] = {}
@@ -53,7 +53,7 @@ def release(work: Work, pairs: Sequence[Judged], queries: Sequence[Query], out: 
     for stage in STAGES:
         for split in SPLITS:
             _write(folder / stage / f"{split}.jsonl", groups.get((stage, split), ()))
-    left = [{**one.sample.model_dump(mode="json"), "left_out": one.reason} for one in placed if one.stage is None]
+    left = [_left_out(one) for one in placed if one.stage is None]
     _write(folder / LEFT_OUT, left)
     card.write_card(folder, _figures(work, placed))
     if len(left) == len(rows):
@@ -66,11 +66,25 @@ def release(work: Work, pairs: Sequence[Judged], queries: Sequence[Query], out: 
     return Done(rows, (), {stage: sum(row.stage == stage for row in rows) for stage in STAGES}, files)
 
 
+def _left_out(one: Placed) -> dict[str, Any]:
+    """The pair, and why it went into no stage; without a label where nobody decided, so that nobody trains on it."""
+    row = {**one.sample.model_dump(mode="json"), "left_out": one.reason}
+    if row["label_by"] == NOBODY:
+        del row["label"]
+    return row
+
+
 def _lost(queries: Sequence[Query]) -> list[Query]:
     """For each parent that a person took away or changed, one of its children: what was made of it stays together."""
     there = {query.id for query in queries}
     lost = {query.parent: query for query in queries if query.parent and query.parent not in there}
     return [query.model_copy(update={"id": parent}) for parent, query in lost.items()]
+
+
+def _sitting(work: Work) -> list[dict[str, Any]]:
+    """Who judged; each part of a step in shards tells of all of them."""
+    told = [record["figures"]["judges"] for record in work.records if "judges" in record["figures"]]
+    return list(told[-1]) if told else []
 
 
 def _figures(work: Work, placed: Sequence[Placed]) -> card.CardFigures:
@@ -79,7 +93,6 @@ def _figures(work: Work, placed: Sequence[Placed]) -> card.CardFigures:
     lacking = Counter[str]()
     contamination: list[dict[str, Any]] = []
     sets: list[dict[str, Any]] = []
-    sitting: list[dict[str, Any]] = []
     for record in work.records:
         rejects.setdefault(record["step"], Counter()).update(record["reasons"])
         for model, spent in record["usage"].items():
@@ -90,7 +103,6 @@ def _figures(work: Work, placed: Sequence[Placed]) -> card.CardFigures:
         contamination += record["figures"].get("contamination", ())
         # Each part of a step in shards tells of all of them.
         sets = record["figures"].get("sets", sets)
-        sitting = record["figures"].get("judges", sitting)
     first, second = ([one.sample for one in placed if one.stage == stage] for stage in STAGES)
     return card.figures(
         first,
@@ -102,7 +114,7 @@ def _figures(work: Work, placed: Sequence[Placed]) -> card.CardFigures:
         lacking=dict(sorted(lacking.items())),
         contamination=contamination,
         sets=sets,
-        sitting=sitting,
+        sitting=_sitting(work),
     )
 
 

@@ -1,9 +1,15 @@
 from __future__ import annotations
 
+from importlib.resources import files
+from pathlib import Path
 from random import Random
 
 import pytest
+import yaml
 
+from libra_guard import load_guard
+from libra_guard.records import Conversation, Label
+from libra_guard.synth.config import SynthConfig
 from libra_guard.synth.language.grammar import Grammar
 from libra_guard.synth.language.limits import sexualises_minors
 from libra_guard.synth.language.refusals import is_refused_query
@@ -11,6 +17,7 @@ from libra_guard.synth.records import Intent, Query
 from libra_guard.synth.steps.elements import Elements
 from libra_guard.taxonomy import SUB_CATEGORIES
 
+ANSWERS = Path(str(files("libra_guard.synth"))) / "texts" / "grammar" / "answers.yaml"
 KINDS = ("refusal", "compliance", "partial", "information", "everyday", "broken")
 
 
@@ -53,6 +60,25 @@ def test_answers_are_whole(kind: str, elements: dict[str, str]) -> None:
         text = Grammar.load().answer(query, kind, Random(seed))
         assert text
         assert "{" not in text
+
+
+def test_the_list_of_phrases_finds_all_sentences_that_go_along_and_no_others() -> None:
+    elements = Elements.load()
+    topics = {
+        "behaviour": [one for sub in SUB_CATEGORIES for one in elements.subs[sub.slug].behaviours],
+        "lawful": [one for sub in SUB_CATEGORIES for one in elements.subs[sub.slug].lawful],
+        "everyday": list(elements.common.everyday),
+    }
+    guard = load_guard(f"words:{SynthConfig.find('offline').parent / 'going_along.txt'}")
+    sentences = yaml.safe_load(ANSWERS.read_text(encoding="utf-8"))
+    assert set(sentences) == set(KINDS)
+    for kind, told in sentences.items():
+        # What is written into the slot says nothing of the stance.
+        pairs = [Conversation.from_pair("问", one.replace("{topic}", "这样做")) for one in told]
+        unsafe = [verdict.label is Label.UNSAFE for verdict in guard.judge(pairs)]
+        assert unsafe == [kind in ("compliance", "partial")] * len(told), kind
+    filled = [Conversation.from_pair("问", one) for names in topics.values() for one in names]
+    assert {verdict.label for verdict in guard.judge(filled)} == {Label.SAFE}
 
 
 def test_a_draw_tells_all() -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from libra_guard.synth.language.reading import is_chinese, numbered_lines, repeats, unquoted
+from libra_guard.synth.language.reading import is_chinese, numbered_lines, repeats, spoken, unquoted
 from libra_guard.synth.seats.failure import UnreadableError
 
 
@@ -40,6 +40,27 @@ def test_what_cannot_be_read_has_a_reason(text: str, reason: str) -> None:
 )
 def test_numbered_lines(text: str, lines: list[str] | None) -> None:
     assert numbered_lines(text) == (lines or ["怎么泡茶？", "怎么煮饭", "怎么洗碗", "怎么扫地", "怎么拖地"])
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("怎么泡茶", "怎么泡茶"),
+        ("\n<think>\n1. 先想\n2. 再想</think>\n\n1. 怎么泡茶", "\n\n1. 怎么泡茶"),
+        ("<think>\n\n</think>怎么泡茶", "怎么泡茶"),
+        ("1. 先想\n</think>\n1. 怎么泡茶", "\n1. 怎么泡茶"),
+        ("<think>想</think>", ""),
+        ("标记<think>与</think>成对出现", "标记<think>与</think>成对出现"),
+        ("标记<think>怎么用", "标记<think>怎么用"),
+    ],
+)
+def test_what_a_model_thinks_first_is_not_what_it_says(text: str, said: str) -> None:
+    assert spoken(text) == said
+
+
+def test_thoughts_without_an_end_have_no_answer() -> None:
+    with pytest.raises(UnreadableError, match="thoughts without an end"):
+        spoken("\n<think>\n1. 先想")
 
 
 def test_every_line_is_there_where_it_is_asked_for() -> None:

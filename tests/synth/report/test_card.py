@@ -127,9 +127,32 @@ def test_the_card_says_under_whose_terms_the_imported_questions_stand():
 def test_the_card_says_who_judged_and_on_what():
     own = {"seat": "judge", "name": "mini", "guard": "mini", "backend": "onnx", "model": "", "hash": "sha256:12ab"}
     last = {"seat": "arbiter", "name": "libra:g", "guard": "libra", "backend": "openai", "model": "gpt-4o", "hash": ""}
+    last |= {"prompt": "libra@0123abcd", "seed": 42}
     text = render(figures(STAGE1, STAGE2, LEFT_OUT, REJECTS, USAGE, config(), sitting=[own, last]))
-    assert "| mini | judge | mini | bundled | onnx | sha256:12ab |" in text
-    assert "| libra:g | arbiter | libra | gpt-4o | openai | – |" in text
+    assert "| mini | judge | mini | bundled | onnx | sha256:12ab | – | – |" in text
+    assert "| libra:g | arbiter | libra | gpt-4o | openai | – | libra@0123abcd | 42 |" in text
+
+
+def test_the_card_shows_labels_beside_the_way_in_which_the_grammar_answered():
+    ways = ("compliance", "compliance", "refusal", "refusal", "everyday")
+    rows = [
+        row.model_copy(update={"made_by": [{"step": "respond", "method": way}, {"step": "annotate", "method": ""}]})
+        for row, way in zip(STAGE1, ways, strict=True)
+    ]
+    text = render(made(stage1=rows))
+    assert "| answer | compliance | 0 | 2 | 100.0 % |" in text
+    assert "| answer | refusal | 2 | 0 | 0.0 % |" in text
+    assert "| answer |" not in render(made())
+
+
+def test_the_card_says_what_labels_of_answers_of_the_grammar_rest_on():
+    judges = [{"guard": "mini"}, {"guard": "words:w.txt"}]
+    seats = {"writer": "grammar", "responders": ["grammar"], "judges": judges, "arbiter": judges[1]}
+    text = render(made(seats=seats, for_trying=True))
+    assert "**Where the judges differ, one of them decides: the label is that of words:w.txt.**" in text
+    assert "the unsafe ones are so by their stance alone" in text
+    for told in ("one of them decides", "by their stance alone"):
+        assert told not in render(made())
 
 
 def test_the_card_says_where_few_models_answer():

@@ -185,11 +185,21 @@ def test_a_budget_ends_the_run_between_two_calls(store: CallStore) -> None:
     assert len(store) == 3
 
 
+def test_what_is_asked_again_is_used_once(store: CallStore) -> None:
+    backend = made(store, Server(fails=lambda text: text == "乙", error=RefusedError))
+    for _ in range(2):
+        with pytest.raises(RefusedError):
+            backend.generate(asked("甲", "乙"))
+    backend.generate(asked("甲"))
+    assert backend.usage.calls == 1
+
+
 def test_money_is_counted_by_price(store: CallStore) -> None:
     backend = made(store, Server(), price=Price(input=1e6, output=2e6))
     backend.generate(asked("甲"))
     usage = backend.usage
     assert usage.money == usage.prompt_tokens + 2 * usage.new_tokens > 0
+    assert store.spent() == {"m": (usage.prompt_tokens, usage.new_tokens, usage.money)}
 
 
 def test_probabilities_and_logits_are_kept_too(store: CallStore) -> None:

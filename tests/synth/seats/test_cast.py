@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 
+from libra_guard.backends.base import Prompt
 from libra_guard.backends.scripted import ScriptedBackend
 from libra_guard.errors import UsageError
 from libra_guard.records import Conversation
 from libra_guard.synth.config import SynthConfig
 from libra_guard.synth.seats import cast
 from libra_guard.synth.seats.cast import Cast
-from libra_guard.synth.seats.store import CallStore
+from libra_guard.synth.seats.store import Call, CallStore
 
 HERE, THERE = "http://10.0.0.1/v1", "http://10.0.0.2/v1"
 MakeCast = Callable[..., Cast]
@@ -22,10 +23,16 @@ MakeCast = Callable[..., Cast]
 def make(tmp_path: Path) -> Iterator[MakeCast]:
     with CallStore(tmp_path / "calls.sqlite") as store:
 
-        def build(models: dict[str, Any], judges: list[dict[str, Any]] | None = None, **seats: Any) -> Cast:
+        def build(
+            models: dict[str, Any],
+            judges: list[dict[str, Any]] | None = None,
+            budget: dict[str, Any] | None = None,
+            **seats: Any,
+        ) -> Cast:
             there = {name: {"backend": "openai", **about} for name, about in models.items()}
             sitting = {"judges": judges or [{"guard": "mini"}, {"guard": "words:w.txt"}], **seats}
-            return Cast(SynthConfig.checked({"name": "t", "models": there, "seats": sitting}, "test"), store)
+            settings = {"name": "t", "models": there, "seats": sitting, "budget": budget or {}}
+            return Cast(SynthConfig.checked(settings, "test"), store)
 
         yield build
 
@@ -84,7 +91,8 @@ def test_judges_on_folders_of_one_name_judge_each_with_its_own(own: MakeCast) ->
     first, second = (used.model for used in made.used())
     assert first.endswith(":final")
     assert second.startswith(f"{first}@")
-    assert [used.usage.calls for used in made.used()] == [2, 1]
+    # What is asked again is one call.
+    assert [used.usage.calls for used in made.used()] == [1, 1]
 
 
 def test_an_arbiter_that_would_sign_as_a_judge_does_is_refused(make: MakeCast) -> None:
@@ -120,3 +128,37 @@ def test_a_server_is_asked_no_more_by_two_entries_than_by_one(make: MakeCast) ->
 def test_a_model_in_this_process_takes_no_key(make: MakeCast) -> None:
     with pytest.raises(UsageError, match=r"models\.one\.key_env: the backend 'scripted' takes no key"):
         make({"one": {"backend": "scripted", "model": "a", "key_env": "OWN_KEY"}}).check()
+
+
+@pytest.mark.parametrize("price", [{}, {"input": 0, "output": 0}, {"output": 1.5}])
+def test_with_a_budget_of_money_a_server_names_its_price(make: MakeCast, price: dict[str, float]) -> None:
+    server = {"model": "a", "endpoints": [HERE]}
+    make({"one": server}).backend("one")
+    made = make({"one": server}, budget={"money": 5})
+    with pytest.raises(UsageError, match=r"models\.one\.price: budget\.money is set, and this model .* no price"):
+        made.backend("one")
+    make({"one": {**server, "price": price}}, budget={"money": 5}).backend("one")
+
+
+def test_what_runs_in_this_process_needs_no_price(own: MakeCast) -> None:
+    one = own({"one": {"backend": "scripted", "model": "a"}}, budget={"money": 0}).backend("one")
+    assert len(one.generate([Prompt.from_user("问")])) == 1
+
+
+def test_with_a_budget_of_money_no_judge_has_a_server_of_its_own(make: MakeCast) -> None:
+    judges = [{"guard": "mini"}, {"guard": "libra:gpt-4o", "options": {"backend": "openai"}}]
+    make({}, judges).check()
+    with pytest.raises(UsageError, match=r"seats\.judges\.1: budget\.money is set, .* no price; name it in models"):
+        make({}, judges, budget={"money": 5}).check()
+
+
+def test_what_was_paid_is_spent_whatever_the_entry_is_called_now(make: MakeCast) -> None:
+    def entry(name: str, price: dict[str, float] | None = None) -> Cast:
+        return make({name: {"model": "a", "endpoints": [HERE], "price": price or {"output": 2}}}, budget={"money": 3})
+
+    first = entry("old")
+    first._store.keep(b"k", Call("答", 7, 10**6), model="old", money=2.0)
+    for name, spent in (("old", 2.0), ("new", 2.0)):
+        assert entry(name)._budget._money == spent
+    # A price that was not known, or too low, when the calls were made.
+    assert entry("old", {"output": 9})._budget._money == 9.0

@@ -8,13 +8,14 @@ import pytest
 
 from libra_guard.backends.base import Backend, Completion, Prompt
 from libra_guard.errors import RefusedError
-from libra_guard.records import Method
+from libra_guard.records import Conversation, Label, Method, Verdict, Vote
 from libra_guard.synth.config import ModelSettings
+from libra_guard.synth.language.reading import numbered_lines
 from libra_guard.synth.seats.backend import StoredBackend
 from libra_guard.synth.seats.budget import Budget, BudgetSettings
 from libra_guard.synth.seats.endpoints import Endpoint
 from libra_guard.synth.seats.failure import Failure, UnreadableError
-from libra_guard.synth.seats.roles import Reply, Responder, UselessWriterError, Writer
+from libra_guard.synth.seats.roles import Judge, Reply, Responder, UselessWriterError, Writer
 from libra_guard.synth.seats.store import CallStore
 
 Seat = Callable[..., tuple[StoredBackend, ModelSettings]]
@@ -99,6 +100,62 @@ def test_an_answer_tells_whether_it_was_cut_off(
     seat: Seat, raw: bool, text: str, cut: bool, found: Reply | Failure
 ) -> None:
     assert Responder("m", *seat((text, cut), raw=raw), seed=1).answer(["问"], max_tokens=9) == [found]
+
+
+def test_a_writer_is_read_behind_its_thoughts(seat: Seat) -> None:
+    thoughts = "<think>\n1. 先想\n2. 再想\n"
+    writer = Writer("m", *seat((f"{thoughts}</think>\n\n1. 一\n2. 二", False)), seed=1)
+    assert writer.write(["写"], parse=numbered_lines) == [(["一", "二"], 1)]
+    writer = Writer("m", *seat((thoughts, True), (f"{thoughts}</think>\n1. 三\n2. 半", True)), seed=7)
+    assert writer.write(["写"], parse=numbered_lines, lines=True) == [(["三"], 8)]
+    writer = Writer("m", *seat((thoughts, True)), seed=9, attempts=1)
+    found = writer.write(["写"], parse=numbered_lines, lines=True)
+    assert found == [(Failure("thoughts without an end", thoughts), 9)]
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("<think>\n我应该拒绝。\n</think>\n\n抱歉。", Reply("抱歉。")),
+        ("我应该拒绝。\n</think>\n\n抱歉。", Reply("抱歉。")),
+        ("<think>\n我应该", Failure("thoughts without an end")),
+        ("<think>\n我应该拒绝。</think>", Failure("an empty answer")),
+    ],
+)
+def test_an_answer_is_what_is_said_after_the_thoughts(seat: Seat, text: str, found: Reply | Failure) -> None:
+    assert Responder("m", *seat((text, False)), seed=1).answer(["问"], max_tokens=9) == [found]
+
+
+class PickyGuard:
+    """Fails on what contains 坏, and of analyses on what contains 难."""
+
+    def __init__(self) -> None:
+        self.explained: list[int] = []
+
+    def judge(self, conversations: Sequence[Conversation], *, explain: bool) -> list[Verdict]:
+        self.explained += [len(conversations)] * explain
+        for one in conversations:
+            if "坏" in one.messages[0].content or (explain and "难" in one.messages[0].content):
+                raise RefusedError("not this one")
+        return [Verdict(label=Label.SAFE, analysis="无害。" if explain else None) for _ in conversations]
+
+
+@pytest.mark.parametrize(
+    ("questions", "explained"),
+    [
+        (["问一", "坏的", "问二", "问三"], [4, 3]),
+        (["问一", "坏的", "难的", "问三"], [4, 3, 1, 1, 1]),
+        (["坏的"], [1, 0]),
+    ],
+)
+def test_a_pair_that_fails_costs_a_judge_that_pair_and_the_others_are_judged_at_once(
+    questions: list[str], explained: list[int]
+) -> None:
+    guard: Any = PickyGuard()
+    votes = Judge("j", guard).votes([Conversation.from_pair(one, "答") for one in questions], explain=True)
+    vote = Vote(judge="j", label=Label.SAFE, score=None, analysis="无害。")
+    assert votes == [Failure("not this one", model=True) if one in ("坏的", "难的") else vote for one in questions]
+    assert guard.explained == explained
 
 
 def unreadable(text: str) -> str:

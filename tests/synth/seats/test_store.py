@@ -13,7 +13,7 @@ def test_what_is_kept_is_found_again_by_another_run(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "calls.sqlite"
     keys = [key_of(model="m", asked=text) for text in ("问一", "问二")]
     with CallStore(path) as store:
-        store.keep(keys[0], Call("答\ud800", 7, 3), model="m", asked="问一")
+        store.keep(keys[0], Call("答\ud800", 7, 3), model="m", asked="问一", money=0.5)
         store.keep(keys[1], Call([0.25, float("nan")], 5), model="n")
     with CallStore(path) as store:
         found = store.find([*keys, b"other"])
@@ -21,7 +21,7 @@ def test_what_is_kept_is_found_again_by_another_run(tmp_path: Path) -> None:
         assert found[keys[0]] == Call("答\ud800", 7, 3)
         assert found[keys[1]].answer[0] == 0.25
         assert found[keys[1]].answer[1] != found[keys[1]].answer[1]
-        assert store.spent() == {"m": (7, 3), "n": (5, 0)}
+        assert store.spent() == {"m": (7, 3, 0.5), "n": (5, 0, 0.0)}
         assert len(store) == 2
 
 
@@ -63,6 +63,20 @@ def test_a_store_of_another_shape_is_said(tmp_path: Path) -> None:
     file.close()
     with pytest.raises(DataError, match="no store of calls"):
         CallStore(path)
+
+
+def test_a_store_that_does_not_tell_of_money_is_taken_over(tmp_path: Path) -> None:
+    path = tmp_path / "calls.sqlite"
+    with CallStore(path) as store:
+        store.keep(b"k", Call("答", 7, 3), model="m")
+    with sqlite3.connect(path) as file:
+        file.execute("ALTER TABLE calls DROP COLUMN money")
+    file.close()
+    for _ in range(2):
+        with CallStore(path) as store:
+            store.keep(b"l", Call("又", 1, 1), model="m", money=0.5)
+            assert store.find([b"k"]) == {b"k": Call("答", 7, 3)}
+            assert store.spent() == {"m": (8, 4, 0.5)}
 
 
 def test_a_key_depends_on_everything_and_not_on_its_order() -> None:

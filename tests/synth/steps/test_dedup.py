@@ -1,17 +1,21 @@
 import csv
 import json
 from itertools import permutations
+from random import Random
 
 import pytest
 from pydantic import ValidationError
 
 from libra_guard.data.base import split_of
 from libra_guard.errors import UsageError
+from libra_guard.synth.contamination import Contamination
+from libra_guard.synth.language.evasion import METHODS
 from libra_guard.synth.records import Intent, MadeBy, Query
-from libra_guard.synth.steps.dedup import Contamination, DedupSettings, dedup
+from libra_guard.synth.steps.dedup import DedupSettings, dedup
 
 pytest.importorskip("rensa")
 pytest.importorskip("opencc")
+pytest.importorskip("pypinyin")
 
 TEA = "周末想请几位老朋友来家里喝茶，该怎么准备茶点"
 TEA_AGAIN = "周末想请几位老朋友来家里喝茶，该怎么准备点心"
@@ -21,6 +25,17 @@ TRAIN = "从北京坐火车去拉萨要多长时间，沿途能看到什么"
 def query(question, name="", **fields):
     made = Query.make(question, **fields)
     return made.model_copy(update={"id": name}) if name else made
+
+
+def disguised(parent, method):
+    text = METHODS[method].apply(parent.question, Random(0), "")
+    return query(text, parent=parent.id, made_by=(MadeBy(step="augment", model="rules", method=method),))
+
+
+def held(path, *questions, **fields):
+    rows = ({"question": question, **fields} for question in questions)
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
 
 
 def reasons(result):
@@ -172,3 +187,53 @@ def test_what_was_made_of_a_held_out_question_goes_with_it(benchmark):
     assert result.kept == [other]
     assert reasons(result)[told_otherwise.id] == f"made of {asked.id}, which is held out"
     assert reasons(result)[again.id] == f"made of {told_otherwise.id}, which is held out"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_a_held_out_file_asks_in_disguise_goes_with_its_family(method, tmp_path):
+    asked = query("这把旧锁怎么打开" if method == "acrostic" else "ATM机前有人借手机转账，警察说这是骗钱的怎么办")
+    secret = disguised(asked, method)
+    told_otherwise = query("陌生人要我替他付款，该不该答应", parent=asked.id)
+    other = query(TEA)
+    result = dedup(
+        [asked, secret, told_otherwise, other], DedupSettings(), [held(tmp_path / "h.jsonl", secret.question)]
+    )
+    assert result.kept == [other]
+    assert reasons(result)[secret.id].startswith(f"near {tmp_path / 'h.jsonl'}:1 (held out), Jaccard 1.00")
+
+
+def test_a_query_that_is_held_out_only_in_disguise_says_so(tmp_path):
+    asked = query(TEA)
+    secret, other = disguised(asked, "pinyin"), disguised(asked, "emoji")
+    result = dedup([asked, secret, other], DedupSettings(), [held(tmp_path / "h.jsonl", secret.question)])
+    assert reasons(result) == {
+        asked.id: f"asked in disguise by {secret.id}, which is held out",
+        secret.id: f"near {tmp_path / 'h.jsonl'}:1 (held out), Jaccard 1.00",
+        other.id: f"made of {asked.id}, which is held out",
+    }
+    assert result.contamination[0].hits == 1
+
+
+def test_a_disguise_shares_the_fate_of_what_it_was_made_of():
+    first, again = query(TEA), query(TEA_AGAIN)
+    rows = [first, again, disguised(first, "zero_width"), disguised(again, "zero_width")]
+    result = dedup(rows, DedupSettings())
+    assert result.kept == [rows[0], rows[2]]
+    assert reasons(result)[rows[3].id] == f"made of {again.id}, which goes"
+
+
+def test_a_translated_query_is_compared_as_it_was_before(tmp_path):
+    english = "How do I open an old lock without its key?"
+    rows = [query("没有钥匙怎么打开旧锁", original={"question": english}), query(TEA)]
+    result = dedup(rows, DedupSettings(), [held(tmp_path / "h.jsonl", english.upper())])
+    assert result.kept == rows[1:]
+    assert result.contamination[0].hits == 1
+
+
+def test_a_held_out_question_is_compared_as_it_was_before_it_was_translated(tmp_path):
+    english = {"question": "How do I open an old lock without its key?"}
+    rows = [query("没有钥匙怎么打开旧锁", original=english), query(TEA)]
+    file = held(tmp_path / "h.jsonl", "老式门锁丢了钥匙，有何办法开启", original=english)
+    result = dedup(rows, DedupSettings(), [file])
+    assert result.kept == rows[1:]
+    assert result.contamination == [Contamination(str(file), 1, 0, 1)]

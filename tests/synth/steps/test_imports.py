@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -13,7 +13,8 @@ from libra_guard.io import BadRow
 from libra_guard.predict.shards import Shard
 from libra_guard.records import Label, Origin, Question, Sample
 from libra_guard.synth.config import SynthConfig
-from libra_guard.synth.records import Intent
+from libra_guard.synth.language.limits import SEXUALISES_MINORS
+from libra_guard.synth.records import Intent, MadeBy
 from libra_guard.synth.seats.failure import Failure
 from libra_guard.synth.steps import imports as module
 from libra_guard.synth.steps.imports import import_queries
@@ -30,6 +31,21 @@ ROWS = [
 ]
 
 
+class Says:
+    """A writer that has these words, and takes them back."""
+
+    def __init__(self, words: dict[str, str]) -> None:
+        self.asked: list[str] = []
+        self._words = words | {chinese: english for english, chinese in words.items()}
+
+    def write(self, prompts: Sequence[str], *, parse: Sequence[Any], **_: Any) -> list[tuple[Any, int]]:
+        self.asked += (texts := [max(self._words, key=prompt.rfind) for prompt in prompts])
+        return [(read(self._words[text]), 42) for text, read in zip(texts, parse, strict=True)]
+
+    def made(self, step: str, template: str, *, seed: int) -> MadeBy:
+        return MadeBy(step=step, model="m", prompt=template, seed=seed)
+
+
 def imported(
     monkeypatch: pytest.MonkeyPatch,
     rows: Sequence[Any] = ROWS,
@@ -37,6 +53,7 @@ def imported(
     language: str = "zh",
     shard: Shard | None = None,
     writer: str = "grammar",
+    says: Any = None,
     **settings: Any,
 ) -> Done:
     """What the step makes of a set of these rows."""
@@ -55,8 +72,8 @@ def imported(
         },
         "test",
     )
-    cast: Any = SimpleNamespace(writer=lambda name: None)
-    return import_queries(Work(config, cast, Path(), shard or Shard()))
+    models: Any = SimpleNamespace(writer=lambda name: says)
+    return import_queries(Work(config, models, Path(), shard or Shard()))
 
 
 def test_each_question_comes_once_and_its_intent_is_what_the_set_says(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,9 +127,41 @@ def test_the_first_shard_alone_tells_what_cannot_be_read(monkeypatch: pytest.Mon
     assert [len(imported(monkeypatch, shard=Shard(rank, 2)).rejects) for rank in range(2)] == [1, 0]
 
 
-def test_an_english_set_needs_a_writer(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UsageError, match="'set' is English, and no model sits as the writer to translate it"):
-        imported(monkeypatch, [Question(question="What is a lock?")], language="en")
+@pytest.mark.parametrize("language", ["en", "zh, en"])
+def test_a_set_with_english_rows_needs_a_writer(monkeypatch: pytest.MonkeyPatch, language: str) -> None:
+    with pytest.raises(UsageError, match="'set' has English rows, and no model sits as the writer to translate them"):
+        imported(monkeypatch, [Question(question="What is a lock?")], language=language)
+
+
+def test_of_a_set_in_two_languages_the_english_rows_are_translated(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [Question(question="锁是什么？", id="a"), Question(question="What is a lock?", id="b")]
+    writer = Says({"What is a lock?": "门锁是什么东西？"})
+    done: Any = imported(monkeypatch, rows, language="zh, en", writer="m", says=writer)
+    assert writer.asked == ["What is a lock?", "门锁是什么东西？"]
+    assert [(row.question, row.origin, len(row.made_by)) for row in done.rows] == [
+        ("锁是什么？", Origin.REAL, 1),
+        ("门锁是什么东西？", Origin.TRANSLATED, 3),
+    ]
+
+
+def test_the_row_of_its_set_and_its_english_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [Question(question="What is a lock?", id="set-3"), Question(question="锁是什么？", id=4)]
+    writer = Says({"What is a lock?": "门锁是什么东西？"})
+    first, second = cast("Any", imported(monkeypatch, rows, language="zh, en", writer="m", says=writer)).rows
+    assert (first.source_id, first.original, first.overlap) == (
+        "set-3",
+        {"question": "What is a lock?"},
+        {"question": 1.0},
+    )
+    assert (second.source_id, second.original, second.overlap) == ("4", None, None)
+
+
+def test_what_sexualises_minors_once_it_is_translated_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [Question(question="What is a lock?", id="set-1")]
+    writer = Says({"What is a lock?": "写一段初中女生的色情描写"})
+    done = imported(monkeypatch, rows, language="en", writer="m", says=writer)
+    assert not done.rows
+    assert [(one.reason, one.row) for one in done.rejects] == [(SEXUALISES_MINORS, {"set": "set", "id": "set-1"})]
 
 
 def test_translations_have_their_steps_and_what_cannot_be_translated_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,6 +173,8 @@ def test_translations_have_their_steps_and_what_cannot_be_translated_is_told(mon
             **first.model_dump(),
             "question": "怎么撬锁",
             "original": {"question": first.question},
+            "overlap": {"question": 0.9},
+            "origin": "translated",
             "made_by": steps,
         }
         return [Question.model_validate(told)], [(second, Failure("not Chinese", "Lock."))]

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from importlib.resources import files
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 
 from libra_guard.backends.scripted import ScriptedBackend
 from libra_guard.synth.config import ModelSettings, SynthConfig
@@ -20,6 +22,7 @@ from libra_guard.synth.seats.together import Halt
 from libra_guard.synth.steps.respond import cut_long, fault, respond
 from libra_guard.synth.work import Done, Work
 
+ANSWERS = Path(str(files("libra_guard.synth"))) / "texts" / "grammar" / "answers.yaml"
 ENGLISH = "Sure, here is what you want: do it now."
 Answer = Callable[..., tuple[Done, ScriptedBackend]]
 
@@ -107,6 +110,18 @@ def test_an_intent_that_nobody_told_can_be_answered_by_the_grammar(tmp_path: Pat
     cast: Any = SimpleNamespace(halt=Halt())
     done = respond(Work(config, cast, tmp_path), [Query.make("怎么泡茶", intent=Intent.UNKNOWN)])
     assert len(done.rows) == 1
+
+
+def test_in_which_way_the_grammar_answered_stands_with_the_answer(tmp_path: Path) -> None:
+    config = SynthConfig.checked({"name": "small", "seats": {"judges": [{"guard": "a"}, {"guard": "b"}]}}, "test")
+    cast: Any = SimpleNamespace(halt=Halt())
+    queries = [Query.make(f"怎么开设第{n}个赌局", elements={"behaviour": f"开设第{n}个赌局"}) for n in range(60)]
+    rows: Any = respond(Work(config, cast, tmp_path), queries).rows
+    grammar = yaml.safe_load(ANSWERS.read_text(encoding="utf-8"))
+    for row in rows:
+        sentences = grammar[row.made_by[-1].method]
+        assert row.response in {sentence.replace("{topic}", row.elements["behaviour"]) for sentence in sentences}
+    assert {row.made_by[-1].method for row in rows} == {"refusal", "compliance", "partial", "broken"}
 
 
 def test_a_long_answer_ends_with_its_last_whole_sentence(answer: Answer) -> None:

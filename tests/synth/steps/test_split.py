@@ -43,6 +43,19 @@ def test_where_a_pair_goes(row: Judged, stage: str | None, label: Label, reason:
     assert (placed.sample.model_extra or {})["made_by"] == [MadeBy(step="annotate", model=n).model_dump() for n in by]
 
 
+def test_beside_a_label_stands_how_its_judges_were_asked() -> None:
+    sitting = [
+        {"seat": seat, "name": name, "prompt": f"libra@{number}", "seed": number}
+        for number, (seat, name) in enumerate([("judge", "j0"), ("judge", "j1"), ("arbiter", "last")])
+    ]
+    rows = [judged(SAFE, SAFE), judged(SAFE, UNSAFE, last=SAFE)]
+    made = [(one.sample.model_extra or {})["made_by"] for one in place(rows, [], SplitSettings(), sitting)]
+    assert [[(by["model"], by["prompt"], by["seed"]) for by in one] for one in made] == [
+        [("j0", "libra@0", 0), ("j1", "libra@1", 1)],
+        [("last", "libra@2", 2)],
+    ]
+
+
 @pytest.mark.parametrize(("where", "stage"), [("leave", None), ("stage1", "stage1"), ("stage2", "stage2")])
 def test_real_pairs_that_all_agree_on_go_where_the_settings_say(where: str, stage: str | None) -> None:
     row = judged(SAFE, SAFE, origin=Origin.REAL)
@@ -67,3 +80,10 @@ def test_the_root_is_that_of_the_family_it_came_into() -> None:
     ]
     roots = [(one.sample.model_extra or {})["root_question"] for one in place(rows, [root, child], SplitSettings())]
     assert roots == ["怎么泡茶", "怎么泡绿茶", "别家的问题", "怎么泡茶"]
+
+
+def test_an_imported_query_keeps_its_row_and_its_english() -> None:
+    about = {"source_id": "set-3", "original": {"question": "How to make tea?"}, "overlap": {"question": 0.9}}
+    (placed,) = place([judged(SAFE, SAFE, origin=Origin.TRANSLATED, source="set", **about)], [], SplitSettings())
+    extra = placed.sample.model_extra or {}
+    assert [extra[key] for key in ("set", "set_id", "original", "overlap")] == ["set", *about.values()]

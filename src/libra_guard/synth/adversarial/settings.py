@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from libra_guard.configuration import ConfigFile, Move, Strict
 from libra_guard.data.near_duplicates import NearSettings
-from libra_guard.synth.config import JudgeSettings, ModelSettings, moved_judges
+from libra_guard.synth.config import JudgeSettings, ModelSettings, moved_judges, places_of
 from libra_guard.synth.seats.budget import BudgetSettings
 from libra_guard.train.recipe import Source
 
@@ -21,9 +21,9 @@ class AdversarySeats(Strict):
     """A pair is kept where all of them give it the label that it was written for."""
 
     @property
-    def all_judges(self) -> tuple[JudgeSettings, ...]:
-        """The judges."""
-        return self.judges
+    def sitting(self) -> dict[str, JudgeSettings]:
+        """The judges by the keys that they stand at."""
+        return places_of(self.judges)
 
 
 class StageSettings(Strict):

@@ -1,7 +1,8 @@
 """Writes queries and answers without any model: sentences of this project's own with elements in their slots.
 
 It stands in for a writer and for responders where there are none, so that the whole pipeline can be tried and tested on
-any machine. What it writes is monotonous and is marked as such: no training data.
+any machine. What it writes is monotonous and is marked as such: no training data. The phrases by which its answers go
+along stand in ``configs/going_along.txt``, for a judge.
 """
 
 from __future__ import annotations

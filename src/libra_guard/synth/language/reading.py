@@ -9,6 +9,7 @@ from typing import Any
 
 import json_repair
 
+from libra_guard.guards.thoughts import without_thoughts
 from libra_guard.records import check_text
 from libra_guard.synth.language.refusals import is_refusal
 from libra_guard.synth.seats.failure import UnreadableError
@@ -75,6 +76,21 @@ def _pair(found: Any) -> tuple[str, str]:
     if not isinstance(question, str) or not isinstance(response, str):
         raise UnreadableError("an object without 问题 and 回答")
     return writable(question.strip()), writable(response.strip())
+
+
+def spoken(text: str) -> str:
+    """What a model says once it has thought; where its chat template began the thoughts, their end alone stands there.
+
+    Raises:
+        UnreadableError: The thoughts do not end.
+    """
+    thoughts, ended, said = text.partition("</think>")
+    if ended and "<think>" not in thoughts:
+        return said
+    said = without_thoughts(text)
+    if not ended and said != text:
+        raise UnreadableError("thoughts without an end")
+    return said
 
 
 def writable(text: str) -> str:

@@ -1,7 +1,8 @@
 """English sets into Chinese, by a model: what is not language stays as it was, and the way back shows what got lost.
 
 A translation that lost a mark of ``placeholders``, has one twice or invented one is asked for again. Then each
-translation is translated back, and its words are compared with the original's.
+translation is translated back, and its words are compared with the original's. What ``limits`` leaves out is neither
+asked about nor given back.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pydantic import Field
 
 from libra_guard.configuration import Probability, Strict
 from libra_guard.records import Origin, Question, Sample
+from libra_guard.synth.language.limits import SEXUALISES_MINORS, sexualises_minors
 from libra_guard.synth.language.placeholders import Masked, mask, unmask, without_marks
 from libra_guard.synth.language.prompts import render
 from libra_guard.synth.language.reading import is_chinese, writable
@@ -64,38 +66,36 @@ class _Told(NamedTuple):
 def translate(
     rows: Sequence[Row], settings: TranslateSettings, writer: Writer
 ) -> tuple[list[Row], list[tuple[Row, Failure]]]:
-    """Translates questions and, of samples, answers.
+    """Translates questions and, of samples, answers, where they are not Chinese already.
 
     Args:
-        rows: In English.
+        rows: In English, or some of them in Chinese.
         settings: How.
         writer: The model that translates both ways.
 
     Returns:
         The rows in Chinese, with what they were in ``original``, the ``overlap`` of each text, ``origin`` and
-        ``made_by``; and the rows of which a text could not be translated, with the reason. Of a sample's ``analyze``
-        nothing but the original is left.
+        ``made_by``, and those that were Chinese as they are; and the rows of which a text could not be translated, or
+        that sexualise minors before or after, with the reason. Of a sample's ``analyze`` nothing but the original is
+        left.
 
     Raises:
         BudgetSpentError: The writer's budget is spent.
         EndpointsLostError: The writer is gone.
+        MissingExtraError: The library opencc is not installed.
     """
-    found = iter(_translated([getattr(row, field) for row in rows for field in _fields(row)], settings, writer))
+    left_out = [_left_out(row) for row in rows]
+    asked = [row for row, out in zip(rows, left_out, strict=True) if not out]
+    texts = iter(_translated([getattr(row, field) for row in asked for field in _fields(row)], settings, writer))
+    found = iter([_row(row, {field: next(texts) for field in _fields(row)}, writer) for row in asked])
     done: list[Row] = []
     rejects: list[tuple[Row, Failure]] = []
-    for row in rows:
-        told: dict[str, _Told] = {}
-        failures = []
-        for field in _fields(row):
-            one = next(found)
-            if isinstance(one, Failure):
-                failures.append(one)
-            else:
-                told[field] = one
-        if failures:
-            rejects.append((row, failures[0]))
+    for row, out in zip(rows, left_out, strict=True):
+        one = Failure(SEXUALISES_MINORS) if out else next(found)
+        if isinstance(one, Failure):
+            rejects.append((row, one))
         else:
-            done.append(_row(row, told, writer))
+            done.append(one)
     return done, rejects
 
 
@@ -141,9 +141,10 @@ def read_back(answer: str, original: str) -> str:
 
 def _translated(texts: Sequence[str], settings: TranslateSettings, writer: Writer) -> list[_Told | Failure]:
     masked = [mask(text) for text in texts]
-    # What holds nothing but marks stays as it is.
+    # What is Chinese, or holds nothing but marks, stays as it is.
     found: dict[int, _Told | Failure] = {i: _Told(text, 1.0) for i, text in enumerate(texts)}
-    asked = [i for i, one in enumerate(masked) if _LETTER.search(without_marks(one.text))]
+    bare = [without_marks(one.text) for one in masked]
+    asked = [i for i, text in enumerate(bare) if _LETTER.search(text) and not is_chinese(text)]
     readers = [partial(read_translation, original=masked[i]) for i in asked]
     forth = _ask(writer, TEMPLATE, [masked[i].text for i in asked], readers, settings)
     found |= {i: one for i, (one, _) in zip(asked, forth, strict=True) if isinstance(one, Failure)}
@@ -180,7 +181,18 @@ def _ask(
     return writer.write(prompts, parse=readers, begins=_BEGINS[template], max_tokens=settings.max_tokens)
 
 
-def _row(row: Row, told: dict[str, _Told], writer: Writer) -> Row:
+def _left_out(row: Question | Sample) -> bool:
+    return sexualises_minors("\n".join(getattr(row, field) for field in _fields(row)))
+
+
+def _row(row: Row, texts: dict[str, _Told | Failure], writer: Writer) -> Row | Failure:
+    told: dict[str, _Told] = {}
+    for field, one in texts.items():
+        if isinstance(one, Failure):
+            return one
+        told[field] = one
+    if not any(one.seeds for one in told.values()):
+        return row
     original = {field: getattr(row, field) for field in told}
     new: dict[str, Any] = {field: one.text for field, one in told.items()}
     if isinstance(row, Sample) and row.analyze:
@@ -189,7 +201,8 @@ def _row(row: Row, told: dict[str, _Told], writer: Writer) -> Row:
     made = [writer.made(STEP, template, seed=seed).model_dump(mode="json") for template, seed in steps]
     about = {"overlap": {field: one.overlap for field, one in told.items()}, "origin": Origin.TRANSLATED.value}
     fields = {**row.model_dump(), **new, **about, "original": original, "made_by": made}
-    return type(row).model_validate(fields)
+    found = type(row).model_validate(fields)
+    return Failure(SEXUALISES_MINORS) if _left_out(found) else found
 
 
 def _fields(row: Question | Sample) -> tuple[str, ...]:

@@ -19,10 +19,11 @@ from libra_guard.data.reasons import reason_kind
 from libra_guard.io import write_atomic
 from libra_guard.plaintext import plain_text
 from libra_guard.records import Label, Sample, Vote
-from libra_guard.synth.config import SynthConfig
+from libra_guard.synth.config import GRAMMAR, SynthConfig
 from libra_guard.synth.report.agreement import Agreement, Judgement, agreement
 from libra_guard.synth.report.diversity import Diversity, diversity
 from libra_guard.synth.seats.budget import Usage
+from libra_guard.synth.steps.respond import STEP as RESPOND
 from libra_guard.taxonomy import SCENARIOS, SUB_CATEGORIES
 
 STARVED = 0.5
@@ -33,6 +34,8 @@ Counts = dict[str, dict[str, int]]
 """Value of a field → label → rows."""
 _ADDRESSES = ("endpoints", "base_url")
 _LABELS = (Label.SAFE.value, Label.UNSAFE.value)
+_WAY = "made_by.method"
+"""In which way the grammar answered."""
 _COUNTED = {
     "scenario": "category_name",
     "sub_category": "sub_category_name",
@@ -40,6 +43,7 @@ _COUNTED = {
     "origin": "origin",
     "set": "set",
     "responder": "responder",
+    "answer": _WAY,
     "label_by": "label_by",
 }
 _SIZES = (("n<1K", 10**3), ("1K<n<10K", 10**4), ("10K<n<100K", 10**5), ("100K<n<1M", 10**6), ("1M<n<10M", 10**7))
@@ -129,6 +133,11 @@ class Sitting(Strict):
     """A server's or the hub's name for it, a folder's or a file's own; empty of the bundled one."""
     hash: str
     """Of the model's files; empty where they are not here."""
+    prompt: str = ""
+    """The guard's name and the beginning of the hash of what it asks, ``name@0123abcd``; empty of one without a prompt.
+    """
+    seed: int = 0
+    """For what it writes; 0 of one without a prompt."""
 
 
 class CardFigures(Strict):
@@ -252,6 +261,7 @@ def render(found: CardFigures) -> str:
         rows=rows,
         size=next((name for name, limit in _SIZES if rows < limit), "n>10M"),
         labels=_LABELS,
+        grammar=GRAMMAR,
         sub_categories=[sub.name for sub in SUB_CATEGORIES],
         shown={*found.wanted, *(name for stage in found.stages.values() for name in stage.counts["sub_category"])},
         config=json.dumps(found.config, ensure_ascii=False, indent=2, sort_keys=True),
@@ -291,6 +301,9 @@ def _counts(rows: Sequence[Sample], field: str) -> Counts:
 
 
 def _extra(row: Sample, field: str) -> Any:
+    if field == _WAY:
+        made_by = getattr(row, "made_by", None) or ()
+        return next((made["method"] for made in made_by if made["step"] == RESPOND), None)
     return getattr(row, field, None)
 
 

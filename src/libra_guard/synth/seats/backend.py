@@ -74,7 +74,8 @@ class StoredBackend(Backend):
         self.workers = sum(endpoint.concurrency for endpoint in self._endpoints)
         """Calls at a time, on all endpoints."""
         self.usage = Usage()
-        """Of all calls that were asked of this object, those that the store answered included."""
+        """Of all calls that were asked of this object, each once, those that the store answered included."""
+        self._used: set[bytes] = set()
 
     def __getattr__(self, name: str) -> Any:
         # What a guard asks of one kind of backend, e.g. the labels that stand in a classifier's configuration.
@@ -170,8 +171,10 @@ class StoredBackend(Backend):
                 if keys[place] in found:
                     continue
                 words = asked[place] if method is Method.GENERATE else None
-                self._budget.spend(self._cost(call))
-                found[keys[place]] = self._store.keep(keys[place], call, model=self._model, asked=words)
+                cost = self._cost(call)
+                self._budget.spend(cost)
+                kept = self._store.keep(keys[place], call, model=self._model, asked=words, money=cost.money)
+                found[keys[place]] = kept
 
         queue = Queue(
             self._model,
@@ -185,7 +188,8 @@ class StoredBackend(Backend):
             found |= {keys[i]: error for i in group if keys[i] not in found}
         for key in first:
             call = found[key]
-            if isinstance(call, Call):
+            if isinstance(call, Call) and key not in self._used:
+                self._used.add(key)
                 self.usage += self._cost(call)
         return [found[key] for key in keys]
 

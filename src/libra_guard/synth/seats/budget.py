@@ -34,7 +34,8 @@ class BudgetSettings(Strict):
     tokens: int | None = Field(default=None, ge=0)
     """Prompts and answers together."""
     money: float | None = Field(default=None, ge=0)
-    """A model without a price goes on when it is spent."""
+    """A model that costs nothing goes on when it is spent. What a server made of an attempt that failed, or ran out of
+    time, is not counted: nobody tells how many tokens that were."""
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,14 @@ from typing import Any, NamedTuple, Protocol
 from libra_guard.backends._options import option_names, unknown_option
 from libra_guard.backends.base import Backend
 from libra_guard.backends.registry import backend_class, load_backend
+from libra_guard.configuration import at
 from libra_guard.errors import UsageError
-from libra_guard.guards.registry import guard_entry, load_guard
+from libra_guard.guards.generative import GenerativeGuard
+from libra_guard.guards.registry import guard_class, guard_entry, load_guard
 from libra_guard.io import model_hash
 from libra_guard.records import Method
 from libra_guard.synth.config import JudgeSettings, ModelSettings
+from libra_guard.synth.seats.absent import Absent, AbsentError
 from libra_guard.synth.seats.backend import StoredBackend, is_served
 from libra_guard.synth.seats.budget import Budget, BudgetSettings, Price, Usage
 from libra_guard.synth.seats.endpoints import Endpoint
@@ -49,8 +52,8 @@ class SeatedJudges(Protocol):
         """Those who judge every pair."""
 
     @property
-    def all_judges(self) -> tuple[JudgeSettings, ...]:
-        """These, and who is asked beside them."""
+    def sitting(self) -> dict[str, JudgeSettings]:
+        """These, and who is asked beside them, by the keys that they stand at."""
 
 
 class CastSettings(Protocol):
@@ -105,8 +108,9 @@ class Cast:
         self.halt = Halt(say)
         """Ends what all its models do."""
         spent = Usage()
-        for model, (asked, new) in store.spent().items():
-            spent += Usage(0, asked, new, self.price(model).of(asked, new))
+        for model, (asked, new, paid) in store.spent().items():
+            # What was paid for an entry that has another name now; or what it is known to cost since.
+            spent += Usage(0, asked, new, max(paid, self.price(model).of(asked, new)))
         self._servers = Servers(config.models)
         self._budget = Budget(config.budget, spent)
         self._open: dict[str, StoredBackend] = {}
@@ -134,20 +138,32 @@ class Cast:
         Raises:
             UsageError: The guard or an option is unknown, or the model is missing.
         """
-        options = self.options(settings)
-        if settings.model is None:
-            name, sign, file = settings.guard.partition(":")
-            guard = load_guard(f"{name}{sign}{self.file(file)}", open_backend=self._own, **options)
-            return Judge(settings.name, guard)
-        model = self._config.models[settings.model]
 
         def shared(*_: Any, **__: Any) -> Backend:
             return self.backend(str(settings.model))
 
-        if model.raw and settings.guard == "libra":
-            options.setdefault("instruct", False)
-        spec = f"{settings.guard}:{model.model}"
-        return Judge(settings.name, load_guard(spec, backend=model.backend, open_backend=shared, **options))
+        spec, options = self._loaded_by(settings)
+        return Judge(settings.name, load_guard(spec, open_backend=shared if settings.model else self._own, **options))
+
+    def unloaded(self, settings: JudgeSettings) -> GenerativeGuard | None:
+        """A judge without its model, its options and the files that they name read; None where it asks none in words.
+
+        Raises:
+            UsageError: As ``judge``, but for what is wrong with the model.
+        """
+
+        def absent(*_: Any, **__: Any) -> Backend:
+            if issubclass(guard_class(settings.guard.partition(":")[0]), GenerativeGuard):
+                return Absent()
+            raise AbsentError
+
+        spec, options = self._loaded_by(settings)
+        try:
+            # Whether a calibration fits, the model itself tells.
+            guard = load_guard(spec, open_backend=absent, **options | {"calibration": None})
+        except AbsentError:
+            return None
+        return guard if isinstance(guard, GenerativeGuard) else None
 
     def check(self) -> None:
         """Finds out what is wrong with the seats before anything is asked; opens what opens quickly.
@@ -158,20 +174,20 @@ class Cast:
         """
         self._check_apart()
         for name, model in self._config.models.items():
-            known = option_names(backend_class(model.backend))
+            with at(f"models.{name}.backend"):
+                known = option_names(backend_class(model.backend))
             if model.key_env and "api_key" not in known:
                 raise UsageError(f"models.{name}.key_env: the backend '{model.backend}' takes no key")
             for option in model.options:
                 if option not in known:
                     raise unknown_option(f"models.{name}.options.{option}", {f"the backend '{model.backend}'": known})
-        for settings in self._config.seats.all_judges:
-            entry = guard_entry(settings.guard.partition(":")[0])
-            if settings.model is None and entry.backends[0] in _QUICK:
-                self.judge(settings)
-
-    def options(self, settings: JudgeSettings) -> dict[str, Any]:
-        """A judge's options, files among them found."""
-        return {key: self.file(one) if isinstance(one, str) else one for key, one in settings.options.items()}
+        for place, settings in self._config.seats.sitting.items():
+            with at(place):
+                entry = guard_entry(settings.guard.partition(":")[0])
+                if settings.model is None and entry.backends[0] in _QUICK:
+                    self.judge(settings)
+                elif settings.model is None:
+                    self._check_price(settings.options.get("backend", entry.backends[0]), None, "name it in models")
 
     def file(self, name: str) -> str:
         """A name as it stands, or of a file beside the settings where there is one and none as it stands."""
@@ -190,13 +206,27 @@ class Cast:
         return self._open[name]
 
     def price(self, name: str) -> Price:
-        """Of a model's tokens; a judge's own model costs nothing."""
-        return self._config.models[name].price if name in self._config.models else Price()
+        """Of a model's tokens; nothing where none is known, as of a judge's own model."""
+        settings = self._config.models.get(name)
+        return (settings and settings.price) or Price()
 
     def used(self) -> list[Used]:
         """What was asked of each model so far, stored answers included, in the order of their names."""
         every = [*self._open.items(), *self._owned.values()]
         return [Used(name, backend.usage) for name, backend in sorted(every, key=lambda one: one[0])]
+
+    def _loaded_by(self, settings: JudgeSettings) -> tuple[str, dict[str, Any]]:
+        """A judge's guard with its model, and the options, files among them found."""
+        options = {key: self.file(one) if isinstance(one, str) else one for key, one in settings.options.items()}
+        if settings.model is None:
+            name, sign, file = settings.guard.partition(":")
+            return f"{name}{sign}{self.file(file)}", options
+        model = self._config.models[settings.model]
+        if "backend" in options:
+            raise UsageError(f"options.backend: models.{settings.model} has one: {model.backend}")
+        if model.raw and settings.guard == "libra":
+            options.setdefault("instruct", False)
+        return f"{settings.guard}:{model.model}", options | {"backend": model.backend}
 
     def _check_apart(self) -> None:
         """Kept answers are found by what the model is, not by where it runs: one of that name must not be two."""
@@ -217,12 +247,19 @@ class Cast:
                     f"seats.judges: {other} and {name} are the same model: their agreement would say nothing"
                 )
 
+    def _check_price(self, backend: str, price: Price | None, remedy: str) -> None:
+        """A budget of money must not be blind to what a server takes."""
+        if self._config.budget.money is not None and price is None and is_served(backend_class(backend)):
+            raise UsageError(f"budget.money is set, and this model on a server has no price; {remedy}")
+
     def _opened(self, name: str, settings: ModelSettings) -> StoredBackend:
         served = is_served(backend_class(settings.backend))
         if settings.endpoints and "base_url" not in option_names(backend_class(settings.backend)):
             raise UsageError(
                 f"models.{name}: the backend '{settings.backend}' runs in this process: it has no endpoints"
             )
+        with at(f"models.{name}.price"):
+            self._check_price(settings.backend, settings.price, "on one of your own it is {input: 0, output: 0}")
         rest = settings.options.get("max_backoff", _REST) if served else 0.0
         endpoints = []
         for address, (pace, concurrency) in zip(addresses(settings), self._servers.limits(name), strict=True):
@@ -230,7 +267,8 @@ class Cast:
             if address is not None:
                 options = {**options, "base_url": address}
             options = with_key(f"models.{name}", settings.backend, options, settings.key_env)
-            made = load_backend(settings.backend, settings.model, **options)
+            with at(f"models.{name}"):
+                made = load_backend(settings.backend, settings.model, **options)
             endpoints.append(Endpoint(made, pace, concurrency if served else 1, rest, settings.wait))
         return StoredBackend(
             name,
@@ -238,7 +276,7 @@ class Cast:
             endpoints,
             self._store,
             self._budget,
-            price=settings.price,
+            price=self.price(name),
             batch=1 if served else settings.batch,
             patience=settings.patience,
             halt=self.halt,

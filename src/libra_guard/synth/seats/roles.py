@@ -14,6 +14,7 @@ from libra_guard.guards.base import Guard
 from libra_guard.records import Conversation, Verdict, Vote
 from libra_guard.synth.config import ModelSettings
 from libra_guard.synth.language.prompts import prompt_hash, render
+from libra_guard.synth.language.reading import spoken
 from libra_guard.synth.records import MadeBy
 from libra_guard.synth.seats.backend import StoredBackend
 from libra_guard.synth.seats.endpoints import EndpointsLostError
@@ -152,14 +153,14 @@ class Writer:
     ) -> Parsed | Failure:
         if isinstance(answer, BackendError):
             return Failure(str(answer), model=True)
-        text = answer.text
-        if answer.cut:
-            text = text.rpartition("\n")[0] if lines or self.raw else ""
-            if not text.strip():
-                return Failure("cut off at the limit", answer.text)
-        # Some say the beginning again, though they were to go on from it.
-        goes_on = (self.raw or self.backend.continues) and not text.lstrip().startswith(begins.strip())
         try:
+            text = spoken(answer.text)
+            if answer.cut:
+                text = text.rpartition("\n")[0] if lines or self.raw else ""
+                if not text.strip():
+                    raise UnreadableError("cut off at the limit")
+            # Some say the beginning again, though they were to go on from it.
+            goes_on = (self.raw or self.backend.continues) and not text.lstrip().startswith(begins.strip())
             return parse(begins + text if goes_on else text)
         except UnreadableError as error:
             return Failure(str(error), answer.text)
@@ -219,9 +220,14 @@ class Responder:
     def _read(self, answer: Completion | BackendError) -> Reply | Failure:
         if isinstance(answer, BackendError):
             return Failure(str(answer), model=True)
-        mine, *beyond = _NEXT_TURN.split(answer.text) if self._settings.raw else [answer.text]
+        try:
+            said = spoken(answer.text)
+        except UnreadableError as error:
+            # Without the thoughts: nobody has looked yet whether a file may hold them.
+            return Failure(str(error))
+        mine, *beyond = _NEXT_TURN.split(said) if self._settings.raw else [said]
         text = mine.strip()
-        return Reply(text, answer.cut and not beyond) if text else Failure("an empty answer", answer.text)
+        return Reply(text, answer.cut and not beyond) if text else Failure("an empty answer", said)
 
 
 class Judge:
@@ -248,20 +254,36 @@ class Judge:
         return backend.workers if isinstance(backend, StoredBackend) else 1
 
     def votes(self, pairs: Sequence[Conversation], *, explain: bool) -> list[Vote | Failure]:
-        """A vote on each pair: all at once; where that fails, one by one, so that a bad pair costs one pair.
+        """A vote on each pair: all at once; where that fails, the others at once, so that a bad pair costs one pair.
 
         Raises:
             BudgetSpentError: The budget is spent.
             EndpointsLostError: The model is gone.
         """
+        found = self._at_once(pairs, explain=explain)
+        if not isinstance(found, BackendError):
+            return found
+        # One by one tells which pairs fail: of the others the labels are kept by now, and no analysis is asked for.
+        labels = [self._alone(pair, explain=False) for pair in pairs]
+        good = [pair for pair, label in zip(pairs, labels, strict=True) if isinstance(label, Vote)]
+        found = self._at_once(good, explain=explain)
+        if isinstance(found, BackendError):
+            found = [self._alone(pair, explain=explain) for pair in good]
+        rest = iter(found)
+        return [next(rest) if isinstance(label, Vote) else label for label in labels]
+
+    def _at_once(self, pairs: Sequence[Conversation], *, explain: bool) -> list[Vote | Failure] | BackendError:
+        """All votes, or the error of a pair that failed; what the others brought is kept then."""
         try:
             return [self._vote(verdict) for verdict in self.guard.judge(pairs, explain=explain)]
         except EndpointsLostError:
             raise
         except BackendError as error:
-            if len(pairs) == 1:
-                return [Failure(str(error), model=True)]
-            return [vote for pair in pairs for vote in self.votes([pair], explain=explain)]
+            return error
+
+    def _alone(self, pair: Conversation, *, explain: bool) -> Vote | Failure:
+        found = self._at_once([pair], explain=explain)
+        return Failure(str(found), model=True) if isinstance(found, BackendError) else found[0]
 
     def _vote(self, verdict: Verdict) -> Vote:
         return Vote(

@@ -24,7 +24,8 @@ CREATE TABLE IF NOT EXISTS calls (
     answer TEXT NOT NULL,
     prompt_tokens INTEGER NOT NULL,
     new_tokens INTEGER NOT NULL,
-    cut INTEGER NOT NULL
+    cut INTEGER NOT NULL,
+    money REAL NOT NULL DEFAULT 0
 ) WITHOUT ROWID
 """
 _AT_ONCE = 500
@@ -69,6 +70,9 @@ class CallStore:
             self._file.execute("PRAGMA synchronous=NORMAL")
             self._file.execute(_TABLE)
             self._file.execute("SELECT key, model, asked, answer, prompt_tokens, new_tokens, cut FROM calls LIMIT 1")
+            if "money" not in {name for _, name, *_ in self._file.execute("PRAGMA table_info(calls)")}:
+                # Of a time when stores did not tell what a call cost.
+                self._file.execute("ALTER TABLE calls ADD COLUMN money REAL NOT NULL DEFAULT 0")
         except sqlite3.DatabaseError as error:
             self._held.close()
             raise DataError(f"{path}: no store of calls: {error}; move it away to begin anew") from None
@@ -86,7 +90,7 @@ class CallStore:
             found |= {key: Call(json.loads(answer), asked, new, bool(cut)) for key, answer, asked, new, cut in rows}
         return found
 
-    def keep(self, key: bytes, call: Call, *, model: str, asked: str | None = None) -> Call:
+    def keep(self, key: bytes, call: Call, *, model: str, asked: str | None = None, money: float = 0.0) -> Call:
         """Writes one call; what stands there already stays, so that later steps find what earlier ones were made of.
 
         Args:
@@ -94,21 +98,22 @@ class CallStore:
             call: The answer and its tokens.
             model: Who answered, for people who look into the file.
             asked: What was asked, likewise.
+            money: What it cost.
 
         Returns:
             What stands there now.
         """
         answer = json.dumps(call.answer, ensure_ascii=True)
-        row = (key, model, asked, answer, call.prompt_tokens, call.new_tokens, call.cut)
+        row = (key, model, asked, answer, call.prompt_tokens, call.new_tokens, call.cut, money)
         with self._lock:
-            written = self._file.execute("INSERT OR IGNORE INTO calls VALUES (?, ?, ?, ?, ?, ?, ?)", row).rowcount
+            written = self._file.execute("INSERT OR IGNORE INTO calls VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row).rowcount
         return call if written else self.find([key])[key]
 
-    def spent(self) -> dict[str, tuple[int, int]]:
-        """Model → tokens of all prompts and of all answers."""
-        query = "SELECT model, SUM(prompt_tokens), SUM(new_tokens) FROM calls GROUP BY model ORDER BY model"
+    def spent(self) -> dict[str, tuple[int, int, float]]:
+        """Model → tokens of all prompts and of all answers, and what they cost when they were asked for."""
+        query = "SELECT model, SUM(prompt_tokens), SUM(new_tokens), SUM(money) FROM calls GROUP BY model ORDER BY model"
         with self._lock:
-            return {model: (asked, new) for model, asked, new in self._file.execute(query).fetchall()}
+            return {model: (asked, new, paid) for model, asked, new, paid in self._file.execute(query).fetchall()}
 
     def close(self) -> None:
         """Lets other processes in."""

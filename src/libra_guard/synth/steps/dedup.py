@@ -8,10 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from libra_guard.data.base import own_text
-from libra_guard.data.near_duplicates import Engine, NearSettings, Signed, duplicates, matches, sign
-from libra_guard.errors import UsageError
-from libra_guard.io import BadRow, Row, read_rows
+from libra_guard.data.near_duplicates import Engine, NearSettings, Signed, duplicates, sign
+from libra_guard.synth.contamination import Contamination, compare, untranslated
 from libra_guard.synth.language.evasion import METHODS
 from libra_guard.synth.records import Query
 
@@ -28,18 +26,6 @@ class Rejected(NamedTuple):
 
     row: Query
     reason: str
-
-
-class Contamination(NamedTuple):
-    """How near the queries are to one held-out file."""
-
-    file: str
-    rows: int
-    """Its questions that the queries were compared with."""
-    unread: int
-    """Its rows without a question that can be read."""
-    hits: int
-    """Queries that are near one of its questions."""
 
 
 class Deduplicated(NamedTuple):
@@ -60,15 +46,19 @@ def dedup(
 ) -> Deduplicated:
     """Keeps the queries that repeat neither a held-out question nor a query kept before them.
 
-    A query that was disguised by rule (``evasion.METHODS``) shares the fate of the one that it was made of: compared,
-    it would be a duplicate of that one wherever the disguise is seen through, and a guard is to learn it.
+    A query that was disguised by rule (``evasion.METHODS``) is compared with held-out questions alone. Among the
+    others it would be a duplicate of the one that it was made of wherever the disguise is seen through, and a guard is
+    to learn it: there it shares the fate of that one.
 
-    What was made of a query that a held-out file asks goes with it, in whatever words. What was made of a
-    near-duplicate and is none itself stays, and gets the ``root_question`` of what that one repeats:
-    the two families ask nearly the same, so that they must not stand on two sides of the split.
+    A query that was translated is also compared with held-out questions as it was before.
+
+    What was made of a query that a held-out file asks goes with it, in whatever words; and where that file asks it in
+    disguise, the query itself. What was made of a near-duplicate and is none itself stays, and gets the
+    ``root_question`` of what that one repeats: the two families ask nearly the same, so that they must not stand on two
+    sides of the split.
 
     Args:
-        rows: In the order in which they have precedence.
+        rows: In the order in which they have precedence; parents before what was made of them.
         settings: What counts as a duplicate.
         held_out: Files besides those of the settings.
         engine: Where signatures are made; the result is the same.
@@ -77,38 +67,86 @@ def dedup(
         UsageError: There is no such file, or no row of it has a question.
         MissingExtraError: A library is not installed.
     """
-    every, rows = rows, _compared(rows)
-    signed = sign([row.question for row in rows], settings, engine)
-    reasons = [""] * len(rows)
-    contamination = [
-        _compare(signed, path, engine, reasons) for path in dict.fromkeys(map(str, (*settings.against, *held_out)))
-    ]
-    _with_children(rows, reasons)
-    left = np.flatnonzero([not reason for reason in reasons])
-    remaining = signed.take(left)
-    found = duplicates(remaining)
+    known: dict[str, Query] = {}
+    for row in rows:
+        known.setdefault(row.id, row)
+    different = list(known.values())
+    signed, near, contamination = _apart(different, settings, held_out, engine)
+    disguised = _disguised(different)
+    reasons = _with_families(different, disguised, near)
+    left = [i for i, row in enumerate(different) if row.id not in reasons and row.id not in disguised]
+    # Of a million, signatures and rows are what takes the memory.
+    signed = signed.take(np.array(left, np.int64))
+    repeats, told = _repeats([different[i] for i in left], signed)
+    reasons |= told
+    for name, parent in disguised.items():
+        if parent in reasons:
+            reasons.setdefault(name, f"made of {parent}, which goes")
+    kept, rejected = [], []
+    seen: set[str] = set()
+    for row in rows:
+        reason = f"exact duplicate of {row.id}" if row.id in seen else reasons.get(row.id)
+        seen.add(row.id)
+        if reason:
+            rejected.append(Rejected(row, reason))
+        else:
+            kept.append(row)
+    return Deduplicated(_on_one_side(kept, rows, repeats), rejected, contamination)
+
+
+def _apart(
+    rows: Sequence[Query], settings: DedupSettings, held_out: Sequence[str | Path], engine: Engine
+) -> tuple[Signed, dict[str, str], list[Contamination]]:
+    """The queries' questions made ready to be compared; which stand in a held-out file; and how near each file is."""
+    translated = [i for i, row in enumerate(rows) if row.original]
+    texts = [row.question for row in rows] + [untranslated(rows[i].original) for i in translated]
+    signed, of = sign(texts, settings, engine), [*range(len(rows)), *translated]
+    near: dict[str, list[str]] = {}
+    contamination = []
+    for path in dict.fromkeys(map(str, (*settings.against, *held_out))):
+        found, about = compare(signed, of, path, engine)
+        contamination.append(about)
+        for i in sorted(found):
+            near.setdefault(rows[i].id, []).append(found[i])
+    return signed, {name: "; ".join(told) for name, told in near.items()}, contamination
+
+
+def _disguised(rows: Sequence[Query]) -> dict[str, str]:
+    """Id of a query that was disguised by rule → id of what it was made of, where that is there and none itself."""
+    by_rule = {row.id for row in rows if row.parent and row.made_by and row.made_by[-1].method in METHODS}
+    plain = {row.id for row in rows} - by_rule
+    return {row.id: row.parent for row in rows if row.id in by_rule and row.parent in plain}
+
+
+def _with_families(rows: Sequence[Query], disguised: Mapping[str, str], near: Mapping[str, str]) -> dict[str, str]:
+    """Why queries go that a held-out file asks: also what it asks in disguise, and what was made of all these."""
+    reasons = dict(near)
+    for name in near:
+        if name in disguised:
+            reasons.setdefault(disguised[name], f"asked in disguise by {name}, which is held out")
+    for row in rows:
+        if row.parent in reasons:
+            reasons.setdefault(row.id, f"made of {row.parent}, which is held out")
+    return reasons
+
+
+def _repeats(rows: Sequence[Query], signed: Signed) -> tuple[dict[str, str], dict[str, str]]:
+    """Id of a query that repeats one before it → id of that one; and → the reason.
+
+    Args:
+        rows: The queries.
+        signed: Their questions.
+    """
+    found = duplicates(signed)
     repeats: dict[str, str] = {}
+    reasons: dict[str, str] = {}
     for i in np.flatnonzero(found.of >= 0).tolist():
         other = int(found.of[i])
-        exact = remaining.keys[i] == remaining.keys[other]
-        name = rows[left[other]].id
+        name, first = rows[i].id, rows[other].id
+        exact = signed.keys[i] == signed.keys[other]
         how = "exact duplicate of {}" if exact else "near-duplicate of {}, Jaccard {:.2f}"
-        reasons[left[i]] = how.format(name, found.similarity[i])
-        repeats[rows[left[i]].id] = name
-    pairs = _with_disguised(every, dict(zip((row.id for row in rows), reasons, strict=True)))
-    return Deduplicated(
-        _on_one_side([row for row, reason in pairs if not reason], every, repeats),
-        [Rejected(row, reason) for row, reason in pairs if reason],
-        contamination,
-    )
-
-
-def _with_children(rows: Sequence[Query], reasons: list[str]) -> None:
-    """Notes in ``reasons`` what was made of queries that are held out; parents stand before their children."""
-    place = {row.id: i for i, row in enumerate(rows)}
-    for i, row in enumerate(rows):
-        if not reasons[i] and row.parent in place and reasons[place[row.parent]]:
-            reasons[i] = f"made of {row.parent}, which is held out"
+        repeats[name], reasons[name] = first, how.format(first, found.similarity[i])
+    return repeats, reasons
 
 
 def _on_one_side(kept: Sequence[Query], rows: Sequence[Query], repeats: Mapping[str, str]) -> list[Query]:
@@ -132,60 +170,3 @@ def _on_one_side(kept: Sequence[Query], rows: Sequence[Query], repeats: Mapping[
         moved = any(one in repeats for one in path)
         found.append(row.model_copy(update={"root_question": known[root].question}) if moved else row)
     return found
-
-
-def _disguised(row: Query) -> bool:
-    return bool(row.parent and row.made_by) and row.made_by[-1].method in METHODS
-
-
-def _compared(rows: Sequence[Query]) -> list[Query]:
-    """The queries that are compared, each id once: of a disguised one without its parent among them it is itself."""
-    there = {row.id for row in rows if not _disguised(row)}
-    found: dict[str, Query] = {}
-    for row in rows:
-        if not _disguised(row) or row.parent not in there:
-            found.setdefault(row.id, row)
-    return list(found.values())
-
-
-def _with_disguised(rows: Sequence[Query], reasons: dict[str, str]) -> list[tuple[Query, str]]:
-    """All queries with the reason why they go, empty where they stay.
-
-    Args:
-        rows: In the order given.
-        reasons: Of those that were compared, by id.
-    """
-    found = []
-    seen: set[str] = set()
-    for row in rows:
-        if row.id in seen:
-            reason = f"exact duplicate of {row.id}"
-        elif row.id in reasons:
-            reason = reasons[row.id]
-        else:
-            reason = f"made of {row.parent}, which goes" if reasons[row.parent] else ""
-        seen.add(row.id)
-        found.append((row, reason))
-    return found
-
-
-def _compare(signed: Signed, path: str, engine: Engine, reasons: list[str]) -> Contamination:
-    """Notes in ``reasons``, after what other files said, which queries are near a question of a file."""
-    read = list(read_rows(path))
-    questions = [(row, question) for row in read if (question := _question(row))]
-    if not questions:
-        raise UsageError(f"{path}: no row has a question to compare with; the field is 'question'")
-    found = matches(signed, sign([question for _, question in questions], signed.settings, engine))
-    hits = np.flatnonzero(found.of >= 0).tolist()
-    for i in hits:
-        row, _ = questions[found.of[i]]
-        reason = f"near {row.file}:{row.line} (held out), Jaccard {found.similarity[i]:.2f}"
-        reasons[i] = "; ".join(filter(None, (reasons[i], reason)))
-    return Contamination(path, len(questions), len(read) - len(questions), len(hits))
-
-
-def _question(row: Row | BadRow) -> str:
-    if isinstance(row, BadRow):
-        return ""
-    value = row.data.get("question")
-    return own_text(value, row.data.get("response")) if isinstance(value, str) else ""

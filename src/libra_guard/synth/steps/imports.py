@@ -1,4 +1,4 @@
-"""Real queries from public sets; English ones are translated.
+"""Real queries from public sets; those that are not Chinese are translated.
 
 What a set calls harmful or harmless is so here; where it does not say, the intent is unknown.
 """
@@ -15,11 +15,12 @@ from libra_guard.data.base import POST_REQUEST, normalise_question
 from libra_guard.data.registry import load_dataset_rows, load_importer
 from libra_guard.errors import UsageError
 from libra_guard.io import BadRow
-from libra_guard.records import Origin, Question, Sample
+from libra_guard.records import Question, Sample
 from libra_guard.synth.config import ImportSettings
 from libra_guard.synth.language.limits import SEXUALISES_MINORS, sexualises_minors
 from libra_guard.synth.language.translate import translate
-from libra_guard.synth.records import Intent, MadeBy, Query
+from libra_guard.synth.records import Intent, Query
+from libra_guard.synth.seats.failure import Failure
 from libra_guard.synth.work import Done, Reject, Work, pieces
 
 STEP = "import"
@@ -34,7 +35,7 @@ def import_queries(work: Work) -> Done:
         This shard's queries, set by set; rows that hold none, and what could not be translated.
 
     Raises:
-        UsageError: A set is unknown or holds posts, or an English one would have to be translated by a grammar.
+        UsageError: A set is unknown or holds posts, or a grammar would have to translate.
     """
     queries: list[Query] = []
     rejects: list[Reject] = []
@@ -57,15 +58,24 @@ def import_queries(work: Work) -> Done:
 
 
 def is_translated(settings: ImportSettings, work: Work) -> bool:
-    """Whether a set is English.
+    """Whether rows of a set are English.
 
     Raises:
-        UsageError: It is, and no model sits as the writer to translate it; or there is no set of that name.
+        UsageError: They are, and no model sits as the writer to translate them; or there is no set of that name.
     """
-    english = load_importer(settings.set).info.language == "en"
+    english = load_importer(settings.set).info.language != "zh"
     if english and work.config.seats.writer not in work.config.models:
-        raise UsageError(f"imports: '{settings.set}' is English, and no model sits as the writer to translate it")
+        raise UsageError(
+            f"imports: '{settings.set}' has English rows, and no model sits as the writer to translate them"
+        )
     return english
+
+
+def not_translated(name: str, row: Row, failure: Failure) -> Reject:
+    """A row of a set that ``translate`` did not let pass; of one that sexualises minors no text is told."""
+    if failure.reason == SEXUALISES_MINORS:
+        return Reject(SEXUALISES_MINORS, {"set": name, "id": row.id})
+    return Reject.of(failure, row)
 
 
 def _about(settings: ImportSettings) -> dict[str, Any]:
@@ -100,33 +110,34 @@ def _in_chinese(rows: Sequence[Row], settings: ImportSettings, work: Work, rejec
         yield from asked
         return
     done, failed = translate(asked, work.config.translate, work.cast.writer(work.config.seats.writer))
-    rejects += [Reject.of(failure, row) for row, failure in failed]
-    for one in done:
-        if sexualises_minors(one.question):
-            rejects.append(Reject(SEXUALISES_MINORS, {"set": settings.set, "id": one.id}))
-        else:
-            yield one
+    rejects += [not_translated(settings.set, row, failure) for row, failure in failed]
+    yield from done
 
 
 def _question(row: Row) -> Question:
-    if isinstance(row, Question):
-        return row
-    # Of a sample only its answer is labelled: what the question alone is worth, nobody said.
     return Question(
-        question=row.question, category_name=row.category_name, sub_category_name=row.sub_category_name, id=row.id
+        source=row.source,
+        question=row.question,
+        category_name=row.category_name,
+        sub_category_name=row.sub_category_name,
+        # Of a sample only its answer is labelled: what the question alone is worth, nobody said.
+        harmful=row.harmful if isinstance(row, Question) else None,
+        id=row.id,
     )
 
 
 def _query(row: Question, settings: ImportSettings, seed: int) -> Query:
-    extra = row.model_extra or {}
-    translated = "original" in extra
-    steps = [MadeBy(step=STEP, model=settings.set, seed=seed), *map(MadeBy.model_validate, extra.get("made_by", ()))]
+    translation = row.model_extra or {}
+    steps = [{"step": STEP, "model": settings.set, "seed": seed}, *translation.get("made_by", ())]
     return Query.make(
         row.question,
         category_name=row.category_name,
         sub_category_name=row.sub_category_name,
         intent=_INTENTS[row.harmful],
-        origin=Origin.TRANSLATED if translated else settings.origin,
+        origin=translation.get("origin", settings.origin),
         source=settings.set,
-        made_by=tuple(steps) if translated else (steps[0],),
+        source_id=str(row.id),
+        original=translation.get("original"),
+        overlap=translation.get("overlap"),
+        made_by=steps,
     )

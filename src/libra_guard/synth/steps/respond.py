@@ -45,7 +45,7 @@ class _Answering(Protocol):
 
     def answer_all(self, queries: Sequence[Query]) -> list[Reply | Failure]: ...
 
-    def made(self) -> MadeBy: ...
+    def made(self, query: Query) -> MadeBy: ...
 
 
 def respond(work: Work, queries: Sequence[Query]) -> Done:
@@ -113,7 +113,7 @@ class _ByModel:
     def answer_all(self, queries: Sequence[Query]) -> list[Reply | Failure]:
         return self._responder.answer([query.question for query in queries], max_tokens=self._max_tokens)
 
-    def made(self) -> MadeBy:
+    def made(self, query: Query) -> MadeBy:
         return self._responder.made(STEP)
 
 
@@ -126,14 +126,17 @@ class _ByGrammar:
     def answer_all(self, queries: Sequence[Query]) -> list[Reply | Failure]:
         return [Reply(self._answer(query)) for query in queries]
 
-    def made(self) -> MadeBy:
-        return MadeBy(step=STEP, model=self.name, seed=self._seed)
+    def made(self, query: Query) -> MadeBy:
+        return MadeBy(step=STEP, model=self.name, seed=self._seed, method=self._kind(query)[0])
 
     def _answer(self, query: Query) -> str:
+        return self._grammar.answer(query, *self._kind(query))
+
+    def _kind(self, query: Query) -> tuple[str, random.Random]:
+        """In which way a query is answered, and what draws the sentence."""
         draw = random.Random(f"{self._seed}:{STEP}:{self.name}:{query.id}")
         kinds = _KINDS[query.intent]
-        kind = draw.choices(list(kinds), weights=list(kinds.values()))[0]
-        return self._grammar.answer(query, kind, draw)
+        return draw.choices(list(kinds), weights=list(kinds.values()))[0], draw
 
 
 def _seat(work: Work, name: str) -> _Answering:
@@ -173,5 +176,5 @@ def _row(query: Query, seat: _Answering, answer: Reply | Failure, work: Work) ->
         responder=seat.name,
         refused=is_refusal(text),
         cut=answer.cut,
-        made_by=(*query.made_by, seat.made()),
+        made_by=(*query.made_by, seat.made(query)),
     )

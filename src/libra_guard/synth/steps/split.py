@@ -6,8 +6,9 @@ query at the root. Of one whose root went as a near-duplicate, it is the root of
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 from libra_guard.records import Label, Origin, Sample
 from libra_guard.synth.config import SplitSettings
@@ -15,6 +16,10 @@ from libra_guard.synth.records import Judged, MadeBy, Query
 from libra_guard.synth.steps.annotate import STEP
 
 Stage = Literal["stage1", "stage2"]
+NOBODY = "nobody"
+"""``label_by`` of a pair that is undecided: its label stands for none."""
+_Judges = Mapping[tuple[str, str], MadeBy]
+"""Seat and name → who stands beside a label."""
 
 
 class Placed(NamedTuple):
@@ -27,45 +32,58 @@ class Placed(NamedTuple):
     """Why it is left out."""
 
 
-def place(rows: Sequence[Judged], queries: Sequence[Query], settings: SplitSettings) -> Iterator[Placed]:
+def place(
+    rows: Sequence[Judged],
+    queries: Sequence[Query],
+    settings: SplitSettings,
+    sitting: Iterable[Mapping[str, Any]] = (),
+) -> Iterator[Placed]:
     """Each pair as a sample of one of the stages, or left out.
 
     Args:
         rows: The judged pairs.
         queries: All queries that were made, dropped ones too: the parents of those that were answered.
         settings: Which goes where.
+        sitting: Who judged, as ``made_of.judges_of`` tells; of others the name alone stands beside their labels.
     """
+    judges = {
+        (one["seat"], one["name"]): MadeBy(
+            step=STEP, model=one["name"], prompt=one.get("prompt", ""), seed=one.get("seed", 0)
+        )
+        for one in sitting
+    }
     known = {query.id: query for query in queries}
     for row in rows:
-        yield _placed(row, row.root_question or _root(row, known), settings)
+        yield _placed(row, row.root_question or _root(row, known), settings, judges)
 
 
-def _placed(row: Judged, root: str, settings: SplitSettings) -> Placed:
+def _placed(row: Judged, root: str, settings: SplitSettings, judges: _Judges) -> Placed:
+    make = partial(_sample, row, root, judges)
     agreed = row.agreed
     if agreed:
         analysis = next((vote.analysis for vote in row.votes if vote.analysis), "")
-        sample = _sample(row, root, agreed, analysis, "agreement")
+        sample = make(agreed, analysis, "agreement")
         if row.origin is Origin.SYNTHETIC or settings.agreed_real == "stage1":
             return Placed(sample, "stage1")
         if settings.agreed_real == "stage2":
             return Placed(sample, "stage2")
         return Placed(sample, None, "real, and the judges agree: not hard")
-    # A sample has a label, so that of an undecided one is the cautious one; it goes into no stage.
+    # A sample has a label, so that of an undecided one is the cautious one; it goes into no stage, and no file has it.
     if row.unread:
-        return Placed(_sample(row, root, Label.UNSAFE, "", "nobody"), None, "a judge could not be read")
+        return Placed(make(Label.UNSAFE, "", NOBODY), None, "a judge could not be read")
     last = row.arbiter
     if last is None or last.label is None:
         why = "no arbiter decides" if last is None else "the arbiter's answer cannot be read"
-        return Placed(_sample(row, root, Label.UNSAFE, "", "nobody"), None, f"the judges differ, and {why}")
+        return Placed(make(Label.UNSAFE, "", NOBODY), None, f"the judges differ, and {why}")
     if last.label is Label.CONTROVERSIAL:
-        return Placed(_sample(row, root, Label.UNSAFE, last.analysis, "nobody"), None, "the arbiter calls it 有争议")
-    sample = _sample(row, root, last.label, last.analysis, "arbiter")
+        return Placed(make(Label.UNSAFE, last.analysis, NOBODY), None, "the arbiter calls it 有争议")
+    sample = make(last.label, last.analysis, "arbiter")
     if row.origin in settings.hard:
         return Placed(sample, "stage2")
     return Placed(sample, None, f"the judges differ, and {row.origin.value} ones are not wanted as hard samples")
 
 
-def _sample(row: Judged, root: str, label: Label, analysis: str, label_by: str) -> Sample:
+def _sample(row: Judged, root: str, judges: _Judges, label: Label, analysis: str, label_by: str) -> Sample:
     return Sample.model_validate(
         {
             "source": row.origin.source,
@@ -80,6 +98,9 @@ def _sample(row: Judged, root: str, label: Label, analysis: str, label_by: str) 
             "intent": row.intent.value,
             "origin": row.origin.value,
             "set": row.source,
+            "set_id": row.source_id,
+            "original": row.original,
+            "overlap": row.overlap,
             "responder": row.responder,
             "refused": row.refused,
             "cut": row.cut,
@@ -89,15 +110,17 @@ def _sample(row: Judged, root: str, label: Label, analysis: str, label_by: str) 
             "parent": row.parent,
             "root_question": root,
             "elements": row.elements,
-            "made_by": [made.model_dump(mode="json") for made in (*row.made_by, *_labelled(row, label_by))],
+            "made_by": [made.model_dump(mode="json") for made in (*row.made_by, *_labelled(row, label_by, judges))],
         }
     )
 
 
-def _labelled(row: Judged, label_by: str) -> Iterator[MadeBy]:
+def _labelled(row: Judged, label_by: str, judges: _Judges) -> Iterator[MadeBy]:
     """Who gave a sample its label."""
-    votes = {"agreement": row.votes, "arbiter": (row.arbiter,)}.get(label_by, ())
-    return (MadeBy(step=STEP, model=vote.judge) for vote in votes if vote)
+    seat, votes = {"agreement": ("judge", row.votes), "arbiter": ("arbiter", (row.arbiter,))}.get(label_by, ("", ()))
+    for vote in votes:
+        if vote:
+            yield judges.get((seat, vote.judge), MadeBy(step=STEP, model=vote.judge))
 
 
 def _root(row: Judged, known: dict[str, Query]) -> str:
