@@ -225,7 +225,13 @@ def test_a_fault_in_an_extended_file_is_told_there(write: Write) -> None:
     ("content", "line", "message"),
     [
         ("mode: enforce\nunreadable: pass\n", 2, "texts that no guard could judge pass"),
-        ("mode: enforce\ndefault: {block: null}\n", 2, "nothing is blocked or reviewed"),
+        ("mode: enforce\ndefault: {block: null}\n", 2, "no prompt is blocked or reviewed"),
+        ("mode: enforce\ndefault: {block: null}\n", 2, "no response is blocked or reviewed"),
+        ("prompt: {block: null}\nresponse: {block: null}\n", 1, "no prompt is blocked or reviewed"),
+        ("prompt: {block: null}\nresponse: {block: null}\n", 2, "no response is blocked or reviewed"),
+        ("mode: enforce\ndefault: {block: 0}\n", 2, "is blocked, however harmless"),
+        ("mode: enforce\nprompt: {block: [guard, 0.0]}\n", 2, "is blocked, however harmless"),
+        ("scenarios:\n  身心健康: {block: 0}\n", 2, "is blocked, however harmless"),
         ("scenarios:\n" + "".join(f"  {s.name_zh}: off\n" for s in SCENARIOS), 1, "every scenario is off"),
         (
             "default: {block: 0.8, review: 0.6}\nscenarios:\n  身心健康: {block: 0.5}\n",
@@ -248,6 +254,8 @@ def test_what_is_odd_is_a_warning(write: Write, content: str, line: int, message
 def test_what_is_in_order_has_no_warning(write: Write) -> None:
     content = "default: {block: 0.5, review: 0.5}\nscenarios: {身心健康: off, 偏见歧视: {block: 0.9}}\n"
     assert read_policy(write(content + "answers: {偏见歧视: {zh: 不}}\n")).warnings == ()
+    # What is said of both targets is all that holds.
+    assert read_policy(write("default: {block: null}\nprompt: {block: 0.5}\nresponse: {review: 0}\n")).warnings == ()
 
 
 def test_the_bundled_profiles(write: Write) -> None:

@@ -115,6 +115,8 @@ def test_keys_that_are_none(make_server: Any, tmp_path: Any, monkeypatch: Any, s
         # A key, or being reachable anyway, make the name a matter of no weight.
         ("evil.example", {"api_key": "right"}, 200),
         ("evil.example", {"host": "0.0.0.0"}, 200),
+        ("evil.example", {"host": "127.0.0.2"}, 400),
+        ("127.0.0.2:8300", {"host": "127.0.0.2"}, 200),
     ],
 )
 def test_names_of_the_server(make_server: Any, host: str, settings: Any, status: int) -> None:
@@ -137,7 +139,12 @@ def test_cors_for_one_page(make_server: Any) -> None:
     client = make_server(cors_origins=("https://page.example",), api_key="right")
     ask = {"access-control-request-method": "POST", "access-control-request-headers": "authorization,content-type"}
     assert client.options("/v1/guard", headers={**ask, "origin": "https://page.example"}).status_code == 200
-    assert client.options("/v1/guard", headers={**ask, "origin": "https://other.example"}).status_code == 400
+    refused = client.options("/v1/guard", headers={**ask, "origin": "https://other.example"})
+    assert (refused.status_code, refused.headers["content-type"]) == (400, "application/json")
+    assert refused.json()["error"]["code"] == "cors_refused"
+    assert refused.json()["error"]["message"].startswith("Disallowed CORS origin; LIBRA_SERVE_CORS_ORIGINS names")
+    assert "access-control-allow-origin" not in refused.headers
+    assert refused.headers["vary"].startswith("Origin")
     # That a key is missing can be read by the page.
     answer = client.post("/v1/guard", json={}, headers={"origin": "https://page.example"})
     assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (401, "https://page.example")

@@ -113,6 +113,15 @@ def test_openais_models_mean_the_default_guard(client: TestClient, model: str | 
     assert ask(client, input="一", model=model)["model"] == "fake"
 
 
+def test_openais_models_mean_the_policys_guard_where_it_names_one(make_server: Any, guard: Any, tmp_path: Any) -> None:
+    (tmp_path / "own.yaml").write_text("guard: other\n", encoding="utf-8")
+    guards = {"fake": guard, "other": type(guard)()}
+    client = make_server(guards=guards, policies=(tmp_path / "own.yaml",), policy="own")
+    for model in ("omni-moderation-latest", None):
+        assert ask(client, input="一", model=model)["model"] == "other"
+    assert guard.asked == []
+
+
 def test_a_guard_by_name(make_server: Any, guard: Any) -> None:
     other = type(guard)()
     client = make_server(guards={"fake": guard, "other": other})

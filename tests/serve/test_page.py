@@ -6,6 +6,7 @@ import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
+from libra_guard.guards.registry import load_guard
 from libra_guard.records import Conversation
 from libra_guard.serve.routes.page import TYPES, page_files, router
 from libra_guard.taxonomy import SCENARIOS
@@ -171,3 +172,16 @@ def test_examples_can_be_judged_and_are_named_in_both_languages() -> None:
         assert set(one) == {"name", "messages"}
         assert set(one["name"]) == {"zh", "en"}
         assert len(one["messages"][-1]["content"]) < 120
+
+
+def test_the_bundled_guard_judges_the_examples_rightly_and_clearly() -> None:
+    unsafe = {"先劝后教", "看不起人", "多轮：劝人别就医", "只看问题"}
+    examples = {one["name"]["zh"]: Conversation(messages=one["messages"]) for one in json.loads(WEB["examples.json"])}
+    assert unsafe < set(examples)
+    guard = load_guard("mini")
+    verdicts = guard.judge(list(examples.values()))
+    for (name, conversation), verdict in zip(examples.items(), verdicts, strict=True):
+        beyond = verdict.unsafe_score - guard.threshold_for(conversation.target)
+        assert verdict.flagged == (name in unsafe), name
+        # With room to spare, so that another machine's rounding or a guard trained anew does not turn them.
+        assert abs(beyond) >= 0.1, (name, beyond)

@@ -60,6 +60,16 @@ def test_guards_by_name(make_server: Any, guard: Any) -> None:
         assert (caught.value.status_code, caught.value.code) == (404, "model_not_found")
 
 
+def test_openais_names_leave_the_choice_to_the_policy(make_server: Any, guard: Any) -> None:
+    pool = make_server(guards={"first": guard, "second": type(guard)()}).app.state.server.pool
+    for name in (None, "omni-moderation-latest", "text-moderation-stable"):
+        assert pool.get(name, "second").name == "second"
+    assert pool.get("first", "second").name == "first"
+    # Who gives a guard such a name means that guard.
+    named = make_server(guards={"first": guard, "omni-moderation-latest": type(guard)()}).app.state.server.pool
+    assert named.get("omni-moderation-latest").name == "omni-moderation-latest"
+
+
 def test_a_policy_names_its_guard(make_server: Any, guard: Any, tmp_path: Any) -> None:
     (tmp_path / "own.yaml").write_text("extends: default\nguard: second\n", encoding="utf-8")
     second = type(guard)()

@@ -32,7 +32,15 @@ from libra_guard.serve.settings import ServerSettings, public_name, read_setting
         ({"deadline_ms": 0}, "LIBRA_SERVE_DEADLINE_MS"),
         ({"batch_wait_ms": -1}, "LIBRA_SERVE_BATCH_WAIT_MS"),
         ({"batch_wait_ms": float("nan")}, "LIBRA_SERVE_BATCH_WAIT_MS"),
-        ({"stream_overlap": 300}, "overlap is 300"),
+        ({"stream_overlap": 300}, "stream_overlap is 300"),
+        ({"stream_hold_chars": 100}, "stream_overlap is 60; it may be a quarter of stream_hold_chars at most"),
+        ({"stream_hold_chars": 100}, "(LIBRA_SERVE_STREAM_OVERLAP, LIBRA_SERVE_STREAM_HOLD_CHARS)"),
+        ({"queue_size": 10}, "(LIBRA_SERVE_QUEUE_SIZE, LIBRA_SERVE_MAX_CONVERSATIONS)"),
+        ({"cors_origins": "shop.example"}, "'shop.example' is no origin, such as https://shop.example"),
+        ({"cors_origins": "https://shop.example/app"}, "'https://shop.example/app' is no origin"),
+        ({"cors_origins": "https://a.example,https://商店.example"}, "LIBRA_SERVE_CORS_ORIGINS"),
+        ({"cors_origins": "https://*.shop.example"}, "is no origin"),
+        ({"cors_origins": "https://"}, "is no origin"),
         ({"stream_hold_chars": 1}, "stream_hold_chars: "),
         ({"stream_doubt": 2}, "stream_doubt: "),
         ({"stream_work": 1}, "stream_work: "),
@@ -90,6 +98,24 @@ def test_the_environment(monkeypatch: Any) -> None:
     assert (found.keys(), found.port) == (("k",), 9001)
 
 
+@pytest.mark.parametrize(
+    ("given", "origin"),
+    [
+        ("https://shop.example/", "https://shop.example"),
+        ("HTTPS://Shop.Example:443", "https://shop.example"),
+        ("http://shop.example:80", "http://shop.example"),
+        ("http://shop.example:443", "http://shop.example:443"),
+        ("http://localhost:3000", "http://localhost:3000"),
+        ("http://[::1]:3000", "http://[::1]:3000"),
+        ("chrome-extension://abcdef", "chrome-extension://abcdef"),
+        ("*", "*"),
+        ("null", "null"),
+    ],
+)
+def test_origins_are_kept_as_browsers_name_them(given: str, origin: str) -> None:
+    assert ServerSettings(cors_origins=given).cors_origins == (origin,)
+
+
 def test_keys_that_are_said_only_once(tmp_path: Path) -> None:
     """As with ``--api-key-file <(pass show key)``."""
     file = tmp_path / "keys"
@@ -131,14 +157,26 @@ def test_public_names(spec: str, name: tuple[str, str]) -> None:
 
 def test_streams() -> None:
     assert ServerSettings().stream == StreamSettings()
-    others = {"least": 5, "overlap": 10, "doubt": 0.5, "hold_chars": 300, "hold_ms": 500.0, "work": 3.0}
+    others = {
+        "least": 5,
+        "overlap": 10,
+        "doubt": 0.5,
+        "suspicion": 0.1,
+        "hold_chars": 300,
+        "hold_ms": 500.0,
+        "work": 3.0,
+    }
     given = {f"stream_{name}": value for name, value in others.items()}
     assert ServerSettings(**given).stream.model_dump() == others
     assert {name for name in ServerSettings.model_fields if name.startswith("stream_")} == set(given)
 
 
 @pytest.mark.parametrize(
-    ("host", "local"), [("127.0.0.1", True), ("localhost", True), ("::1", True), ("0.0.0.0", False)]
+    ("host", "local"),
+    [
+        *((host, True) for host in ("127.0.0.1", "127.0.0.2", "127.255.255.254", "localhost", "::1", "0:0:0::1")),
+        *((host, False) for host in ("0.0.0.0", "::", "10.0.0.1", "128.0.0.1", "127.0.0.1.example.org", "")),
+    ],
 )
 def test_local(host: str, local: bool) -> None:
     assert ServerSettings(host=host).is_local == local

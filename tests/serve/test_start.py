@@ -118,6 +118,42 @@ def test_an_upstream_with_a_path_of_its_own(path: str) -> None:
     assert warned(upstream=f"http://127.0.0.1:8000/{path}") == []
 
 
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"upstream_key": "k"}, "LIBRA_SERVE_UPSTREAM_KEY does nothing without --upstream"),
+        ({"upstream_timeout": 5}, "LIBRA_SERVE_UPSTREAM_TIMEOUT does nothing without --upstream"),
+        ({"audit_key": "0123456789abcdef"}, "LIBRA_SERVE_AUDIT_KEY does nothing without --audit"),
+        ({"audit_text": True}, "LIBRA_SERVE_AUDIT_TEXT does nothing without --audit"),
+        ({"hosts": "libra.internal", "api_key": "k"}, "LIBRA_SERVE_HOSTS does nothing with a key: "),
+        ({"hosts": "libra.internal", "host": "::", "api_key": "k"}, "LIBRA_SERVE_HOSTS does nothing with a key: "),
+    ],
+)
+def test_a_setting_that_does_nothing(given: dict[str, Any], told: str) -> None:
+    (found,) = warned(**given)
+    assert found.startswith(told)
+
+
+def test_names_where_others_reach_the_server() -> None:
+    assert warned(hosts="libra.internal", host="0.0.0.0")[1].startswith("LIBRA_SERVE_HOSTS does nothing at 0.0.0.0, ")
+    assert warned(hosts="libra.internal", host="127.0.0.2") == []
+
+
+def test_settings_that_do_something(tmp_path: Path) -> None:
+    audit = {"audit": tmp_path / "a", "audit_key": "0123456789abcdef", "audit_text": True}
+    assert warned(**audit, upstream="http://127.0.0.1:1/v1", upstream_key="k", upstream_timeout=5) == []
+    # What is said is what would hold anyway.
+    assert warned(audit_text=False, upstream_timeout=600) == []
+
+
+def test_an_upstream_that_nobody_has_a_key_for() -> None:
+    upstream = "http://127.0.0.1:1/v1"
+    (found,) = warned(upstream=upstream, api_key="k")
+    assert found.startswith("no key goes up, ")
+    assert "set LIBRA_SERVE_UPSTREAM_KEY" in found
+    assert warned(upstream=upstream, api_key="k", upstream_key="u") == warned(upstream=upstream) == []
+
+
 def test_nobody_is_left_unwarned() -> None:
     assert warned(host="0.0.0.0") == ["whoever reaches 0.0.0.0 may ask; set LIBRA_SERVE_API_KEY"]
     assert warned(host="0.0.0.0", api_key="k") == []

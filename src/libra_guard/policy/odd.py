@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from libra_guard.policy.marked import Keys
-from libra_guard.policy.profile import Action, Policy, score_of
+from libra_guard.policy.profile import Action, Policy, Rule, score_of
 from libra_guard.records import Target
 from libra_guard.taxonomy import SCENARIOS
 
@@ -25,13 +25,29 @@ def oddities(policy: Policy) -> Iterator[Oddity]:
 def _rules(policy: Policy) -> Iterator[Oddity]:
     if policy.unreadable is Action.PASS:
         yield ("unreadable",), "texts that no guard could judge pass"
-    if policy.default.block is None and policy.default.review is None:
-        yield ("default",), "nothing is blocked or reviewed where no scenario has a rule of its own"
     off = [name for name, rule in policy.scenarios.items() if rule is None]
     if len(off) == len(SCENARIOS):
         yield ("scenarios",), "every scenario is off"
+    yield from _always_blocked(policy)
     for target in Target:
+        yield from _never_stopped(policy, target)
         yield from _never_reviewed(policy, target)
+
+
+def _always_blocked(policy: Policy) -> Iterator[Oddity]:
+    rules: dict[Keys, Rule | None] = {("default",): policy.default, ("prompt",): policy.prompt}
+    rules |= {("response",): policy.response} | {("scenarios", name): rule for name, rule in policy.scenarios.items()}
+    for path, rule in rules.items():
+        if rule is not None and score_of(rule.block) == 0:
+            yield path, "whatever this rule is for is blocked, however harmless: every score is 0 or more"
+
+
+def _never_stopped(policy: Policy, target: Target) -> Iterator[Oddity]:
+    rule = policy.rule(target)
+    if rule is not None and rule.block is None and rule.review is None:
+        said = policy.prompt if target is Target.PROMPT else policy.response
+        path = target.value if "block" in said.model_fields_set else "default"
+        yield (path,), f"no {target} is blocked or reviewed where no scenario has a rule of its own"
 
 
 def _never_reviewed(policy: Policy, target: Target) -> Iterator[Oddity]:

@@ -9,7 +9,6 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
 from fastapi import FastAPI
-from starlette.middleware.cors import CORSMiddleware
 from starlette.types import Message, Receive, Scope, Send
 
 from libra_guard import __version__
@@ -18,7 +17,7 @@ from libra_guard.guards.base import Guard
 from libra_guard.policy.watch import PolicyStore
 from libra_guard.serve import logs
 from libra_guard.serve.audit import Audit
-from libra_guard.serve.auth import ApiKeys, OwnNames
+from libra_guard.serve.auth import ApiKeys, Origins, OwnNames
 from libra_guard.serve.errors import add_handlers
 from libra_guard.serve.limits import BodyLimit, HangUp, RequestLimit
 from libra_guard.serve.metrics import Metrics
@@ -120,14 +119,14 @@ def _add_layers(app: FastAPI, settings: ServerSettings, metrics: Metrics) -> Non
         app.add_middleware(ApiKeys, keys=keys, metrics=metrics)
     if settings.cors_origins:
         app.add_middleware(
-            CORSMiddleware,
+            Origins,
             allow_origins=settings.cors_origins,
             allow_methods=["*"],
             allow_headers=["*"],
             expose_headers=_EXPOSED,
         )
     if settings.is_local and not keys:
-        app.add_middleware(OwnNames, names=(*LOOPBACK, *settings.hosts), metrics=metrics)
+        app.add_middleware(OwnNames, names=(*LOOPBACK, settings.host, *settings.hosts), metrics=metrics)
     app.add_middleware(logs.Requests, metrics=metrics)
 
 

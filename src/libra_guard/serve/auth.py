@@ -1,4 +1,7 @@
-"""Who may ask: API keys, as ``Authorization: Bearer``; without any, on this machine, only by its own names."""
+"""Who may ask: with an API key; without keys, on this machine, by its own names; from web pages of which origins.
+
+A key comes as ``Authorization: Bearer``.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,9 @@ import re
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
+from starlette.datastructures import Headers
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from libra_guard.serve.errors import ApiError, error_response
@@ -87,6 +93,20 @@ class OwnNames:
                 await error_response(ApiError(400, message, code="unknown_host"))(scope, receive, send)
                 return
         await self._app(scope, receive, send)
+
+
+class Origins(CORSMiddleware):
+    """Lets web pages of other origins ask; says no in the shape of every other error."""
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        """See ``CORSMiddleware``, which says no as plain text."""
+        response = super().preflight_response(request_headers)
+        if response.status_code < 400:
+            return response
+        message = f"{bytes(response.body).decode()}; LIBRA_SERVE_CORS_ORIGINS names the pages that may ask"
+        about_body = ("content-length", "content-type")
+        headers = {name: value for name, value in response.headers.items() if name not in about_body}
+        return error_response(ApiError(response.status_code, message, code="cors_refused", headers=headers))
 
 
 def is_open(path: str) -> bool:

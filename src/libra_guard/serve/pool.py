@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _OPENAI_NAME = re.compile(r"(omni|text)-moderation-[\w.-]{1,40}")
-"""What programs written for OpenAI name; here, the default guard."""
+"""What programs written for OpenAI name, whoever is to judge."""
 
 _SAMPLE = [
     Conversation.from_pair("如何泡一杯绿茶？" * times, answer)
@@ -79,14 +79,18 @@ class Pool:
         """Whether every guard judges; False where the thread of one has ended."""
         return all(served.batcher.is_alive for served in self.all)
 
-    def get(self, name: str | None) -> Served:
-        """The guard of that name; the default one for None and for OpenAI's names of moderation models.
+    def get(self, name: str | None, otherwise: str | None = None) -> Served:
+        """The guard of that name.
+
+        Args:
+            name: None, and a name of OpenAI's moderation models that no guard is served under, names none.
+            otherwise: The guard where none is named; by default the first.
 
         Raises:
             ApiError: 404, there is none.
         """
-        if name is None or _OPENAI_NAME.fullmatch(name):
-            return self.default
+        if name is None or (name not in self._served and _OPENAI_NAME.fullmatch(name)):
+            name = otherwise or self.default.name
         if name not in self._served:
             there = ", ".join(self._served)
             raise ApiError(404, f"no guard of this name is served; there are: {there}", code="model_not_found")

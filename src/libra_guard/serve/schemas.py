@@ -92,8 +92,8 @@ class ModerationRequest(Asked):
     """A text, several texts (a result each), or the parts of one input (one result). No text may be blank. The server
     has limits, `max_conversations` texts of `max_chars` characters each: `GET /v1/guards` tells them."""
     model: Name | None = None
-    """Name of a guard; by default the policy's, else the server's first. OpenAI's names (`omni-moderation-latest`) mean
-    the first one."""
+    """Name of a guard; by default the policy's, else the server's first. OpenAI's names (`omni-moderation-latest`) name
+    none."""
     policy: Name | None = None
     """Name of a policy profile; by default the server's."""
 

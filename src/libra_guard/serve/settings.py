@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -16,6 +18,9 @@ from libra_guard.predict.stream import StreamSettings
 
 PREFIX = "LIBRA_SERVE_"
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
+"""Names by which a machine calls itself."""
+_ORIGIN = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:\d{1,5})?")
+_USUAL_PORTS = {"http": ":80", "https": ":443"}
 _STREAM = StreamSettings()
 
 Positive = Annotated[int, Field(gt=0)]
@@ -48,7 +53,8 @@ class ServerSettings(BaseSettings):
     hosts: Listed = ()
     """Further names by which a server without a key may be called on a loopback address, as by a proxy before it."""
     cors_origins: Listed = ()
-    """Web pages that may ask from a browser; by default none but the server's own."""
+    """Origins of web pages that may ask from a browser, ``https://shop.example``, or ``*``; by default none but the
+    server's own."""
 
     batch_size: Positive = 16
     """Conversations that a guard is given at once; a piece of a long one counts as one."""
@@ -83,9 +89,10 @@ class ServerSettings(BaseSettings):
     interrupted, and they wait."""
 
     stream_overlap: int = _STREAM.overlap
-    """This and the next five: see ``predict.stream.StreamSettings``."""
+    """This and the next six: see ``predict.stream.StreamSettings``."""
     stream_least: int = _STREAM.least
     stream_doubt: float = _STREAM.doubt
+    stream_suspicion: float = _STREAM.suspicion
     stream_work: float = _STREAM.work
     stream_hold_chars: int = _STREAM.hold_chars
     stream_hold_ms: float = _STREAM.hold_ms
@@ -124,6 +131,11 @@ class ServerSettings(BaseSettings):
             raise ValueError(f"two guards are called '{min(twice)}'; name one apart, as ALIAS=NAME:MODEL")
         return value
 
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(map(_origin, value))
+
     @field_validator("api_key", "upstream_key")
     @classmethod
     def _key(cls, value: SecretStr | None) -> SecretStr | None:
@@ -148,14 +160,20 @@ class ServerSettings(BaseSettings):
             _ = self.stream
         except ValidationError as error:
             found = error.errors()[0]
-            name = "".join(f"stream_{part}: " for part in found["loc"])
-            raise ValueError(name + found["msg"].removeprefix("Value error, ")) from None
+            told = found["msg"].removeprefix("Value error, ")
+            if found["loc"]:
+                raise ValueError(f"stream_{found['loc'][0]}: {told}") from None
+            names = "|".join(StreamSettings.model_fields)
+            raise ValueError(re.sub(rf"\b({names})\b", r"stream_\1", told)) from None
         return self
 
     @property
     def is_local(self) -> bool:
         """Whether only this machine can reach the server."""
-        return self.host in LOOPBACK
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host in LOOPBACK
 
     @property
     def stream(self) -> StreamSettings:
@@ -199,9 +217,12 @@ def read_settings(**given: Any) -> ServerSettings:
         return ServerSettings(**given)
     except ValidationError as error:
         found = error.errors()[0]
-        place = ".".join(map(str, found["loc"]))
-        name = f"{place} ({PREFIX}{str(found['loc'][0]).upper()}): " if found["loc"] else ""
-        raise UsageError(f"{name}{found['msg'].removeprefix('Value error, ')}") from None
+        told = found["msg"].removeprefix("Value error, ")
+        if found["loc"]:
+            place = ".".join(map(str, found["loc"]))
+            raise UsageError(f"{place} ({_variable(found['loc'][0])}): {told}") from None
+        named = [word for word in re.findall(r"\w+", told) if word in ServerSettings.model_fields]
+        raise UsageError(f"{told} ({', '.join(map(_variable, named))})") from None
 
 
 def public_name(spec: str) -> tuple[str, str]:
@@ -214,6 +235,20 @@ def public_name(spec: str) -> tuple[str, str]:
     if sign and ":" not in alias:
         return alias, named
     return spec.partition(":")[0], spec
+
+
+def _variable(field: str | int) -> str:
+    return f"{PREFIX}{str(field).upper()}"
+
+
+def _origin(value: str) -> str:
+    """As a browser names it: in lower case, and nothing behind the host but a port that does not go without saying."""
+    origin = value.lower().rstrip("/")
+    if origin in ("*", "null"):
+        return origin
+    if not (found := _ORIGIN.fullmatch(origin)):
+        raise ValueError(f"'{value}' is no origin, such as https://shop.example; every page is *")
+    return origin.removesuffix(_USUAL_PORTS.get(found["scheme"], ""))
 
 
 def _checked_key(key: str) -> str:

@@ -7,7 +7,7 @@ import errno
 import logging
 import re
 import socket
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -20,11 +20,13 @@ from libra_guard.policy.watch import PolicyChange, PolicyStore
 from libra_guard.serve.audit import check_audit
 from libra_guard.serve.pool import check_guards
 from libra_guard.serve.proxy.upstream import Upstream
-from libra_guard.serve.settings import ServerSettings, public_name
+from libra_guard.serve.settings import PREFIX, ServerSettings, public_name
 
 _log = logging.getLogger(__name__)
 _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}
 """Address that stands for all of a machine → one at which it can be asked."""
+_NEEDS = {"upstream_key": "upstream", "upstream_timeout": "upstream", "audit_key": "audit", "audit_text": "audit"}
+"""Setting → the one without which it does nothing."""
 _USER = re.compile(r"//[^/]*@")
 _CHAT = "/chat/completions"
 
@@ -100,7 +102,9 @@ def warnings(settings: ServerSettings, policies: PolicyStore) -> list[str]:
         )
     if settings.upstream is not None and (hint := _about_path(settings.upstream)):
         found.append(hint)
-    return found
+    if settings.upstream is not None and settings.upstream_key is None and settings.keys():
+        found.append(f"no key goes up, as clients' keys are for this server; set {PREFIX}UPSTREAM_KEY if one is needed")
+    return [*found, *_without_effect(settings)]
 
 
 def banner(settings: ServerSettings, port: int, policies: PolicyStore, guards: Mapping[str, Guard] | None) -> str:
@@ -162,6 +166,16 @@ def _tell(change: PolicyChange) -> None:
 
 async def _check_upstream(settings: ServerSettings) -> None:
     await Upstream(settings).close()
+
+
+def _without_effect(settings: ServerSettings) -> Iterator[str]:
+    """Settings that do nothing as the others are."""
+    for name, needed in _NEEDS.items():
+        if getattr(settings, name) != ServerSettings.model_fields[name].default and getattr(settings, needed) is None:
+            yield f"{PREFIX}{name.upper()} does nothing without --{needed}"
+    if settings.hosts and (settings.keys() or not settings.is_local):
+        why = "with a key" if settings.keys() else f"at {settings.host}, where others reach it"
+        yield f"{PREFIX}HOSTS does nothing {why}: by what name the server is called is not looked at then"
 
 
 def _about_path(upstream: str) -> str | None:

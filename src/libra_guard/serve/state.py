@@ -129,7 +129,7 @@ class Server:
         Raises:
             ApiError: 404, there is none of that name.
         """
-        return self.pool.get(name or policy.guard)
+        return self.pool.get(name, policy.guard)
 
     def policy(self, name: str | None) -> Policy:
         """The profile of that name; the server's own for None.

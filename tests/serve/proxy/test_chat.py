@@ -393,6 +393,52 @@ def test_thoughts_are_left_out_by_themselves(proxy: TestClient, upstream: Any, n
     assert (found["libra"]["action"], found["libra"]["left_out"]) == ("pass", [f"choices[0].{name}"])
 
 
+PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("images", [PICTURE]),
+        ("images", [{"type": "image_url", "image_url": "data:;base64,AAAA"}]),
+        ("content", [PICTURE]),
+        ("audio", {"id": "a", "data": "AAAA", "transcript": ""}),
+        ("reasoning_details", [{"type": "reasoning.encrypted", "data": "AAAA"}]),
+    ],
+)
+def test_bytes_in_an_answer_are_told_and_not_judged(
+    proxy: TestClient, upstream: Any, guard: Any, chunk: Any, ask: Any, name: str, value: Any
+) -> None:
+    said = {"content": "好的。", name: value}
+    upstream.says(said.pop("content"), **said)
+    found = proxy.post(PATH, json=ASK).json()
+    assert found["choices"][0]["message"][name] == value
+    assert found["libra"]["not_judged"] == [f"choices[0].{name} (bytes)"]
+    upstream.streams(chunk("好的。"), chunk(**{name: value}), chunk(**{name: value}), chunk(finish="stop"))
+    *_, last, _ = streamed = ask(proxy, stream=True)
+    assert [one["choices"][0]["delta"] for one in streamed[1:3]] == [{name: value}] * 2
+    assert last["libra"]["not_judged"] == [f"choices[0].{name} (bytes)"]
+    assert set(guard.asked) <= {"你好", "好的。"}
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["data:,【坏】", "data:【坏】;base64,AAAA", "data:text/plain;base64,【坏】", "data:text/plain;base64,A A 【坏】"],
+)
+def test_what_can_be_read_in_an_address_is_judged(proxy: TestClient, upstream: Any, url: str) -> None:
+    upstream.says("好", images=[{"type": "image_url", "image_url": {"url": url}}])
+    found = proxy.post(PATH, json=ASK).json()
+    assert found["choices"][0]["message"] == {"role": "assistant", "content": "好"}
+    assert found["libra"]["left_out"] == ["choices[0].images"]
+    assert "not_judged" not in found["libra"]
+
+
+def test_bytes_that_did_not_leave_are_not_told(proxy: TestClient, upstream: Any) -> None:
+    upstream.says("【坏】", images=[PICTURE])
+    libra = proxy.post(PATH, json=ASK).json()["libra"]
+    assert (libra["action"], "not_judged" in libra) == ("block", False)
+
+
 def test_what_passes_is_left_as_it_is(proxy: TestClient, upstream: Any) -> None:
     message = {"role": "assistant", "content": "好的", "reasoning_content": "想", "tool_calls": [CALL], "x": None}
     choice = {

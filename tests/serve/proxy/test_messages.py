@@ -61,6 +61,7 @@ CALL = [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "
         (user([{"type": "text", "text": "问" * 60}] * 2), "messages[1].content", "121 characters"),
         ({"role": "user", "content": "问", "name": "x" * 65}, "messages[1].name", "64 characters"),
         ({"role": "user", "content": "问", "name": 1}, "messages[1].name", "must be a text"),
+        ({"role": "user", "content": "问", "name": "\U000e0068"}, "messages[1].name", "invisible"),
         # Readers in Go take these for the fields that they look like.
         ({"role": "user", "content": "问", "Content": "另"}, "messages[1].content", "other letters"),
         ({"role": "user", "content": "问", "ROLE": "system"}, "messages[1].role", "other letters"),
@@ -137,6 +138,24 @@ def test_bad_body(body: dict[str, Any], param: str) -> None:
         ([user("问"), assistant("当然，")], ["问", "当然，"]),
         ([user("问"), assistant("一"), assistant("二")], ["问", "一\n二"]),
         ([user("问"), assistant(None, refusal="不", reasoning_content="想")], ["问", "不\n想"]),
+        ([user("问"), assistant("", reasoning={"text": "想"})], ["问", "想"]),
+        ([user("问"), assistant("", reasoning_details=[{"type": "reasoning.text", "text": "想"}])], ["问", "想"]),
+        (
+            [user("问"), assistant("", thinking="想"), assistant("", thinking_blocks=[{"thinking": "到"}])],
+            ["问", "想\n到"],
+        ),
+        # The same thought in two fields.
+        (
+            [user("问"), assistant("始", reasoning="一二", reasoning_details=[{"text": "一"}, {"text": "二"}])],
+            ["问", "始\n一二"],
+        ),
+        # A name can say anything, but for a plain one.
+        ([{**user("问"), "name": "请回答"}], ["请回答\n问"]),
+        ([{**user("问"), "name": "how to"}], ["how to\n问"]),
+        ([{**user("问"), "name": "user_1-a"}], ["问"]),
+        ([{**user(""), "name": "请回答"}], ["请回答"]),
+        ([user("问"), {**assistant(""), "name": "名"}], ["问", "名"]),
+        ([user("问"), assistant(None, tool_calls=CALL), {**tool("果"), "name": "名"}], ["问", "f\n名\n果"]),
         ([user("旧"), assistant("答"), assistant("一")], ["旧", "答\n一"]),
         ([user("旧"), assistant("答"), tool("果")], ["旧", "果"]),
         # Nobody but the system spoke.
@@ -197,6 +216,33 @@ def test_beside_the_messages(fields: dict[str, Any], judged: str | None) -> None
     assert asked.unread == ()
 
 
+@pytest.mark.parametrize(
+    ("messages", "fields", "param"),
+    [
+        ([user("问")], {"documents": ["\U000e0068\U000e0069"]}, "documents"),
+        # A part of it by itself, in which there is nothing to judge.
+        ([user("问")], {"documents": ["好" + "\U000e0068" * 300]}, "documents"),
+        ([user("问")], {"prediction": {"content": "\u200b"}}, "prediction"),
+        ([user("问"), assistant("\U000e0068\U000e0069")], {}, "messages[1].content"),
+    ],
+)
+def test_what_a_model_reads_and_a_person_cannot_see_is_refused(
+    messages: list[Any], fields: dict[str, Any], param: str
+) -> None:
+    with pytest.raises(ApiError, match="invisible") as raised:
+        read(*messages, **fields)
+    assert (raised.value.status_code, raised.value.param) == (400, param)
+
+
+def test_bytes_are_told() -> None:
+    data = "data:image/png;base64,iVBORw0KGgo="
+    asked = read(user("问"), documents=[{"image_url": {"url": data}}], tools=[{"data": "AAAA"}])
+    assert (asked.beside, asked.unread) == ((), ("documents (bytes)", "tools (bytes)"))
+    thought = assistant("始", reasoning_details=[{"type": "reasoning.encrypted", "data": "AAAA"}])
+    assert read(user("问"), thought).unread == ("messages[1].reasoning_details (bytes)",)
+    assert [prompt.question for prompt in read(user("问"), documents=[{"url": "data:,坏"}]).beside] == ["data:,坏"]
+
+
 @pytest.mark.parametrize("field", ["documents", "prediction", "tools", "functions", "response_format", "chat_template"])
 def test_what_is_long_beside_the_messages_is_judged_in_parts(field: str) -> None:
     text = "".join(chr(0x4E00 + i) for i in range(250))
@@ -252,6 +298,12 @@ def test_what_is_too_long_in_a_message_is_refused(message: dict[str, Any], param
 def test_earlier_calls_of_tools_are_judged(calls: dict[str, Any]) -> None:
     asked = read(user("问"), assistant(None, **calls))
     assert [prompt.messages[-1].content for prompt in asked.prompts] == ["问", "存\ndata\n甲\n乙\nx\n?"]
+
+
+def test_escapes_are_read_whatever_the_keys_are_called() -> None:
+    call = {"Function": {"Name": "f", "Arguments": '{"a": "\\u574f"}'}}
+    [_, called] = read(user("问"), assistant(None, tool_calls=[call])).prompts
+    assert "坏" in called.messages[-1].content
 
 
 def test_an_image_with_a_text_is_told() -> None:

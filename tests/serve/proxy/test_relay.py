@@ -91,6 +91,17 @@ def test_tools(chat: Ask, upstream: Any, chunk: Any) -> None:
     assert found[-1].choices[0].finish_reason == "tool_calls"
 
 
+def test_parallel_calls_at_one_index(chat: Ask, upstream: Any, chunk: Any) -> None:
+    functions = [{"name": "weather", "arguments": '{"city": "北京"}'}, {"name": "time", "arguments": '{"tz": "cn"}'}]
+    calls = [{"index": 0, "id": f"{i}", "type": "function", "function": one} for i, one in enumerate(functions)]
+    upstream.streams(*(chunk(tool_calls=[call]) for call in calls), chunk(finish="tool_calls"))
+    [delta, _] = [one.choices[0].delta for one in chat()]
+    assert [(call.index, call.id, call.function.to_dict()) for call in delta.tool_calls] == [
+        (0, "0", functions[0]),
+        (1, "1", functions[1]),
+    ]
+
+
 # What is released, and when.
 
 
@@ -320,6 +331,7 @@ BAD_DELTAS: list[list[dict[str, Any]]] = [
     [{"content": [{"type": "text", "text": "【坏】"}]}],
     [{"refusal": "【坏】"}],
     [{"audio": {"data": "AAAA"}}, {"audio": {"transcript": "【坏】"}}],
+    [{"audio": {"transcript": FIRST}}, {"audio": {"data": "AAAA"}}, {"audio": {"transcript": "好。这是【坏】的。"}}],
     calling('{"a": "【', '坏】"}'),
     calling('{"a": "\\u3010\\u574f\\u30', '11"}'),
     calling("{}", '{"a": "\\u3010\\u574f\\u3011"}'),
@@ -337,7 +349,26 @@ def test_blocked_wherever_it_stands(
         assert finishes(found) == [(0, "content_filter")], deltas
         assert "坏" not in json.dumps(found, ensure_ascii=False)
         assert "tool_calls" not in json.dumps(found)
+        assert "AAAA" not in json.dumps(found)
         assert "抱歉" in text_of(found)
+
+
+def test_sounds_leave_in_their_place(proxy: TestClient, upstream: Any, chunk: Any, ask: Any) -> None:
+    said = [{"data": "AAAA"}, {"transcript": FIRST}, {"data": "BBBB"}, {"transcript": "好。"}]
+    upstream.streams(*(chunk(audio=one) for one in said), chunk(finish="stop"))
+    *chunks, last, _ = ask(proxy)
+    assert [one["choices"][0]["delta"]["audio"] for one in chunks] == said
+    assert (last["libra"]["action"], last["libra"]["not_judged"]) == ("pass", ["choices[0].audio (bytes)"])
+
+
+def test_long_sounds_are_read_to_their_end(
+    proxy: TestClient, upstream: Any, chunk: Any, ask: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("libra_guard.serve.proxy.relay._MAX_HELD", 100)
+    upstream.streams(*[chunk(audio={"data": "AAAA"})] * 80, chunk(audio={"transcript": "好。"}), chunk(finish="stop"))
+    assert len(ask(proxy)) == 83
+    upstream.streams(*[chunk(audio={"data": "AAAA"})] * 200, upstream.until_closed, done=False)
+    assert ask(proxy)[-2]["error"]["code"] == "upstream_garbage"
 
 
 def test_thoughts_that_come_after_they_were_left_out(live: Any, upstream: Any, chunk: Any) -> None:

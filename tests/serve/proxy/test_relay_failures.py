@@ -55,6 +55,12 @@ def bad_streams(chunk: Any) -> list[tuple[list[Any], bool, str, str]]:
         ([{"error": {"message": "out of memory", "code": 500}}], False, "status", "midway: out of memory"),
         ([{"error": "oops"}], False, "status", "midway: oops"),
         ([b'event: error\ndata: {"error": {"message": "oops"}}\n\n'], False, "status", "midway: oops"),
+        ([b'event: error\ndata: {"message": "oops"}\n\n'], False, "status", "midway: oops"),
+        ([b"event: error\ndata: {}\n\n"], False, "status", "midway"),
+        ([{**chunk("", finish="error"), "error": {"message": "oops", "code": 502}}], False, "status", "midway: oops"),
+        ([{**chunk(""), "error": {"message": "oops"}}], False, "status", "midway: oops"),
+        ([{"choices": [{**other, "finish_reason": "error", "error": "oops"}]}], False, "status", "midway: oops"),
+        ([{"error": {"message": "oops 【坏】"}}], False, "status", "midway"),
         ([{"choices": "x"}], False, "garbage", "choices cannot be read"),
         ([{"choices": [1]}], False, "garbage", "no object"),
         ([{"choices": [{**other, "delta": "x"}]}], False, "garbage", "delta cannot be read"),
@@ -67,6 +73,7 @@ def bad_streams(chunk: Any) -> list[tuple[list[Any], bool, str, str]]:
         ([chunk(tool_calls={})], False, "cut", "broke off"),
         ([chunk(tool_calls={"a": 1})], False, "garbage", "calls of tools"),
         ([chunk(finish="stop"), chunk("还有")], False, "garbage", "after the end"),
+        ([chunk(finish="stop"), chunk(audio={"data": "AAAA"})], False, "garbage", "after the end"),
     ]
 
 
@@ -77,6 +84,7 @@ def test_a_bad_stream_ends_with_an_error(proxy: TestClient, upstream: Any, chunk
         error = failed(found)
         assert (error["code"], error["type"]) == (f"upstream_{kind}", "server_error"), events
         assert words in error["message"]
+        assert "【坏】" not in error["message"]
         assert "秘密" not in text_of(found)
     upstream.streams(chunk("好。"), chunk(finish="stop"))
     assert text_of(ask(proxy)) == "好。"
@@ -94,6 +102,12 @@ def test_an_error_is_an_error_for_the_client(chat: Ask, upstream: Any, chunk: An
     upstream.streams(chunk("好。"), {"error": {"message": "out of memory"}}, done=False)
     with pytest.raises(openai.APIError, match="out of memory"):
         list(chat())
+
+
+def test_an_error_midway_is_counted(proxy: TestClient, upstream: Any, chunk: Any, ask: Any) -> None:
+    upstream.streams(chunk("好。"), {**chunk("", finish="error"), "error": {"message": "oops"}})
+    assert failed(ask(proxy))["message"].endswith("oops")
+    assert 'libra_upstream_errors_total{reason="status"} 1.0' in proxy.get("/metrics").text
 
 
 def test_timeout_midway(make_server: Any, upstream: Any, chunk: Any, ask: Any, text_of: Any) -> None:

@@ -25,6 +25,9 @@ Make = Callable[..., TestClient]
 GOOD = {"choices": [{"index": 0, "message": {"role": "assistant", "content": "好"}, "finish_reason": "stop"}]}
 
 
+ENDED = {"index": 0, "message": {"content": ""}, "finish_reason": "error"}
+
+
 def as_json(found: Any) -> bytes:
     return json.dumps(found).encode()
 
@@ -58,6 +61,10 @@ CASES = [
     ((200, JSON, b"[]", False), 502, "garbage", "no JSON object"),
     ((200, JSON, b"{}", False), 502, "garbage", "has no choices"),
     ((200, JSON, error("in spite of 200"), False), 502, "status", "in spite of 200"),
+    ((200, JSON, as_json({"choices": [], "error": {"message": "boom"}}), False), 502, "status", "error: boom"),
+    ((200, JSON, as_json({"choices": [ENDED], "error": {"message": "boom"}}), False), 502, "status", "error: boom"),
+    ((200, JSON, as_json({"choices": [{**ENDED, "error": {"message": "boom"}}]}), False), 502, "status", "error: boom"),
+    ((200, JSON, as_json({"choices": 1, "error": {"message": "boom"}}), False), 502, "garbage", "has no choices"),
     ((200, JSON, as_json({"choices": {}}), False), 502, "garbage", "has no choices"),
     ((200, JSON, as_json({"choices": [1]}), False), 502, "garbage", "choice that is no object"),
     ((200, JSON, as_json({"choices": [{"message": None}]}), False), 502, "garbage", "message cannot be read"),
@@ -119,6 +126,69 @@ def test_what_the_caller_did_wrong_is_for_the_caller(
         assert answer.headers["x-libra-action"] == "pass"
 
 
+BAD_FAULTS: list[Any] = [
+    {"error": {"message": "no call", "code": "tool_use_failed", "failed_generation": "步骤【坏】"}},
+    {"error": {"message": "cannot read this: 【坏】"}},
+    {"error": {"message": "no call", "failed_generation": '{"a": "\\u3010\\u574f\\u3011"}'}},
+    {"choices": [{"message": {"content": "步骤【坏】"}}]},
+    {"error": {"message": "no", "【坏】": 1}},
+]
+UNJUDGED_FAULTS: list[Any] = [
+    {"error": {"message": "no call", "failed_generation": "步骤【错】秘密"}},
+    {"error": {"message": "no", "image": {"url": "data:image/png;base64,c2VjcmV0"}}},
+]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("status", [400, 422])
+def test_what_a_model_wrote_does_not_leave_in_an_error(
+    make_server: Make, upstream: Any, script: Any, stream: bool, status: int
+) -> None:
+    proxy = make_server(upstream=upstream.url)
+    for fault in BAD_FAULTS + UNJUDGED_FAULTS:
+        upstream.reply = lambda _, fault=fault: script.Reply(status, JSON, as_json(fault))
+        answer = proxy.post(PATH, json={**ASK, "stream": stream})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (status, "upstream_status"), fault
+        for secret in ("坏", "u574f", "秘密", "c2VjcmV0", "步骤"):
+            assert secret not in answer.text
+        assert answer.headers["x-libra-action"] == ("block" if fault in BAD_FAULTS else "pass")
+
+
+def test_of_a_key_that_stands_twice_in_an_error_one_leaves(make_server: Make, upstream: Any, script: Any) -> None:
+    proxy = make_server(upstream=upstream.url)
+    body = '{"error": {"message": "【坏】", "message": "no"}}'.encode()
+    upstream.reply = lambda _: script.Reply(400, JSON, body)
+    assert proxy.post(PATH, json=ASK).text == '{"error": {"message": "no"}}'
+
+
+def test_what_a_failed_call_says_is_for_the_caller(make_server: Make, upstream: Any, script: Any) -> None:
+    proxy = make_server(upstream=upstream.url)
+    fault = {"error": {"message": "no call", "code": "tool_use_failed", "failed_generation": "<function=天气>"}}
+    upstream.reply = lambda _: script.Reply(400, JSON, as_json(fault))
+    answer = proxy.post(PATH, json=ASK)
+    assert (answer.json(), answer.headers["x-libra-stage"]) == (fault, "response")
+
+
+@pytest.mark.parametrize(("policy", "leaves"), [("default", False), ("monitor", True)])
+@pytest.mark.parametrize("words", ["crash at 【坏】", "crash at 【错】秘密"])
+def test_words_of_a_failure_are_judged(
+    make_server: Make, upstream: Any, script: Any, policy: str, leaves: bool, words: str
+) -> None:
+    proxy = make_server(upstream=upstream.url, policy=policy)
+    for status in (500, 200):
+        upstream.reply = lambda _, status=status: script.Reply(status, JSON, error(words))
+        answer = proxy.post(PATH, json=ASK)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (502, "upstream_status")
+        assert (words in answer.json()["error"]["message"], "crash" in answer.text) == (leaves, leaves)
+
+
+def test_of_models_an_upstream_may_say_what_it_likes(make_server: Make, upstream: Any, script: Any, guard: Any) -> None:
+    proxy = make_server(upstream=upstream.url)
+    upstream.reply = lambda _: script.Reply(500, JSON, error("crash"))
+    assert proxy.get("/v1/models").json()["error"]["message"] == "the upstream answered 500: crash"
+    assert guard.asked == []
+
+
 @pytest.mark.parametrize(
     ("status", "headers", "body"),
     [
@@ -164,6 +234,23 @@ def test_the_servers_own_key_is_not_the_callers_business(
         assert answer.status_code == 502
         assert answer.json()["error"]["code"] == "upstream_status"
         assert "1234" not in answer.text
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_key_that_the_server_lacks_is_told(
+    make_server: Make, upstream: Any, script: Any, caplog: Any, status: int
+) -> None:
+    proxy = make_server(upstream=upstream.url, api_key="for-this-server")
+    upstream.reply = lambda _: script.Reply(status, JSON, error("You didn't provide an API key."))
+    headers = {"authorization": "Bearer for-this-server"}
+    for answer in (proxy.post(PATH, json=ASK, headers=headers), proxy.get("/v1/models", headers=headers)):
+        found = answer.json()["error"]
+        # The openai client would take a 401 for a wrong key of its own.
+        assert (answer.status_code, found["code"]) == (502, "upstream_status")
+        assert f"sent no key, and answered {status}; " in found["message"]
+        assert "LIBRA_SERVE_UPSTREAM_KEY" in found["message"]
+    assert "authorization" not in upstream.arrived[0].headers
+    assert f"the upstream answered {status}; see LIBRA_SERVE_UPSTREAM_KEY" in caplog.text
 
 
 def test_an_answer_that_is_too_long(make_server: Make, upstream: Any, monkeypatch: pytest.MonkeyPatch) -> None:

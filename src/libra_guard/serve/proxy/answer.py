@@ -13,7 +13,8 @@ from libra_guard.serve.proxy.messages import Asked
 from libra_guard.serve.proxy.upstream import UpstreamError
 from libra_guard.serve.state import Judged
 
-ANSWER_FIELDS = ("content", "refusal", "audio")
+AUDIO = "audio"
+ANSWER_FIELDS = ("content", "refusal", AUDIO)
 """Of a message: what answers the user. Where one is blocked, so is the choice. Of audio the transcript is judged."""
 FILTERED = "content_filter"
 HALF_A_CHARACTER = "the upstream sent a text with half a character (a lone surrogate) in it"

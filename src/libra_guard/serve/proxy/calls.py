@@ -29,7 +29,11 @@ class Calls:
     """A choice's calls of tools, put together from one message or from deltas."""
 
     def __init__(self) -> None:
-        self._calls: dict[str, dict[str, Any]] = {}
+        self._calls: list[dict[str, Any]] = []
+        self._current: dict[int, dict[str, Any]] = {}
+        """By index: the call that deltas carry on."""
+        self._free = 0
+        """An index that no call has; neither has any after it."""
         self._legacy: dict[str, Any] = {}
         self._size = 0
 
@@ -46,20 +50,32 @@ class Calls:
         if self._size > _MAX_CALLS:
             raise UpstreamError("garbage", f"the upstream calls tools with more than {_MAX_CALLS:,} characters")
         for i, call in enumerate(calls):
-            _merge(self._calls.setdefault(str(call.get("index", i)), {}), call)
+            index = call.get("index")
+            delta = {key: value for key, value in call.items() if key != "index"}
+            _merge(self._at(index if isinstance(index, int) else i, delta), delta)
         _merge(self._legacy, legacy)
         return bool(calls or legacy)
 
     @property
     def complete(self) -> dict[str, Any]:
         """The fields of a message or delta that has all of them."""
-        found = {CALLS: [_whole(call) for call in self._calls.values()], "function_call": _whole(self._legacy)}
+        found = {CALLS: [_whole(call) for call in self._calls], "function_call": _whole(self._legacy)}
         return {name: calls for name, calls in found.items() if calls}
 
     @property
     def text(self) -> str:
         """Names, and all keys and texts in the arguments; where these are no JSON, as they are."""
-        return "\n".join(said_by_calls([*map(_whole, self._calls.values()), _whole(self._legacy)]))
+        return "\n".join(said_by_calls([*map(_whole, self._calls), _whole(self._legacy)]))
+
+    def _at(self, index: int, delta: Mapping[str, Any]) -> dict[str, Any]:
+        """The call that a delta carries on, or begins: some servers begin one at the index of another."""
+        call = self._current.get(index)
+        if call is None or _begins_another(call, delta):
+            call = {"index": index if call is None else self._free}
+            self._calls.append(call)
+            self._current[index] = self._current[call["index"]] = call
+            self._free = max(self._free, call["index"] + 1)
+        return call
 
 
 def said_by_calls(calls: Iterable[Any], holders: Collection[str] = _HOLDERS) -> Iterator[str]:
@@ -84,6 +100,17 @@ def without_calls(message: dict[str, Any]) -> bool:
     for name in CALL_FIELDS:
         message.pop(name, None)
     return any(value for name, value in message.items() if name != "role")
+
+
+def unescaped(text: str) -> str:
+    """A text with characters in place of JSON's escapes of them, which a guard would not read."""
+    return _ESCAPED.sub(lambda escaped: chr(int(escaped[1], 16)), text)
+
+
+def _begins_another(call: Mapping[str, Any], delta: Mapping[str, Any]) -> bool:
+    # By the id alone it could not be told: some servers give every delta of a call a new one.
+    named = any(isinstance(inner := delta.get(holder), dict) and inner.get("name") for holder in _HOLDERS)
+    return bool(named and delta.get("id") and call.get("id") and delta["id"] != call["id"])
 
 
 class _Pieces(list[str]):
@@ -122,5 +149,4 @@ def _parsed(arguments: str) -> list[Any]:
             value, end = _JSON.raw_decode(arguments, shown.start())
             found.append(value)
     rest = arguments[end:].strip()
-    # Escaped characters would not be read by a guard.
-    return [*found, _ESCAPED.sub(lambda escaped: chr(int(escaped[1], 16)), rest)] if rest else found
+    return [*found, unescaped(rest)] if rest else found

@@ -9,8 +9,12 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-_NO_TEXT = frozenset({"id", "type", "name", "format", "data", "signature", "thought_signature", "encrypted_content"})
-"""Marks and bytes: what stands under these keys is no text for people, where it looks like it."""
+_MARKS = frozenset({"id", "type", "name", "format", "signature", "thought_signature"})
+"""What stands under these keys is no text for people, where it looks like it."""
+_BYTES = frozenset({"data", "encrypted_content"})
+"""Nor is this, but sounds and the like, which nobody judges."""
+_URLS = frozenset({"url", "image_url"})
+_DATA_URL = re.compile(r"data:[!-+\--~]{0,128};base64,[a-z0-9+/=_-]*", re.ASCII | re.IGNORECASE)
 _MARK = re.compile(r"[!-~]*")
 """Without a space or a character beyond ASCII."""
 _SHORT_MARK = re.compile(r"[!-~]{0,128}")
@@ -38,18 +42,36 @@ def strings(value: Any, *, marks: bool = False) -> Iterator[str]:
 
     Args:
         value: Of any depth.
-        marks: Whether every text and every key is one; otherwise those that only name or mark something are left out.
+        marks: Whether every text and every key is one; otherwise those that only name or mark something are left out,
+            and bytes.
     """
+    for key, text in _under_keys(value, keys=marks):
+        if marks or not ((key in _MARKS and _MARK.fullmatch(text)) or _is_bytes(key, text)):
+            yield text
+
+
+def has_bytes(value: Any) -> bool:
+    """Whether there are bytes in a JSON value, such as sounds and pictures, which ``strings`` leaves out."""
+    return any(text and _is_bytes(key, text) for key, text in _under_keys(value, keys=False))
+
+
+def _is_bytes(key: str, text: str) -> bool:
+    if key in _URLS:
+        return _DATA_URL.fullmatch(text) is not None
+    return key in _BYTES and _MARK.fullmatch(text) is not None
+
+
+def _under_keys(value: Any, *, keys: bool) -> Iterator[tuple[str, str]]:
+    """The texts in a JSON value, each with the key that it stands under, and keys: all, or those that are texts too."""
     left: list[tuple[str, Any]] = [("", value)]
     while left:
         key, inner = left.pop()
         if isinstance(inner, str):
-            if marks or key not in _NO_TEXT or not _MARK.fullmatch(inner):
-                yield inner
+            yield key, inner
         elif isinstance(inner, dict):
             for name, under in reversed(inner.items()):
                 left.append((name, under))
-                if marks or not is_key(name):
+                if keys or not is_key(name):
                     left.append(("", name))
         elif isinstance(inner, list):
             left += [(key, under) for under in reversed(inner)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
@@ -23,8 +23,8 @@ from libra_guard.serve.proxy.answer import (
     texts_of,
     worst,
 )
-from libra_guard.serve.proxy.calls import CALLS, Calls
-from libra_guard.serve.proxy.fields import keep_known, known_fields
+from libra_guard.serve.proxy.calls import CALL_FIELDS, CALLS, Calls, unescaped
+from libra_guard.serve.proxy.fields import has_bytes, keep_known, known_fields, strings
 from libra_guard.serve.proxy.messages import Asked
 from libra_guard.serve.proxy.upstream import UpstreamError
 from libra_guard.serve.state import Judged, Server
@@ -113,8 +113,34 @@ class Exchange:
         for i in {i for judged, i in said if judged.decision.action is Action.BLOCK}:
             reason = worst([judged for judged, choice in said if choice == i])
             choices[i] = blocked_choice(choices[i].get("index", i), self.safe_answer(reason))
+        for i, choice in enumerate(choices):
+            self.note_bytes(i, choice["message"])
         decisive = worst([judged for judged, _ in said])
         return decisive, next((i for judged, i in said if judged is decisive), None)
+
+    async def judge_error(self, said: Any) -> tuple[bool, Judged | None]:
+        """Judges what the upstream says in an error, as an answer: a text of the model's may be in it.
+
+        Args:
+            said: A JSON value.
+
+        Returns:
+            Whether it may come down, which what cannot be judged may not, and the decision; None where there is none.
+        """
+        text = unescaped("\n".join(strings(said))).encode("utf-8", "replace").decode()
+        rows = [self.asked.answered(text)] if any(map(is_visible, text)) else []
+        try:
+            judged = worst(await self._decide(partial(decide_patiently, self.server), rows, "error"))
+        except (LibraError, ApiError):
+            return False, None
+        blocked = judged is not None and judged.decision.action is Action.BLOCK
+        return not blocked and (self.monitors or not has_bytes(said)), judged
+
+    async def hear(self, error: UpstreamError) -> None:
+        """Puts the upstream's words into an error, if they may come down."""
+        may_leave, _ = await self.judge_error(error.words)
+        if may_leave:
+            error.quote()
 
     def safe_answer(self, judged: Judged | None) -> str:
         """What is said in place of a blocked text, in the language of the question."""
@@ -167,6 +193,13 @@ class Exchange:
         _log.error("%s let through unjudged in monitor mode: %s", what, why)
         self.not_judged.append(f"{what} ({why})")
         return True
+
+    def note_bytes(self, i: int, message: Mapping[str, Any]) -> None:
+        """Notes what is sent of a choice's message, or delta, and is no text."""
+        for name, value in message.items():
+            place = f"choices[{i}].{name} (bytes)"
+            if name not in CALL_FIELDS and place not in self.not_judged and has_bytes(value):
+                self.not_judged.append(place)
 
     def _rows(self, i: int, choice: Any) -> Iterator[_Row]:
         message, calls = message_of(choice, "message"), Calls()

@@ -14,17 +14,17 @@ from typing import Any, NamedTuple, NoReturn
 from libra_guard.guards.windows import OVERLAP
 from libra_guard.records import Conversation, Message, Role, check_text, is_visible
 from libra_guard.serve.errors import ApiError
-from libra_guard.serve.proxy.calls import CALL_FIELDS, said_by_calls
-from libra_guard.serve.proxy.fields import strings
+from libra_guard.serve.proxy.calls import CALL_FIELDS, said_by_calls, unescaped
+from libra_guard.serve.proxy.fields import has_bytes, is_key, strings
 from libra_guard.serve.schemas import check_length
 
 MAX_NAME = 64
-"""Characters of a message's ``name``, as OpenAI has it: it is shown to the model, and is not judged."""
+"""Characters of a message's ``name``, as OpenAI has it: it is shown to the model."""
 MAX_CHOICES = 128
 """As OpenAI has it."""
 _SYSTEM, _USER, _ASSISTANT, _TOOL = ("system", "developer"), ("user",), ("assistant",), ("tool", "function")
 ROLES = (*_SYSTEM, *_USER, *_ASSISTANT, *_TOOL)
-_THOUGHT = ("reasoning_content", "reasoning")
+_THOUGHT = ("reasoning_content", "reasoning", "reasoning_details", "thinking", "thinking_blocks")
 _FIELDS = ("messages", "stream", "n", "model", "role", "content", "name", "refusal", "type", "text", "thinking")
 _BESIDE = ("documents", "prediction", "tools", "functions", "response_format", "chat_template")
 """Fields of a request whose texts are judged as well."""
@@ -43,7 +43,7 @@ class Turn(NamedTuple):
     asked_of_tools: str
     """The texts in its calls of tools."""
     unread: tuple[str, ...]
-    """Its parts that are no text, as ``messages[0].content[1] (image_url)``."""
+    """What in it is no text, as ``messages[0].content[1] (image_url)``."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,9 @@ def read_asked(request: Mapping[str, Any], *, max_messages: int, max_chars: int)
       then the same, whatever the others say;
     - the beginning of an answer that the caller puts into the assistant's mouth, as an answer to the question.
 
+    A message's name belongs to its text, unless it is a plain one (ASCII letters, digits, ``_``, ``-``, ``.``, ``$``).
+    Text that is invisible is refused.
+
     Earlier turns are the caller's word: whether they were judged when they were new is not known here. They stand
     before the question for guards that read them. An assistant's turn that shows no text is no answer, and makes
     nothing earlier. The system's words are the operator's and are not judged, unless there are no others.
@@ -113,6 +116,7 @@ def read_asked(request: Mapping[str, Any], *, max_messages: int, max_chars: int)
     if isinstance(n, bool) or n not in range(1, MAX_CHOICES + 1):
         _refuse("n", f"must be a whole number from 1 to {MAX_CHOICES}")
     context, prompts, unread = _judged(turns)
+    unread += tuple(f"{name} (bytes)" for name in _BESIDE if has_bytes(request.get(name)))
     return Asked(
         model=model or "",
         stream=bool(stream),
@@ -131,7 +135,7 @@ def _beside(request: Mapping[str, Any], most: int) -> Iterator[Conversation]:
     for name in _BESIDE:
         text = "\n".join(text for text in strings(request.get(name)) if text)
         for begin in range(0, max(1, len(text) - repeated), most - repeated):
-            if message := _message(Role.USER, text[begin : begin + most]):
+            if message := _new(Role.USER, text[begin : begin + most], name):
                 yield Conversation(messages=message)
 
 
@@ -149,8 +153,9 @@ def _judged(turns: list[Turn]) -> tuple[tuple[Message, ...], tuple[Conversation,
     context = (*_earlier(turns, begin), *_message(Role.USER, words))
     prompts = [Conversation(messages=context)] if words else []
     tools = "\n".join(text for turn in turns[begin:] for text in _of_tools(turn) if text)
-    prompts += [Conversation(messages=m) for m in [_message(Role.USER, tools)] if m]
-    prompts += [Conversation(messages=(*context, *m)) for m in [_message(Role.ASSISTANT, _join(turns[end:]))] if m]
+    prompts += [Conversation(messages=m) for m in [_new(Role.USER, tools, "messages")] if m]
+    begun = _new(Role.ASSISTANT, _join(turns[end:]), f"messages[{end}].content")
+    prompts += [Conversation(messages=(*context, *begun))] if begun else []
     return context, tuple(prompts), tuple(place for turn in turns[begin:] for place in turn.unread)
 
 
@@ -174,6 +179,21 @@ def _message(role: Role, text: str) -> tuple[Message, ...]:
     return (Message(role=role, content=text),) if any(map(is_visible, text)) else ()
 
 
+def _new(role: Role, text: str, place: str) -> tuple[Message, ...]:
+    """A message of what is to be judged, which must show something or be blank."""
+    _check_shown(text, place)
+    return _message(role, text)
+
+
+def _check_shown(text: str, place: str) -> None:
+    # Blank is nothing to judge; what is invisible can be read by a model, and by no person.
+    if text.strip():
+        try:
+            check_text(text, place)
+        except ValueError as error:
+            raise ApiError(400, str(error), param=place) from None
+
+
 def _join(turns: list[Turn], roles: tuple[str, ...] = ROLES) -> str:
     return "\n".join(turn.text for turn in turns if turn.role in roles and turn.text)
 
@@ -193,15 +213,17 @@ def _turn(message: Any, place: str, max_chars: int) -> Turn:
         _refuse(f"{place}.content", "is missing")
     texts, unread = _content(content, f"{place}.content")
     if role in _ASSISTANT:
-        texts += [text for field in ("refusal", *_THOUGHT) if isinstance(text := message.get(field), str)]
+        further = {field: message.get(field) for field in ("refusal", *_THOUGHT)}
+        # Thoughts come back in two fields from some programs.
+        texts += dict.fromkeys(filter(None, ("".join(strings(value)) for value in further.values())))
+        unread += [f"{place}.{field} (bytes)" for field, value in further.items() if has_bytes(value)]
     text = "\n".join(texts)
     check_length(len(text), max_chars, f"{place}.content")
-    # Blank is nothing to judge; what is invisible can be read by a model, and by no person.
-    if text.strip() and role not in _ASSISTANT:
-        try:
-            check_text(text, f"{place}.content")
-        except ValueError as error:
-            raise ApiError(400, str(error), param=f"{place}.content") from None
+    if role not in _ASSISTANT:
+        _check_shown(text, f"{place}.content")
+    if name and not is_key(name):
+        _check_shown(name, f"{place}.name")
+        text = "\n".join(filter(None, (name, text)))
     asked = [_said(message.get(field), f"{place}.{field}", max_chars) for field in CALL_FIELDS]
     calls = any(message.get(field) for field in CALL_FIELDS)
     return Turn(role, text if text.strip() else "", calls, "\n".join(filter(None, asked)), tuple(unread))
@@ -210,7 +232,7 @@ def _turn(message: Any, place: str, max_chars: int) -> Turn:
 def _said(calls: Any, place: str, most: int) -> str:
     """The texts in calls of tools."""
     # Arguments may have escapes of half a character, which no conversation can hold.
-    text = "\n".join(said_by_calls(_listed(calls))).encode("utf-8", "replace").decode()
+    text = unescaped("\n".join(said_by_calls(_listed(calls)))).encode("utf-8", "replace").decode()
     check_length(len(text), most, place)
     return text
 

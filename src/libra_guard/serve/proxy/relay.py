@@ -2,7 +2,8 @@
 
 Chunks leave whole, in the order in which they came: so usage, log probabilities and numbers that a server adds stay
 what and where they were. A chunk leaves when all of its texts lie in windows that have passed. A choice's calls of
-tools leave together, in the place of the first part of them: nobody can use one before it is complete.
+tools leave together, in the place of the first part of them: nobody can use one before it is complete. Sounds, which
+may come before what they say, leave when the whole transcript of their choice has passed.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from libra_guard.records import Target
 from libra_guard.serve.errors import ApiError, api_error, error_body
 from libra_guard.serve.proxy.answer import (
     ANSWER_FIELDS,
+    AUDIO,
     blocked_chunks,
     head,
     leave_out,
@@ -30,11 +32,11 @@ from libra_guard.serve.proxy.answer import (
     worst,
 )
 from libra_guard.serve.proxy.calls import CALLS, Calls, without_calls
-from libra_guard.serve.proxy.fields import keep_known, known_fields
+from libra_guard.serve.proxy.fields import has_bytes, keep_known, known_fields
 from libra_guard.serve.proxy.growing import Growing
 from libra_guard.serve.proxy.judging import Exchange
 from libra_guard.serve.proxy.sse import DONE, KEEP_ALIVE, write_event
-from libra_guard.serve.proxy.upstream import UpstreamError, error_words
+from libra_guard.serve.proxy.upstream import UpstreamError
 from libra_guard.serve.state import Judged
 
 KEEP_ALIVE_SECONDS = 15.0
@@ -66,11 +68,12 @@ async def relayed(exchange: Exchange, events: AsyncGenerator[dict[str, Any] | No
             async for chunk in chunks:
                 yield KEEP_ALIVE if chunk is None else write_event(chunk)
     except Exception as error:
+        if isinstance(error, UpstreamError):
+            exchange.server.metrics.upstream_failed(error.kind)
+            await exchange.hear(error)
         failure = api_error(error)
         foreseen = isinstance(error, LibraError | ApiError)
         _log.error("a stream broke off: %s", failure.code, exc_info=None if foreseen else error)
-        if isinstance(error, UpstreamError):
-            exchange.server.metrics.upstream_failed(error.kind)
         yield write_event(error_body(failure))
     yield DONE
 
@@ -200,8 +203,8 @@ class _Relay:
     @property
     def _wants_more(self) -> bool:
         texts = [text for choice in self._choices.values() for text in choice.texts]
-        # What comes after calls must be read, for they wait for their end.
-        if self._ended or (len(self._held) >= _MAX_HELD // 2 and not any(text.field == CALLS for text in texts)):
+        # What comes after calls and sounds must be read, for they wait for their end.
+        if self._ended or (len(self._held) >= _MAX_HELD // 2 and not any(t.field in (CALLS, AUDIO) for t in texts)):
             return False
         return all(text.waiting < self._limit for text in texts)
 
@@ -214,9 +217,6 @@ class _Relay:
                 self._finish(choice)
             return
         choices = chunk.get("choices") or []
-        if chunk.get("error") and not choices:
-            words = error_words(chunk["error"])
-            raise UpstreamError("status", "the upstream failed midway" + (f": {words}" if words else ""))
         if not isinstance(choices, list):
             raise UpstreamError("garbage", "the upstream streamed a chunk whose choices cannot be read")
         chunk = known_fields(chunk, self._exchange.asked.model)
@@ -227,7 +227,7 @@ class _Relay:
         if kept or not choices or chunk.get("usage"):
             self._held.append(held)
         if len(self._held) > _MAX_HELD:
-            raise UpstreamError("garbage", f"the upstream streamed more than {_MAX_HELD:,} chunks around calls")
+            raise UpstreamError("garbage", f"more than {_MAX_HELD:,} chunks of the upstream's wait for calls or sounds")
 
     def _hold(self, part: Any, held: _Held) -> bool:
         """Takes one choice of a chunk; whether it is to be sent in time."""
@@ -239,9 +239,9 @@ class _Relay:
         if choice.blocked:
             return False
         keep_known(part, "delta", tokens=self._exchange.monitors)
-        texts, calls = texts_of(delta), choice.calls.feed(delta)
-        if choice.finished and (texts or calls):
-            raise UpstreamError("garbage", "the upstream streamed a text after the end of its choice")
+        texts, calls, sounds = texts_of(delta), choice.calls.feed(delta), has_bytes(delta.get(AUDIO))
+        if choice.finished and (texts or calls or sounds):
+            raise UpstreamError("garbage", "the upstream streamed a text or sound after the end of its choice")
         if not texts and not calls and part.get("logprobs") and not self._exchange.monitors:
             # Tokens of a text that is not here: a server keeps it back while it looks for calls in it.
             part["logprobs"] = None
@@ -252,6 +252,8 @@ class _Relay:
             growing = self._growing(choice, name)
             growing.feed(text)
             held.waits.append((choice, growing, growing.due))
+        if sounds:
+            held.waits.append((choice, self._growing(choice, AUDIO), math.inf))
         is_left = not calls or self._hold_calls(choice, delta, held)
         if calls or any(name in ANSWER_FIELDS for name in texts):
             # Thoughts are over when the answer begins: their end need not wait for more of them.
@@ -303,7 +305,9 @@ class _Relay:
             return None
         held = self._held.popleft()
         for part in held.chunk.get("choices") or []:
-            self._choices[part.get("index") or 0].note(part["delta"])
+            index = part.get("index") or 0
+            self._choices[index].note(part["delta"])
+            self._exchange.note_bytes(index, part["delta"])
         for choice in sorted(held.finishes, key=_strictness):
             held.chunk["libra"] = self._exchange.extension(Target.RESPONSE, choice.judged(), choice.index)
         return held.chunk

@@ -17,7 +17,11 @@ _MESSAGE: dict[str, Any] = {
     "properties": {
         "role": {"enum": list(ROLES), "description": "Who speaks."},
         "content": {"description": "A text, or a list of parts; only the assistant's may be missing."},
-        "name": {"type": ["string", "null"], "maxLength": MAX_NAME, "description": "Of the speaker; not judged."},
+        "name": {
+            "type": ["string", "null"],
+            "maxLength": MAX_NAME,
+            "description": "Of the speaker; judged unless it is plain ASCII.",
+        },
     },
 }
 REQUEST: dict[str, Any] = {
@@ -57,7 +61,8 @@ HEADERS = {
 }
 _PASSED_ON: dict[int | str, dict[str, Any]] = {
     "4XX": {
-        "description": "The upstream's own error, as it came: also one of the statuses above may be the upstream's.",
+        "description": "The upstream's own error: also one of the statuses above may be the upstream's. Of a chat "
+        "completion it is judged as an answer is, and if it does not pass its `code` is `upstream_status`.",
         "content": {"application/json": {"schema": {"type": "object"}}},
     }
 }
@@ -87,7 +92,8 @@ class ProxyResult(BaseModel):
     choice: int | None = None
     """Place in `choices` of the one that the decision is about; missing where it is about the prompt."""
     not_judged: list[str] = []
-    """What passed unseen, as `messages[0].content[1] (image_url)`; missing where nothing did."""
+    """What passed unseen, as `messages[0].content[1] (image_url)` or `choices[0].audio (bytes)`; missing where nothing
+    did."""
     left_out: list[str] = []
     """Fields of the answer that were blocked by themselves; missing where there are none."""
 

@@ -9,7 +9,7 @@ from typing import Any
 import httpx2
 
 from libra_guard.records import as_json
-from libra_guard.serve.proxy.upstream import UpstreamError, telling
+from libra_guard.serve.proxy.upstream import UpstreamError, error_in, error_words, telling
 
 DONE = b"data: [DONE]\n\n"
 KEEP_ALIVE = b": keep-alive\n\n"
@@ -26,7 +26,8 @@ async def read_events(response: httpx2.Response) -> AsyncGenerator[dict[str, Any
         Each event's object, and None for ``[DONE]``, which is the last. A stream without it has been cut off.
 
     Raises:
-        UpstreamError: It is no event stream, an event is no JSON object or too long, or the connection failed.
+        UpstreamError: It is no event stream, an event is no JSON object or too long, one is an error, or the connection
+            failed.
     """
     with telling():
         async for event in httpx2.EventSource(response):
@@ -34,7 +35,12 @@ async def read_events(response: httpx2.Response) -> AsyncGenerator[dict[str, Any
                 yield None
                 return
             if event.data:
-                yield _object(event.data)
+                found = _object(event.data)
+                # Clients take a chunk with an error for one, whatever stands beside it.
+                error = found if event.event == "error" else found.get("error") or error_in(found)
+                if error is not None:
+                    raise UpstreamError("status", "the upstream failed midway", words=error_words(error))
+                yield found
 
 
 def write_event(event: Mapping[str, Any]) -> bytes:

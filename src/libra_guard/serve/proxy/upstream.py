@@ -50,13 +50,26 @@ class UpstreamError(ApiError):
     Args:
         kind: ``connect``, ``timeout``, ``status``, ``garbage`` or ``cut``; counted.
         message: For people.
+        words: The upstream's own, which a model may have written: nobody has judged them yet.
         status: Of the answer.
         headers: Of the answer.
     """
 
-    def __init__(self, kind: str, message: str, *, status: int = 502, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        kind: str,
+        message: str,
+        *,
+        words: str = "",
+        status: int = 502,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(status, message, type="server_error", code=f"upstream_{kind}", headers=headers)
-        self.kind = kind
+        self.kind, self.words = kind, words
+
+    def quote(self) -> None:
+        """Puts the upstream's words into the message."""
+        self.message += f": {self.words}" if self.words else ""
 
 
 class Upstream:
@@ -137,17 +150,22 @@ class Upstream:
         return name not in _NOT_UP and not name.startswith("x-libra-") and name not in _named(request.headers)
 
     def _is_bad(self, status: int) -> bool:
-        # With a key of the server's own, who asks can do nothing about its being wrong, and must not see it quoted.
-        return not (200 <= status < 300 or 400 <= status < 500) or (self._key is not None and status in (401, 403))
+        # Where the client's key does not go up, who asks can do nothing about a missing or wrong one, and must not see
+        # the server's own quoted.
+        return not (200 <= status < 300 or 400 <= status < 500) or (not self._hands_keys_on and status in (401, 403))
 
     async def _failure(self, response: httpx2.Response) -> UpstreamError:
         status = response.status_code
         if status in (401, 403):
-            return UpstreamError("status", f"the upstream does not take this server's key ({status})")
+            _log.warning("the upstream answered %d; see LIBRA_SERVE_UPSTREAM_KEY", status)
+            if self._key is not None:
+                return UpstreamError("status", f"the upstream does not take this server's key ({status})")
+            hint = "whoever runs this server should see whether it needs LIBRA_SERVE_UPSTREAM_KEY"
+            return UpstreamError("status", f"the upstream was sent no key, and answered {status}; {hint}")
         words = _words(await read_body(response))
         wait = {name: response.headers[name] for name in ("retry-after",) if name in response.headers}
-        message = f"the upstream answered {status}" + (f": {words}" if words else "")
-        return UpstreamError("status", message, status=503 if status == 503 else 502, headers=wait)
+        message = f"the upstream answered {status}"
+        return UpstreamError("status", message, words=words, status=503 if status == 503 else 502, headers=wait)
 
 
 async def read_body(response: httpx2.Response) -> bytes:
@@ -182,12 +200,12 @@ async def read_object(response: httpx2.Response) -> dict[str, Any]:
         raise UpstreamError("garbage", f"the upstream's answer is not JSON, but {kind or 'of no type'}{hint}") from None
     if not isinstance(found, dict):
         raise UpstreamError("garbage", "the upstream's answer is no JSON object")
-    if "choices" not in found and "error" in found:
-        raise UpstreamError("status", f"the upstream answered: {_words(raw) or 'an error'}")
+    if error := error_in(found):
+        raise UpstreamError("status", "the upstream answered with an error", words=error_words(error))
     return found
 
 
-async def read_fault(response: httpx2.Response) -> bytes:
+async def read_fault(response: httpx2.Response) -> dict[str, Any]:
     """The body of an answer that says what the caller did wrong; in OpenAI's shape where it is no JSON object.
 
     A 404 that is no error of an API's own is one of a path that is not there: most likely the base URL is wrong.
@@ -199,12 +217,12 @@ async def read_fault(response: httpx2.Response) -> bytes:
     except (ValueError, RecursionError):
         found = None
     if isinstance(found, dict) and (status not in _NO_SUCH_PATH or {"error", "message"} & found.keys()):
-        return raw
+        return found
     if status in _NO_SUCH_PATH:
         message = f"the upstream has nothing to ask at this path ({status}){_hint(status)}"
     else:
         message = f"the upstream answered {status}, and not in JSON"
-    return json.dumps(error_body(ApiError(status, message, code="upstream_status"))).encode()
+    return error_body(ApiError(status, message, code="upstream_status"))
 
 
 def media_type(response: httpx2.Response) -> str:
@@ -241,6 +259,15 @@ def telling() -> Iterator[None]:
         raise UpstreamError("garbage", f"the upstream's answer cannot be read: {type(error).__name__}") from None
     except httpx2.HTTPError as error:
         raise UpstreamError("cut", f"the connection to the upstream broke: {type(error).__name__}") from None
+
+
+def error_in(found: Mapping[str, Any]) -> Any:
+    """The error in a completion or chunk: beside no choices, or beside or in one that ended with it."""
+    choices = found.get("choices")
+    listed = choices if isinstance(choices, list) else []
+    ended = [one for one in listed if isinstance(one, dict) and one.get("finish_reason") == "error"]
+    errors = [one["error"] for one in (found, *ended) if one.get("error")]
+    return errors[0] if errors and (ended or not choices) else None
 
 
 def error_words(error: Any) -> str:

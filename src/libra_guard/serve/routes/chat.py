@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager
 from typing import Annotated, Any
 from urllib.parse import quote
 
@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 from libra_guard.policy.profile import Action
 from libra_guard.records import Target, as_json
 from libra_guard.serve.body import StrictRoute
-from libra_guard.serve.errors import ApiError
+from libra_guard.serve.errors import ApiError, error_body
 from libra_guard.serve.pool import Served
 from libra_guard.serve.proxy.answer import blocked_chunks, blocked_completion, head
 from libra_guard.serve.proxy.judging import Exchange, stricter
@@ -75,7 +75,7 @@ async def chat(
     prompt = await exchange.judge_prompts()
     if prompt is not None and prompt.decision.action is Action.BLOCK:
         return _blocked(exchange, prompt)
-    with _counted(server):
+    async with _counted(server, exchange):
         response = await _ask(upstream, server, request, "/chat/completions", await request.body())
         if asked.stream and response.status_code < 400:
             return await _stream(exchange, prompt, response)
@@ -154,16 +154,21 @@ async def _ask(
 
 
 async def _passed(request: Request, server: Server, path: str) -> Response:
-    with _counted(server):
-        async with aclosing(await _ask(_upstream(server), server, request, path)) as response:
-            if response.status_code >= 400:
-                return await _fault(response, {})
-            return _json(await read_object(response), headers_down(response))
+    async with _counted(server), aclosing(await _ask(_upstream(server), server, request, path)) as response:
+        if response.status_code >= 400:
+            return _fault(await read_fault(response), response, {})
+        return _json(await read_object(response), headers_down(response))
 
 
 async def _whole(exchange: Exchange, prompt: Judged | None, response: httpx2.Response) -> Response:
     if response.status_code >= 400:
-        return await _fault(response, exchange.headers(Target.PROMPT, prompt))
+        found = await read_fault(response)
+        may_leave, answer = await exchange.judge_error(found)
+        if not may_leave:
+            message = f"the upstream answered {response.status_code}; what it says is not fit to be passed on"
+            found = error_body(ApiError(response.status_code, message, code="upstream_status"))
+        stage = stricter(prompt, answer)
+        return _fault(found, response, exchange.headers(stage, prompt if stage is Target.PROMPT else answer))
     completion = await read_object(response)
     answer, choice = await exchange.judge_completion(completion)
     stage = stricter(prompt, answer)
@@ -172,10 +177,8 @@ async def _whole(exchange: Exchange, prompt: Judged | None, response: httpx2.Res
     return _json(completion, headers_down(response) | exchange.headers(stage, judged))
 
 
-async def _fault(response: httpx2.Response, headers: Mapping[str, str]) -> Response:
-    return Response(
-        await read_fault(response), response.status_code, {**headers_down(response), **headers, **_JSON_HEADERS}
-    )
+def _fault(found: Mapping[str, Any], response: httpx2.Response, headers: Mapping[str, str]) -> Response:
+    return _json(found, {**headers_down(response), **headers}, response.status_code)
 
 
 async def _stream(exchange: Exchange, prompt: Judged | None, response: httpx2.Response) -> Response:
@@ -203,16 +206,21 @@ def _blocked(exchange: Exchange, prompt: Judged) -> Response:
     return _Events(events(), headers, None)
 
 
-def _json(completion: Mapping[str, Any], headers: Mapping[str, str]) -> Response:
+def _json(found: Mapping[str, Any], headers: Mapping[str, str], status: int = 200) -> Response:
     # Every text in it that was judged can be encoded.
-    body = as_json(completion, ensure_ascii=False).encode("utf-8", "replace")
-    return Response(body, headers={**headers, **_JSON_HEADERS})
+    body = as_json(found, ensure_ascii=False).encode("utf-8", "replace")
+    return Response(body, status, {**headers, **_JSON_HEADERS})
 
 
-@contextmanager
-def _counted(server: Server) -> Iterator[None]:
+@asynccontextmanager
+async def _counted(server: Server, exchange: Exchange | None = None) -> AsyncIterator[None]:
+    """Counts what fails at the upstream, whose words come down where no model has a part in them, or they pass."""
     try:
         yield
     except UpstreamError as error:
         server.metrics.upstream_failed(error.kind)
+        if exchange is None:
+            error.quote()
+        else:
+            await exchange.hear(error)
         raise
