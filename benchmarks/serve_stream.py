@@ -76,7 +76,8 @@ class Clock(asyncio.SelectorEventLoop):
         select = self._selector.select
 
         def jump(timeout: float | None) -> list:
-            self.now += timeout or 0
+            # A wait too short for the sum or the loop, which takes it for none, would be waited for again and again.
+            self.now += 0 if timeout is None else max(timeout, 1e-6)
             return select(0)
 
         self._selector.select = jump

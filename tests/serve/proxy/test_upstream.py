@@ -58,6 +58,8 @@ CASES = [
     ((200, {}, b"", False), 502, "garbage", "not JSON, but of no type"),
     ((200, JSON, b"\xff\xfe", False), 502, "garbage", "not JSON"),
     ((200, JSON, b"[" * 100_000, False), 502, "garbage", "not JSON"),
+    # Could be read, and not be written again.
+    ((200, JSON, b'{"choices": [], "usage": ' + b"[" * 900 + b"]" * 900 + b"}", False), 502, "garbage", "not JSON"),
     ((200, JSON, b"[]", False), 502, "garbage", "no JSON object"),
     ((200, JSON, b"{}", False), 502, "garbage", "has no choices"),
     ((200, JSON, error("in spite of 200"), False), 502, "status", "in spite of 200"),

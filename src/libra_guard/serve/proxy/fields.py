@@ -5,6 +5,7 @@ Beside the texts that are judged, what comes down is known fields and numbers: t
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -30,6 +31,27 @@ _MARKED = frozenset(
 _OF_TOKENS = ("id", "logprob", "bytes")
 _LONGEST_TOKEN = 64
 _DEEPEST = 16
+_DEEPEST_READ = 100
+"""What can be read a thousand levels deep cannot be written again; no answer is a hundred deep."""
+
+
+def read_json(text: str) -> Any:
+    """What an upstream's JSON says.
+
+    Raises:
+        ValueError: It is none, or one within another too often.
+    """
+    try:
+        found = json.loads(text)
+    except RecursionError:
+        raise ValueError("too deep") from None
+    level = [found]
+    for _ in range(_DEEPEST_READ):
+        holders = (one.values() if isinstance(one, dict) else one for one in level if isinstance(one, dict | list))
+        level = [inner for holder in holders for inner in holder]
+        if not level:
+            return found
+    raise ValueError("too deep")
 
 
 def is_key(name: str) -> bool:

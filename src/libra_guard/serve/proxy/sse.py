@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
 import httpx2
 
 from libra_guard.records import as_json
+from libra_guard.serve.proxy.fields import read_json
 from libra_guard.serve.proxy.upstream import UpstreamError, error_in, error_words, telling
 
 DONE = b"data: [DONE]\n\n"
@@ -55,8 +55,8 @@ def write_event(event: Mapping[str, Any]) -> bytes:
 
 def _object(data: str) -> dict[str, Any]:
     try:
-        found = json.loads(data)
-    except (ValueError, RecursionError):
+        found = read_json(data)
+    except ValueError:
         raise UpstreamError("garbage", "the upstream streamed an event that is no JSON") from None
     if not isinstance(found, dict):
         raise UpstreamError("garbage", "the upstream streamed an event that is no JSON object")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from starlette.requests import Request
 
 from libra_guard.errors import UsageError
 from libra_guard.serve.errors import ApiError, error_body
+from libra_guard.serve.proxy.fields import read_json
 from libra_guard.serve.settings import ServerSettings
 
 _log = logging.getLogger(__name__)
@@ -193,8 +193,8 @@ async def read_object(response: httpx2.Response) -> dict[str, Any]:
     kind = media_type(response)
     raw = await read_body(response)
     try:
-        found = json.loads(raw.decode())
-    except (ValueError, RecursionError):
+        found = read_json(raw.decode())
+    except ValueError:
         # Web interfaces answer any path with their page.
         hint = _hint(response.status_code) if kind == "text/html" else ""
         raise UpstreamError("garbage", f"the upstream's answer is not JSON, but {kind or 'of no type'}{hint}") from None
@@ -213,8 +213,8 @@ async def read_fault(response: httpx2.Response) -> dict[str, Any]:
     raw = await read_body(response)
     status = response.status_code
     try:
-        found = json.loads(raw.decode())
-    except (ValueError, RecursionError):
+        found = read_json(raw.decode())
+    except ValueError:
         found = None
     if isinstance(found, dict) and (status not in _NO_SUCH_PATH or {"error", "message"} & found.keys()):
         return found
@@ -287,8 +287,8 @@ def _hint(status: int) -> str:
 
 def _words(body: bytes) -> str:
     try:
-        return error_words(json.loads(body.decode()))
-    except (ValueError, RecursionError):
+        return error_words(read_json(body.decode()))
+    except ValueError:
         return ""
 
 

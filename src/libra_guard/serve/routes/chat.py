@@ -109,7 +109,7 @@ async def model(
     if {".", "..", ""} & set(model.split("/")):
         raise ApiError(404, "there is no such model", code="model_not_found")
     if server.upstream is None:
-        return _json(_as_model(server.pool.get(model), server), {})
+        return _json(_as_model(server.guard(server.policy(None), model), server), {})
     return await _passed(request, server, f"/models/{quote(model)}")
 
 
