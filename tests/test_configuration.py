@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import pytest
 from pydantic import Field, ValidationError, model_validator
@@ -49,6 +50,17 @@ def test_what_is_wrong_is_named_with_its_file(tmp_path: Path, text: str, message
         UsageError, match=rf"^{re.escape(str(path))}: (not a tea table:\n)?(.*\n)*.*{re.escape(message)}"
     ):
         Table.read(path)
+
+
+class Menu(Table):
+    kin: ClassVar[Mapping[str, str]] = {"dishes": "libra cook"}
+
+
+def test_a_file_of_another_kind_is_told_by_its_keys() -> None:
+    with pytest.raises(UsageError, match=r"^menu\.yaml: this is a file for `libra cook`$"):
+        Menu.checked({"dishes": [], "price": 3}, "menu.yaml")
+    with pytest.raises(UsageError, match="price: there is no such key"):
+        Menu.checked({"tea": "绿茶", "price": 3}, "menu.yaml")
 
 
 def test_all_that_is_wrong_is_told_at_once() -> None:

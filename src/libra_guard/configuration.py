@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self, get_args
@@ -34,6 +35,10 @@ class ConfigFile(Strict):
     kind: ClassVar[str]
     bundled: ClassVar[Path | None] = None
     """Folder of the files that come with the package, and go by their names without ``.yaml``."""
+    kin: ClassVar[Mapping[str, str]] = {}
+    """Keys by which a file of another kind is known → the command that it is for."""
+    marks: ClassVar[Sequence[str]] = ()
+    """Keys by which one of this kind is known, whatever else stands in it."""
 
     @classmethod
     def read(cls, path: str | Path) -> Self:
@@ -88,8 +93,50 @@ class ConfigFile(Strict):
         try:
             return cls.model_validate(settings)
         except ValidationError as error:
+            other = next((cls.kin[key] for key in settings if key in cls.kin), None)
+            if other and not any(key in settings for key in cls.marks):
+                raise UsageError(f"{place}: this is a file for `{other}`") from None
             lines = "\n".join(f"  {line}" for line in _told(error, cls))
             raise UsageError(f"{place}: not {_a(cls.kind)}:\n{lines}") from None
+
+    def changed(self, settings: Mapping[str, Any], place: str | Path) -> Self:
+        """The same with other values for some settings.
+
+        Args:
+            settings: Values by dotted paths; see ``put``.
+            place: Where they come from, for messages.
+
+        Raises:
+            UsageError: There is no such setting, or it cannot have that value.
+        """
+        # What is left open stays open, for it may inherit its value.
+        parts = self.model_dump(mode="json", exclude_unset=True)
+        for path, value in settings.items():
+            if not put(parts, path, copy.deepcopy(value)):
+                raise UsageError(f"{place}: the recipe has no '{path}' that could be set")
+        return self.checked(parts, place)
+
+
+def put(settings: Any, path: str, value: Any) -> bool:
+    """Sets what a dotted path names in unchecked settings.
+
+    Members of a list go by their ``name``, those without one by their numbers from 0. Mappings that are not there are
+    made, for what is left at its defaults may be set all the same; a wrong name is found when all is checked.
+
+    Returns:
+        Whether there is such a place.
+    """
+    *steps, last = path.split(".")
+    for step in steps:
+        if isinstance(settings, list):
+            named = {part.get("name", str(n)): part for n, part in enumerate(settings) if isinstance(part, dict)}
+            settings = named.get(step)
+        else:
+            settings = settings.setdefault(step, {}) if isinstance(settings, dict) else None
+    if not isinstance(settings, dict):
+        return False
+    settings[last] = value
+    return True
 
 
 @contextmanager

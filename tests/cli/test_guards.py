@@ -44,6 +44,25 @@ def test_table_names_every_guard_and_what_it_is(call: Call, monkeypatch: pytest.
     assert all(entry.summary in told and entry.model in told for entry in GUARDS.values())
 
 
+def test_table_names_released_models_with_size_and_licence(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    blocks = dict(block.strip().split("\n", 1) for block in call("guards").stdout.split("\n\n")[1:] if "\n" in block)
+    assert "  size: 2B, 9B, 27B\n  licence: Gemma Terms of Use" in blocks["shieldgemma:MODEL"]
+    for entry in GUARDS.values():
+        block = next(text for name, text in blocks.items() if name.startswith((f"{entry.name}:", f"{entry.name}[")))
+        assert [line.split(": ")[0].strip() for line in block.splitlines()[2:]] == [
+            name for name in ("hub", "size", "licence") if getattr(entry, name)
+        ]
+        assert ", ".join(entry.hub) in block
+
+
+def test_a_narrow_table_breaks_lines_and_loses_nothing(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    told = call("guards").stdout
+    assert max(map(len, told.splitlines())) <= 60
+    assert all(name in told for entry in GUARDS.values() for name in entry.hub)
+
+
 def test_what_a_backend_needs_is_told_where_it_is_missing(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr(guards, "find_spec", lambda module: object())

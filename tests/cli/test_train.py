@@ -149,7 +149,8 @@ def test_from_study_to_table(call: Call, folder: Path, study: Path, monkeypatch:
     assert done.exit_code == 0
     assert done.stdout == (out / "ablation.md").read_text(encoding="utf-8")
     assert done.stdout.splitlines()[2:] == [
-        f"| {name} | guard | 1.000 ± 0.000 / 1.000 ± 0.000 / 1.000 ± 0.000 |" for name in ("all", "half")
+        f"| {name} | {shown} | guard | 1.000 ± 0.000 / 1.000 ± 0.000 / 1.000 ± 0.000 |"
+        for name, shown in (("all", 142), ("half", 72))
     ]
     assert "run 4 of 4: half, seed 2" in done.stderr
     assert {p.name for p in out.iterdir()} == {"all", "half", "ablation.json", "ablation.md", "ablation.svg"}
@@ -205,7 +206,7 @@ def test_impossible_options_of_generative(call: Call, arguments: list[str]) -> N
     [
         ("none.yaml", "none.yaml: No such file"),
         # A classifier's.
-        ("toy.yaml", "toy.yaml: not a training recipe for a generative guard:"),
+        ("toy.yaml", "toy.yaml: this is a file for `libra train classifier`"),
     ],
 )
 def test_no_generative_recipe(call: Call, folder: Path, recipe: str, message: str) -> None:
@@ -254,6 +255,50 @@ def test_from_generative_recipe_to_verdict(call: Call, folder: Path, generative:
     assert known["command"].startswith("libra ")
 
 
+SET = ("--set", "stages.only.learning_rate=1e-3", "--set", "training.warmup=0.5", "--set", "test=[]")
+
+
+def test_the_command_line_overrides_the_recipe(call: Call, folder: Path, generative: Path) -> None:
+    arguments = ("--data", str(folder), "--out", str(folder / "out"), "--base", str(folder / "base"))
+    done = call("train", "generative", str(generative), *arguments, *SET)
+    assert done.exit_code == 0
+    settings = next(line for line in done.stderr.splitlines() if line.startswith("  epochs"))
+    assert "learning_rate 0.001 (the command line)" in settings
+    assert "warmup 0.5 (the command line)" in settings
+    assert "batch_size 4 (the recipe's)" in settings
+    run = json.loads((folder / "out" / "train.json").read_text(encoding="utf-8"))
+    assert run["stages"][0]["learning_rate"] == 1e-3
+    assert (run["test"], run["provenance"]["recipe"]["test"]) == ({}, [])
+
+
+def test_the_command_line_overrides_a_classifiers_recipe(call: Call, folder: Path) -> None:
+    arguments = ("--data", str(folder), "--out", str(folder / "out"))
+    # One source of the recipe's anchor alone.
+    done = call("train", "classifier", str(folder / "toy.yaml"), *arguments, "--set", "ngrams.data.0.share=0.5")
+    assert done.exit_code == 0
+    recipe = json.loads((folder / "out" / "train.json").read_text(encoding="utf-8"))["provenance"]["recipe"]
+    assert (recipe["ngrams"]["data"][0]["share"], recipe["test"][0]["share"]) == (0.5, 1)
+
+
+@pytest.mark.parametrize("kind", ["classifier", "generative"])
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("seed", "--set seed: write KEY=VALUE"),
+        ("seed=[1", "--set seed=[1: the value is no YAML"),
+        ("seed=many", ".yaml with --set seed=many: not a training recipe"),
+        ("sede=1", "  sede: there is no such key; did you mean 'seed'?"),
+        ("test.7.share=0.5", ".yaml with --set test.7.share=0.5: the recipe has no 'test.7.share' that could be set"),
+    ],
+)
+def test_what_cannot_be_set(call: Call, folder: Path, generative: Path, kind: str, setting: str, message: str) -> None:
+    recipe = str(generative if kind == "generative" else folder / "toy.yaml")
+    done = call("train", kind, recipe, "--data", str(folder), "--out", str(folder / "out"), "--set", setting)
+    assert isinstance(done.exception, UsageError)
+    assert message in str(done.exception)
+    assert not (folder / "out").exists()
+
+
 def test_a_second_process_prints_nothing(
     call: Call, folder: Path, generative: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -263,6 +308,14 @@ def test_a_second_process_prints_nothing(
 
 
 # Cards
+
+
+def test_a_card_names_the_base_of_which_a_copy_was_trained(call: Call, folder: Path, generative: Path) -> None:
+    out, base = folder / "out", ("--base", str(folder / "base"))
+    call("train", "generative", str(generative), "--data", str(folder), "--out", str(out), *base, "--set", "test=[]")
+    done = call("train", "card", str(out), "--base", "owner/name")
+    assert (done.exit_code, done.stdout.split()) == (0, [str(out / "guard" / "README.md")])
+    assert "base_model: owner/name\n" in (out / "guard" / "README.md").read_text(encoding="utf-8")
 
 
 def test_a_card_is_written_again(call: Call, folder: Path) -> None:

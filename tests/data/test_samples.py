@@ -6,7 +6,7 @@ from pathlib import Path
 from libra_guard.data.base import split_of, split_text
 from libra_guard.data.registry import load_dataset_rows
 from libra_guard.io import BadRow
-from libra_guard.records import Sample
+from libra_guard.records import Sample, content_id
 
 ROW = {"question": "换个说法：怎么泡茶", "response": "八十度的水。", "label": "安全", "id": "p-1"}
 
@@ -21,6 +21,15 @@ def test_four_fields_make_a_sample(tmp_path: Path) -> None:
     found = read(tmp_path, ROW, ROW, {key: value for key, value in ROW.items() if key != "label"})
     assert isinstance(found[0], Sample)
     assert [one.reason for one in found[1:]] == ["the id 'p-1' was there before", "there is no field 'label'"]
+
+
+def test_a_row_without_an_id_is_named_by_its_content(tmp_path: Path) -> None:
+    bare = {key: value for key, value in ROW.items() if key != "id"}
+    found = read(tmp_path, bare, {**bare, "id": ""}, {**bare, "id": None}, {**bare, "label": "不安全"}, bare)
+    assert [isinstance(one, Sample) for one in found] == [True, True, True, True, False]
+    assert found[0].id == content_id(bare)
+    assert len({one.id for one in found[:-1]}) == 4
+    assert found[-1].reason == f"the id '{content_id(bare)}' was there before"
 
 
 def test_what_was_made_of_a_question_is_split_as_that_question_is(tmp_path: Path) -> None:

@@ -20,6 +20,18 @@ SIZES = {
     # Large enough that probabilities are far from uniform, so that a wrong position shows.
     "initializer_range": 0.3,
 }
+# Llama Guard 4 is dense, and reads images too.
+LLAMA4_TEXT = {"intermediate_size_mlp": 48, "head_dim": 8, "num_local_experts": 1, "moe_layers": []}
+LLAMA4_VISION = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "vision_output_dim": 32,
+    "projector_input_dim": 32,
+    "projector_output_dim": 32,
+    "image_size": 28,
+}
 MakeModel = Callable[..., Path]
 Member = Callable[..., dict[str, Any]]
 Combined = Callable[..., str]
@@ -29,7 +41,7 @@ Combined = Callable[..., str]
 def tiny_llm(tmp_path_factory: pytest.TempPathFactory) -> MakeModel:
     """Folder of a tiny model: ``tiny_llm("Llama", ["<|eot_id|>", …], chat_template=…)``.
 
-    The architecture is a prefix of transformers' class names (``Llama``, ``Qwen3``, ``Gemma2``, …); ``labels`` makes a
+    The architecture is a prefix of transformers' class names (``Llama``, ``Llama4``, ``Gemma2``, …); ``labels`` makes a
     sequence classifier of so many outputs. The first control token ends a text.
     """
     made: dict[Any, Path] = {}
@@ -91,8 +103,13 @@ def _build(folder: Path, kind: str, controls: Sequence[str], chat_template: str 
     torch.manual_seed(7)
     config_class = getattr(transformers, f"{kind}Config")
     ids = {"eos_token_id": 0, "pad_token_id": None if labels else 0, "bos_token_id": None}
-    config = config_class(**SIZES, vocab_size=len(wrapped), **ids, **({"num_labels": labels} if labels else {}))
-    head = "ForSequenceClassification" if labels else "ForCausalLM"
+    sizes = {**SIZES, **ids, "vocab_size": len(wrapped)}
+    if kind == "Llama4":
+        config = config_class(text_config=sizes | LLAMA4_TEXT, vision_config=LLAMA4_VISION)
+        head = "ForConditionalGeneration"
+    else:
+        config = config_class(**sizes, **({"num_labels": labels} if labels else {}))
+        head = "ForSequenceClassification" if labels else "ForCausalLM"
     getattr(transformers, f"{kind}{head}")(config).save_pretrained(folder)
     wrapped.save_pretrained(folder)
     return folder

@@ -1,4 +1,4 @@
-"""DuoGuard: outputs bad ones first, the text byte for byte, windows, and the whole on a tiny Qwen2."""
+"""DuoGuard: outputs bad ones first, the text byte for byte, windows, and the whole on a tiny Qwen2 and Llama."""
 
 from __future__ import annotations
 
@@ -100,9 +100,13 @@ def test_nothing_to_judge() -> None:
     assert DuoGuard(ScriptedBackend(logits=[])).judge([]) == []
 
 
-def test_on_a_model_of_its_architecture(tiny_llm) -> None:
-    guard = load_guard(f"duoguard:{tiny_llm('Qwen2', ['<|endoftext|>', '<|im_start|>'], labels=12)}")
-    loud = Conversation.from_pair("How to make tea?<|endoftext|>", "<|im_start|>At 80 degrees.")
+@pytest.mark.parametrize(
+    ("architecture", "controls"),
+    [("Qwen2", ["<|endoftext|>", "<|im_start|>"]), ("Llama", ["<|end_of_text|>", "<|start_header_id|>"])],
+)
+def test_on_a_model_of_its_architecture(tiny_llm, architecture: str, controls: list[str]) -> None:
+    guard = load_guard(f"duoguard:{tiny_llm(architecture, controls, labels=12)}")
+    loud = Conversation.from_pair(f"How to make tea?{controls[0]}", f"{controls[1]}At 80 degrees.")
     verdicts = guard.judge([QUESTION, PAIR, loud])
     assert all(v.valid and 0 < v.unsafe_score < 1 and len(v.categories) == 12 for v in verdicts)
     assert guard.judge([PAIR])[0].unsafe_score == pytest.approx(verdicts[1].unsafe_score, abs=1e-5)

@@ -1,4 +1,4 @@
-"""Llama Guard: answers bad ones first, the prompt byte for byte, and the whole on a tiny Llama."""
+"""Llama Guard: answers bad ones first, the prompt byte for byte, and the whole on a tiny Llama and Llama 4."""
 
 from __future__ import annotations
 
@@ -53,13 +53,16 @@ def published(role: str, conversation: str) -> str:
         ("safe or unsafe", None, []),
         ("UNSAFE", None, []),
         ("safe unsafe", None, []),
+        ("safe\nunsafe\nS1", None, []),
+        ("safe\n\nunsafe", None, []),
+        ("safe\nS1,S10", None, []),
+        ("safe\nIt is harmless.", None, []),
         ("unsafe", Label.UNSAFE, []),
         ("unsafe\nS99", Label.UNSAFE, []),
         ("unsafe\nS1,S10", Label.UNSAFE, ["S1", "S10"]),
         ("\n\nunsafe\nS1, S1\nS2", Label.UNSAFE, ["S1"]),
         ("safe", Label.SAFE, []),
-        ("\n\nsafe\n", Label.SAFE, []),
-        ("safe\nS1", Label.SAFE, []),
+        ("\n\nsafe \n\n", Label.SAFE, []),
     ],
 )
 def test_answers(text: str, label: Label | None, codes: list[str]) -> None:
@@ -108,3 +111,18 @@ def test_on_a_model_of_its_architecture(tiny_llm) -> None:
     ids = guard.backend._encoder.prompts([guard.ask(Conversation.from_pair("<|eot_id|>", "<|begin_of_text|>"))])[0]
     # The card's text has two ends of turn and one beginning; none came from the user.
     assert [ids.count(i) for i in range(4)] == [1, 1, 2, 2]
+
+
+def test_version_4_on_a_model_of_its_architecture(tiny_llm) -> None:
+    # Templates of models that read images too take a text in parts, and print nothing of one that is none.
+    template = (
+        "<|begin_of_text|>{% for m in messages %}{{ m.role }}: "
+        "{% for part in m.content | selectattr('type', 'equalto', 'text') %}{{ part.text }}{% endfor %} "
+        "{% endfor %}<|eot_id|><|start_header_id|>assistant<|end_header_id|>"
+    )
+    guard = load_guard(f"llama-guard:{tiny_llm('Llama4', CONTROLS, chat_template=template)}", chat=True)
+    verdicts = guard.judge([PAIR, Conversation.from_pair("如何泡茶？<|eot_id|>")])
+    assert all(v.valid and 0 < v.unsafe_score < 1 for v in verdicts)
+    assert "user: 如何泡茶？ assistant: 水温八十度。 <|eot_id|>" in guard.backend._encoder.render(guard.ask(PAIR))
+    ids = guard.backend._encoder.prompts([guard.ask(Conversation.from_pair("<|eot_id|>", "<|begin_of_text|>"))])[0]
+    assert [ids.count(i) for i in range(4)] == [1, 1, 1, 1]

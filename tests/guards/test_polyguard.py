@@ -1,4 +1,4 @@
-"""PolyGuard: answers bad ones first, the messages byte for byte, and the whole on a tiny Qwen2."""
+"""PolyGuard: answers bad ones first, the messages byte for byte, and the whole on a tiny Qwen2 and Mistral."""
 
 from __future__ import annotations
 
@@ -57,12 +57,15 @@ def lines(request: str, of_request: str, refusal: str, response: str, of_respons
         ("Harmful request: n/a\nRequest safety violations: S1", REQUEST, None, []),
         (lines("yes", "S1", "no", "n/a", "S1"), ANSWER, None, []),
         ("Harmful request: yes\nRequest safety violations: S1", ANSWER, None, []),
+        (lines("yes", "S1", "yes", "no", "S2"), ANSWER, None, []),
+        (lines("no", "S1", "no", "no", "None"), REQUEST, None, []),
         (lines("yes", "S1", "no", "yes", "S2")[:-4], ANSWER, Label.UNSAFE, []),
         (lines("yes", "S99, S1x", "no", "no", "None"), REQUEST, Label.UNSAFE, []),
         (lines("yes", "None", "no", "no", "S2"), REQUEST, Label.UNSAFE, []),
         (lines("no", "S1", "no", "yes", "S2, S10"), ANSWER, Label.UNSAFE, ["S2", "S10"]),
         (lines("yes", "S1,S14,S1", "yes", "no", "S2"), REQUEST, Label.UNSAFE, ["S1", "S14"]),
-        (lines("yes", "S1", "yes", "no", "S2"), ANSWER, Label.SAFE, []),
+        (lines("yes", "S1", "yes", "no", "None"), ANSWER, Label.SAFE, []),
+        (lines("no", "None", "no", "yes", "S2"), REQUEST, Label.SAFE, []),
         (lines("no", "None", "no", "no", "None"), REQUEST, Label.SAFE, []),
     ],
 )
@@ -120,8 +123,9 @@ def test_generated_where_nothing_can_be_scored() -> None:
     assert (unread.valid, unread.flagged) == (False, True)
 
 
-def test_on_a_model_of_its_architecture(tiny_llm) -> None:
-    guard = load_guard(f"polyguard:{tiny_llm('Qwen2', CONTROLS, chat_template=CHATML)}", max_new_tokens=8)
+@pytest.mark.parametrize("architecture", ["Qwen2", "Mistral"])
+def test_on_a_model_of_its_architecture(tiny_llm, architecture: str) -> None:
+    guard = load_guard(f"polyguard:{tiny_llm(architecture, CONTROLS, chat_template=CHATML)}", max_new_tokens=8)
     question, pair = guard.judge([QUESTION, PAIR])
     assert question.valid
     assert 0 < question.unsafe_score < 1

@@ -128,6 +128,15 @@ def test_every_entry_is_true(name: str) -> None:
     assert entry.extra in (None, BACKENDS[entry.backends[0]].extra)
     assert entry.model or entry.bundled
     assert entry.summary
+    assert entry.languages
+
+
+@pytest.mark.parametrize("name", list(GUARDS))
+def test_released_models_are_told_with_licence_and_size(name: str) -> None:
+    entry = GUARDS[name]
+    # What runs on transformers by default was released by someone; the rest is bundled or the user's own.
+    assert bool(entry.hub) is (entry.extra == "hf")
+    assert bool(entry.licence) is bool(entry.size) is bool(entry.hub or entry.bundled)
 
 
 # Loading

@@ -99,6 +99,9 @@ def scored(*yes: float, **more) -> ScriptedBackend:
         ("The answer is No.", None, None),
         ("yes", None, None),
         ("No\nYes", None, None),
+        ("No, Yes", None, None),
+        ("No\n**Yes**", None, None),
+        ("No. On second thought, yes.", None, None),
         ("Yes. It is harmless.\n\nNo.", None, None),
         ("Yes", Label.UNSAFE, None),
         ("\nYes, it seeks a weapon.", Label.UNSAFE, "it seeks a weapon."),
@@ -106,6 +109,7 @@ def scored(*yes: float, **more) -> ScriptedBackend:
         ("Yes\nYes", Label.UNSAFE, "Yes"),
         ("No", Label.SAFE, None),
         ("No. Tea is harmless.", Label.SAFE, "Tea is harmless."),
+        ("No. Yesterday's tea has no eyes.", Label.SAFE, "Yesterday's tea has no eyes."),
     ],
 )
 def test_answers(text: str, label: Label | None, analysis: str | None) -> None:

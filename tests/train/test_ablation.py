@@ -19,6 +19,7 @@ from libra_guard.errors import MissingExtraError, UsageError
 from libra_guard.train import ablation, classifier
 from libra_guard.train.ablation import Study, Variant, ablate, markdown
 from libra_guard.train.encoder import EncoderTrainer
+from libra_guard.train.generative_recipe import GenerativeRecipe
 from libra_guard.train.plots import plot_ablation
 from libra_guard.train.recipe import Recipe
 
@@ -207,18 +208,42 @@ def test_a_part_can_be_taken_out() -> None:
     [
         ({"stages": ["second"]}, [("second", ["libra-seed"], 1)]),
         ({"stages": ["second", "first"]}, [("second", ["libra-seed"], 1), ("first", ["libra-seed", "smile"], 2)]),
-        ({"mixture": True}, [("mixture", ["libra-seed", "smile", "libra-seed"], 2)]),
+        ({"mixture": True}, [("mixture", ["libra-seed", "smile", "libra-seed"], 1)]),
         (
             {"mixture": True, "stages": ["second", "first"]},
             [("mixture", ["libra-seed", "libra-seed", "smile"], 1)],
         ),
-        ({"mixture": True, "without": ["smile"]}, [("mixture", ["libra-seed", "libra-seed"], 2)]),
+        ({"mixture": True, "without": ["smile"]}, [("mixture", ["libra-seed", "libra-seed"], 1)]),
         ({"without": ["smile"]}, [("first", ["libra-seed"], 2), ("second", ["libra-seed"], 1)]),
         ({"set": {"stages.second.epochs": 5}, "stages": ["second"]}, [("second", ["libra-seed"], 5)]),
     ],
 )
 def test_stages(variant: dict[str, Any], stages: list[Any]) -> None:
     assert [(s.name, [d.set for d in s.data], s.epochs) for s in apply(variant).stages] == stages
+
+
+def test_a_mixture_shows_as_much_as_the_stages() -> None:
+    """Of each source, over all epochs."""
+    recipe = DEEP | {"stages": [DEEP["stages"][0], {"name": "second", "data": [{**SEED, "repeat": 3}], "epochs": 5}]}
+    (mixture,) = apply({"mixture": True}, recipe).stages
+    assert [(source.set, source.repeat * mixture.epochs) for source in mixture.data] == [
+        ("libra-seed", 2),
+        ("smile", 2),
+        ("libra-seed", 15),
+    ]
+    # Its other settings are the first stage's.
+    (other,) = apply({"mixture": True, "stages": ["second", "first"]}, recipe).stages
+    assert [source.repeat for source in other.data] == [15, 2, 2]
+
+
+def test_a_mixture_of_generative_stages_shows_what_they_inherit() -> None:
+    mixed = Variant(mixture=True).apply(GenerativeRecipe.model_validate(TAUGHT), "here")
+    assert [(s.name, s.epochs, s.length, [d.repeat for d in s.data]) for s in mixed.resolved] == [
+        ("mixture", 1, 256, [3, 3, 3])
+    ]
+    half = TAUGHT | {"stages": [{**TAUGHT["stages"][0], "epochs": 0.5}]}
+    with pytest.raises(UsageError, match=r"^here: mixture: stage 'first' has 0\.5 epochs; whole ones can be mixed$"):
+        Variant(mixture=True).apply(GenerativeRecipe.model_validate(half), "here")
 
 
 def test_without_a_set_nothing_is_fitted_on_it_but_it_is_tested() -> None:
@@ -332,7 +357,10 @@ def test_every_run_is_a_guard(wide: Done) -> None:
 
 def test_the_numbers(wide: Done) -> None:
     assert json.loads((wide.out / "ablation.json").read_text()) == wide.result
-    assert list(wide.result) == ["study", "results", "runs"]
+    assert list(wide.result) == ["study", "shown", "results", "runs"]
+    taught = {name: run["examples"]["ngrams"].values() for name, run in wide.result["runs"].items()}
+    shown = {name: sum(sum(count.values()) for count in counts) for name, counts in taught.items()}
+    assert wide.result["shown"] == {name: [shown[f"{name}, seed {s}"] for s in (1, 2)] for name in ("all", "little")}
     assert Study.model_validate(wide.result["study"]) == Study.read(wide.path)
     assert list(wide.result["results"]) == ["all", "little"]
     for name, systems in wide.result["results"].items():
@@ -352,13 +380,14 @@ def test_the_numbers(wide: Done) -> None:
 
 def test_the_table(wide: Done) -> None:
     table = (wide.out / "ablation.md").read_text()
-    assert table == markdown(wide.result["results"]) + "\n"
+    assert table == markdown(wide.result) + "\n"
     head, rule, *rows = table.splitlines()
-    assert head == "| variant | part | libra-seed (pair): accuracy / f1_unsafe / auc | smile (pair): over_refusal |"
-    assert rule == "|---|---|--:|--:|"
+    sets = "libra-seed (pair): accuracy / f1_unsafe / auc | smile (pair): over_refusal"
+    assert head == f"| variant | examples shown | part | {sets} |"
+    assert rule == "|---|--:|---|--:|--:|"
     number = r"\d\.\d{3} ± \d\.\d{3}"
     for row, name in zip(rows, ("all", "little"), strict=True):
-        assert re.fullmatch(rf"\| {name} \| guard \| {number} / {number} / {number} \| {number} \|", row)
+        assert re.fullmatch(rf"\| {name} \| \d+ \| guard \| {number} / {number} / {number} \| {number} \|", row)
 
 
 def test_a_second_call_trains_nothing(wide: Done, data: Path, again: list[str]) -> None:
@@ -491,15 +520,16 @@ UNSAFE = {"accuracy": number(0.75), "recall_unsafe": number(0.75)}
 
 def test_the_table_shows_what_a_set_can_tell() -> None:
     sets = {"mixed (pair)": MIXED, "safe (pair)": SAFE, "unsafe (question)": UNSAFE}
-    table = markdown({"plain": {"guard": sets, "ngrams": sets}, "other": {"guard": sets}}).splitlines()
+    results = {"plain": {"guard": sets, "ngrams": sets}, "other": {"guard": sets}}
+    table = markdown({"shown": {"plain": [1200, 1201, 1205], "other": [7]}, "results": results}).splitlines()
     cells = "0.900 ± 0.013 / 0.850 ± 0.013 / 1.000 ± 0.013 | 0.020 | 0.750 ± 0.013 |"
     assert table == [
-        "| variant | part | mixed (pair): accuracy / f1_unsafe / auc | safe (pair): over_refusal "
+        "| variant | examples shown | part | mixed (pair): accuracy / f1_unsafe / auc | safe (pair): over_refusal "
         "| unsafe (question): recall_unsafe |",
-        "|---|---|--:|--:|--:|",
-        f"| plain | guard | {cells}",
-        f"| plain | ngrams | {cells}",
-        f"| other | guard | {cells}",
+        "|---|--:|---|--:|--:|--:|",
+        f"| plain | 1,202 | guard | {cells}",
+        f"| plain | 1,202 | ngrams | {cells}",
+        f"| other | 7 | guard | {cells}",
     ]
 
 
@@ -567,10 +597,13 @@ def test_a_study_of_a_generative_guard(
     recipe["model"]["base"] = "x"
     recipe["stages"] = [{**stage, "epochs": 1, "batch_size": 32} for stage in recipe["stages"]]
     variants = {"both": {}, "first": {"stages": ["first"]}, "bare": {"set": {"teaching.critic": "none"}}}
+    variants["mixed"] = {"mixture": True}
     path = write(tmp_path, {"recipe": "toy.yaml", "seeds": [1], "variants": variants}, recipe)
     lines: list[str] = []
-    results = ablate(path, data, tmp_path / "out", base=str(causal_base), report=lines.append)["results"]
-    assert list(results) == ["both", "first", "bare"]
+    result = ablate(path, data, tmp_path / "out", base=str(causal_base), report=lines.append)
+    results = result["results"]
+    assert list(results) == ["both", "first", "bare", "mixed"]
+    assert result["shown"] == {"both": [408], "first": [204], "bare": [408], "mixed": [408]}
     assert sum("stage 'first': taken from" in line for line in lines) == 1
     assert all(0 <= found["guard"]["libra-seed"]["accuracy"]["mean"] <= 1 for found in results.values())
     lines.clear()

@@ -11,6 +11,7 @@ import yaml
 
 from libra_guard.errors import UsageError
 from libra_guard.train.card import rewrite_cards, write_cards
+from libra_guard.train.provenance import hub_name, named_base
 from libra_guard.train.recipe import Recipe
 
 SEED = {"set": "libra-seed", "path": "seed.jsonl"}
@@ -131,6 +132,18 @@ def test_only_a_name_on_the_hub_is_told_to_the_hub(tmp_path: Path, base: str, na
     header = yaml.safe_load(card(tmp_path, provenance=recipe(**parts)).split("---\n")[1])
     assert header.get("base_model") == (base if named else None)
     assert header["language"] == ["zh"]
+
+
+@pytest.mark.parametrize("folder", ["/models/some/name", "name", "some/name"])
+def test_a_folder_is_not_told_to_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / folder.lstrip("/")).mkdir(parents=True)
+    used = str(tmp_path / folder.lstrip("/")) if folder.startswith("/") else folder
+    assert (hub_name(used), named_base(used)) == (None, "name")
+    parts = {"encoder": {"base": "owner/other"}, "stages": [{"name": "s", "data": [SEED]}]}
+    text = card(tmp_path, provenance=recipe(**parts), base=named_base(used), base_model=hub_name(used))
+    assert "base_model" not in yaml.safe_load(text.split("---\n")[1])
+    assert "Its encoder is cut from `name`" in text
 
 
 def test_data_sets_on_the_hub_are_named(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from libra_guard.train.export import export_guard, parity
 from libra_guard.train.join import Joint
 from libra_guard.train.mixture import Example, Reader, Split
 from libra_guard.train.outputs import Outputs
+from libra_guard.train.provenance import finished as found_finished
 from libra_guard.train.recipe import Encoder, Recipe, Source
 from libra_guard.train.wide import fit_wide
 
@@ -80,7 +81,7 @@ def test_no_sample_has_a_name_of_ones_own(data: Path, make_recipe: Callable[...,
         ({"calibration": {"data": [SMILE]}}, "calibration: all .* examples are safe"),
         ({"calibration": {"data": [SEED], "benign": [{**SMILE, "set": "jade"}]}}, "no sample for the calibrate split"),
         ({"test": [{**SEED, "path": "seed.txt"}]}, "no such file"),
-        ({"encoder": {"base": "/nowhere"}}, "/nowhere: not a pretrained encoder"),
+        ({"encoder": {"base": "/nowhere"}}, "there is no model folder '/nowhere'"),
     ],
 )
 def test_wrong_before_training(
@@ -237,7 +238,7 @@ def own(data: Path, causal_base: Path, make_recipe: Callable[..., Recipe], tmp_p
 
 
 def test_a_language_model_learns_a_taxonomy_of_ones_own(own: Trained, data: Path) -> None:
-    assert own.lines[1] == "no training example of: 别的"
+    assert "no training example of: 别的" in own.lines
     tests = Reader(data, seed=42, outputs=Outputs.of(own.recipe.outputs)).read([Source(**OWN)], Split.TEST)
     pairs = [Conversation.from_pair(*e.text) for e in tests]
     guard = load_guard(f"mini:{own.out / 'guard'}")
@@ -314,6 +315,29 @@ def test_a_run_without_an_encoder_leaves_no_other_ones_form(
 
 
 # Going on
+
+
+def test_a_run_killed_before_its_guard_is_in_place_tells_of_none(
+    trained: Callable[[str], Trained], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not of the one that stood there before, either."""
+    run, out = trained("ngrams"), tmp_path / "run"
+    shutil.copytree(run.out, out)
+
+    class Killed(Exception):
+        pass
+
+    def killed(self: Path, target: Path) -> Path:
+        raise Killed
+
+    assert found_finished(out, run.recipe, data, None) == run.result
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", killed)
+        with pytest.raises(Killed):
+            train_classifier(run.recipe, data, out, report=lambda _: None)
+    assert found_finished(out, run.recipe, data, None) is None
+    train_classifier(run.recipe, data, out, report=lambda _: None)
+    assert found_finished(out, run.recipe, data, None) == run.result
 
 
 @pytest.fixture

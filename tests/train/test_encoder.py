@@ -58,9 +58,10 @@ def other_tokenizer(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (shutil.rmtree, "not a pretrained encoder"),
-        (lambda f: (f / "config.json").unlink(), "not a pretrained encoder"),
-        (lambda f: (f / "model.safetensors").unlink(), "not a pretrained encoder"),
+        (shutil.rmtree, "there is no model folder"),
+        (lambda f: (f / "config.json").unlink(), "is no model folder: it has neither config.json"),
+        (lambda f: (f / "model.safetensors").unlink(), r"has no \*\.safetensors weights"),
+        (lambda f: (f / "config.json").write_text("{}"), "base: not a pretrained encoder that can be loaded: "),
         (lambda f: (f / "tokenizer.json").unlink(), r"no tokenizer\.json that can be read"),
         (damage_tokenizer, r"no tokenizer\.json that can be read"),
         (other_tokenizer, "only Unigram vocabularies are trimmed, not WordLevel"),

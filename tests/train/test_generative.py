@@ -26,9 +26,11 @@ from libra_guard.errors import BackendError, UsageError
 from libra_guard.guards.libra_prompt import Critic
 from libra_guard.io import file_hash, model_hash
 from libra_guard.train import generative
+from libra_guard.train.card import rewrite_cards
 from libra_guard.train.generative import train_generative
 from libra_guard.train.generative_recipe import GenerativeRecipe
 from libra_guard.train.mixture import Reader, Split
+from libra_guard.train.provenance import finished as found_finished
 from libra_guard.train.recipe import Source
 from libra_guard.train.sft import GuardSFTTrainer
 
@@ -51,6 +53,10 @@ QUICK: dict[str, Any] = {
 
 
 def silent(_: str) -> None:
+    pass
+
+
+class Killed(Exception):
     pass
 
 
@@ -124,8 +130,8 @@ WRONG = {**ANALYSED, "path": "wrong.jsonl"}
         ({"calibration": {"data": [SMILE]}}, "calibration: all .* samples are 安全; both labels are needed"),
         ({"calibration": {"data": [ANALYSED], "benign": [{**SMILE, "set": "jade"}]}}, "no sample for the calibrate"),
         ({"test": [{**ANALYSED, "path": "seed.txt"}]}, "no such file"),
-        ({"model": {"base": "/nowhere"}}, "/nowhere: no tokenizer that can be read"),
-        ({"model": {"base": "."}}, "no tokenizer that can be read"),
+        ({"model": {"base": "/nowhere"}}, "there is no model folder '/nowhere'"),
+        ({"model": {"base": "."}}, "is no model folder: it has neither"),
     ],
 )
 def test_wrong_before_training(
@@ -184,7 +190,8 @@ def test_a_base_that_is_no_causal_model(
     spoil(base)
     recipe = make_generative(**QUICK, model={"lora": lora})
     with pytest.raises(
-        UsageError, match=f"{base}: (not a causal language model|no (tokenizer|configuration) that can be read)"
+        UsageError,
+        match=f"{base}'? ?(: not a causal language model|: no configuration that can be read|has no .*safetensors)",
     ):
         train_generative(recipe, data, tmp_path / "out", base=str(base), report=silent)
     assert not (tmp_path / "out").exists()
@@ -273,8 +280,9 @@ def test_what_is_told(trained: Callable[[str], Trained], data: Path, kind: str) 
     assert provenance["base"] == model_hash(run.recipe.model.base)
     assert provenance["data"] == {name: file_hash(data / name) for name in ("analysed.jsonl", "smile.jsonl")}
     assert {"torch", "transformers", "trl", "peft"} <= set(provenance["versions"])
-    assert run.lines[:2] == [
+    assert run.lines[:3] == [
         "rows left out, by set: {'smile': 1}",
+        f"  {data}/smile.jsonl:81: there are no fields question and response",
         "stage 'first': 204 samples; 0 are longer than 256 tokens and left out",
     ]
     second = run.lines[run.lines.index("stage 'second': 204 samples; 0 are longer than 256 tokens and left out") + 1]
@@ -288,7 +296,6 @@ def test_the_card(trained: Callable[[str], Trained], data: Path, kind: str) -> N
     card = (run.guard / "README.md").read_text(encoding="utf-8")
     _, header, text = card.split("---\n", 2)
     assert yaml.safe_load(header) == {
-        "base_model": Path(run.recipe.model.base).name,
         "library_name": "peft" if kind == "lora" else "transformers",
         "language": ["zh"],
         "license": "other",
@@ -305,9 +312,27 @@ def test_the_card(trained: Callable[[str], Trained], data: Path, kind: str) -> N
     assert "| second | libra-seed | 102 | 102 |" in text
     assert ("A LoRA adapter of" in text, "and why after it" in text) == (kind == "lora", kind == "full")
     assert ("taught as far as its label" in text) == (kind == "full")
+    assert f"`{Path(run.recipe.model.base).name}`,\n" in text
+    assert "Its threshold is chosen for the\nmixture above" in text
     assert "**untrained**" in text
     assert "{" not in text
     assert "\n\n\n" not in text
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_recipe_that_is_told_is_the_one_that_was_trained(trained: Callable[[str], Trained], kind: str) -> None:
+    run = trained(kind)
+    shown = yaml.safe_load((run.guard / "README.md").read_text(encoding="utf-8").split("```yaml\n")[1].split("```")[0])
+    for told in (shown, run.result["provenance"]["recipe"]):
+        assert GenerativeRecipe.model_validate(told).resolved == run.recipe.resolved
+
+
+def test_a_card_is_written_again_to_the_byte(finished: Path) -> None:
+    card = finished / "guard" / "README.md"
+    before = card.read_bytes()
+    card.unlink()
+    assert rewrite_cards(finished) == [card]
+    assert card.read_bytes() == before
 
 
 def test_half_precision(data: Path, make_generative: MakeGenerative, tmp_path: Path) -> None:
@@ -352,12 +377,52 @@ def test_what_is_unreadable_is_flagged_in_the_calibration_too(
 
     monkeypatch.setattr(generative._Scorer, "__call__", scores)
     calibration = {"data": [ANALYSED], "benign": [SMILE]}
-    result = train_generative(make_generative(**{**QUICK, "calibration": calibration}), data, tmp_path, report=silent)
+    lines: list[str] = []
+    recipe = make_generative(**{**QUICK, "calibration": calibration})
+    result = train_generative(recipe, data, tmp_path, report=lines.append)
     # No threshold keeps the benign ones unflagged.
     assert result["threshold"] == 0.95
+    assert any("flags 100.0% of 12 benign texts" in line for line in lines)
 
 
 # Going on
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+def test_a_run_killed_before_its_guard_is_in_place_is_not_finished(
+    trained: Callable[[str], Trained],
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    earlier: bool,
+) -> None:
+    run = trained("full")
+    out = Path(shutil.copytree(run.out, tmp_path / "run"))
+    if not earlier:
+        (out / "train.json").unlink()
+    rename = Path.rename
+
+    def killed(self: Path, target: Path) -> Path:
+        if self.name == ".guard":
+            raise Killed
+        return rename(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", killed)
+        with pytest.raises(Killed):
+            train_generative(run.recipe, data, out, report=silent)
+    assert not (out / "train.json").exists()
+    train_generative(run.recipe, data, out, report=silent)
+    assert found_finished(out, run.recipe, data, None) == run.result
+
+
+def test_a_run_whose_guard_is_gone_is_not_finished(
+    trained: Callable[[str], Trained], finished: Path, data: Path
+) -> None:
+    recipe = trained("full").recipe
+    assert found_finished(finished, recipe, data, None)
+    shutil.rmtree(finished / "guard")
+    assert found_finished(finished, recipe, data, None) is None
 
 
 @pytest.fixture
@@ -418,10 +483,6 @@ def test_a_changed_recipe_trains_what_depends_on_it(
     taken = [line for line in lines if "taken from" in line]
     assert len(taken) == sum(kept)
     assert ("stage 'first': training" in lines) == (not kept[0])
-
-
-class Killed(Exception):
-    pass
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -494,7 +555,47 @@ def test_a_relative_base_is_found_from_elsewhere(
     assert load_guard(f"libra:{tmp_path / 'guard'}").judge([Conversation.from_pair("今天", "好")])[0].valid
 
 
+# A base that is a copy of one on the model hub
+
+
+def test_an_adapter_of_a_copy_is_made_ready_for_the_hub(
+    data: Path, make_generative: MakeGenerative, causal_base: Path, tmp_path: Path
+) -> None:
+    recipe = make_generative(**QUICK, model={"base": "owner/name", "lora": {}})
+    train_generative(recipe, data, tmp_path, base=str(causal_base), report=silent)
+    card, adapter = tmp_path / "guard" / "README.md", tmp_path / "guard" / "adapter_config.json"
+    # Which model a folder holds is not known, and here it must be found where it lies.
+    assert "base_model:" not in card.read_text(encoding="utf-8")
+    before = json.loads(adapter.read_text())
+    assert before["base_model_name_or_path"] == str(causal_base)
+    for wrong in ("name", "/owner/name", "a/b/c", str(causal_base)):
+        with pytest.raises(UsageError, match="a name on the model hub is OWNER/NAME"):
+            rewrite_cards(tmp_path, base=wrong)
+    assert json.loads(adapter.read_text()) == before
+    for base in ("owner/name", None):
+        rewrite_cards(tmp_path, base=base)
+        assert "base_model: owner/name\n" in card.read_text(encoding="utf-8")
+        assert "A LoRA adapter of `owner/name`" in card.read_text(encoding="utf-8")
+        assert json.loads(adapter.read_text()) == before | {"base_model_name_or_path": "owner/name"}
+    assert found_finished(tmp_path, recipe, data, str(causal_base))
+
+
 # Several processes
+
+
+def test_gpus_that_lie_idle_are_told_of(
+    data: Path, make_generative: MakeGenerative, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: Any, **__: Any) -> None:
+        raise Killed
+
+    monkeypatch.setattr(generative, "fit", stop)
+    lines: list[str] = []
+    for seen in (0, 1, 4):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda seen=seen: seen)
+        with pytest.raises(Killed):
+            train_generative(make_generative(**QUICK), data, tmp_path, report=lines.append)
+    assert [line for line in lines if "GPU" in line] == ["1 of 4 GPUs in use; `accelerate launch` uses more"]
 
 
 @pytest.mark.slow

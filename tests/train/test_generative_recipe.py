@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -160,6 +161,56 @@ def test_names_and_data_are_not_inherited(curriculum: GenerativeRecipe) -> None:
 )
 def test_where_a_setting_comes_from(curriculum: GenerativeRecipe, stage: str, setting: str, origin: str) -> None:
     assert curriculum.origin(stage, setting) == origin
+
+
+@pytest.mark.parametrize(
+    ("typed", "origins"),
+    [
+        ({"stages.second.learning_rate": 1e-5}, ["its own", "the command line", "from 'second'"]),
+        ({"stages.first.learning_rate": 1e-5}, ["the command line", "its own", "from 'second'"]),
+        ({"training.learning_rate": 1e-5}, ["its own", "its own", "from 'second'"]),
+    ],
+)
+def test_what_the_command_line_sets_is_told_to_be_its(
+    curriculum: GenerativeRecipe, typed: dict[str, Any], origins: list[str]
+) -> None:
+    changed = curriculum.changed(typed, "here")
+    assert [changed.origin(stage.name, "learning_rate", typed) for stage in changed.stages] == origins
+
+
+def test_what_the_command_line_sets_for_all_stages() -> None:
+    typed = {"training.warmup": 0.5}
+    changed = GenerativeRecipe.model_validate(GOOD).changed(typed, "here")
+    assert changed.resolved[0].warmup == 0.5
+    assert changed.origin("one", "warmup", typed) == "the command line"
+
+
+# What is told of a recipe
+
+
+def test_what_is_told_of_a_recipe_reads_back_as_the_same(curriculum: GenerativeRecipe) -> None:
+    """Though the third stage's batch size is the default: without it, it would inherit that of the first."""
+    for told in (curriculum.settings, curriculum.brief):
+        again = GenerativeRecipe.model_validate(json.loads(json.dumps(told)))
+        assert again.resolved == curriculum.resolved
+        assert (again.settings, again.brief) == (curriculum.settings, curriculum.brief)
+
+
+@pytest.mark.parametrize("seeds", [(None, 7, 7, None), (7, 7, None, 7), (7, None, 3, 7)])
+def test_a_seed_that_is_told_goes_to_its_stage_alone(seeds: tuple[int | None, ...]) -> None:
+    stages = [{**STAGE, "name": f"s{i}", **({"seed": seed} if seed else {})} for i, seed in enumerate(seeds[1:])]
+    recipe = GenerativeRecipe.model_validate(GOOD | {"training": {"seed": seeds[0]}, "stages": stages})
+    for told in (recipe.settings, recipe.brief):
+        again = GenerativeRecipe.model_validate(told)
+        assert [stage.seed for stage in again.resolved] == [seed or seeds[0] for seed in seeds[1:]]
+
+
+def test_in_brief_a_stage_is_what_it_changes(curriculum: GenerativeRecipe) -> None:
+    assert curriculum.brief["stages"] == [
+        {"name": "first", "learning_rate": 1e-3, "batch_size": 4, "seed": 7, "data": [SEED]},
+        {"name": "second", "epochs": 2.0, "learning_rate": 5e-4, "data": [SEED]},
+        {"name": "third", "batch_size": 8, "data": [{**SEED, "path": "third.jsonl"}]},
+    ]
 
 
 @pytest.mark.parametrize("name", OWN)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -71,35 +73,53 @@ def test_a_large_source_does_not_outvote_a_small_one() -> None:
 # The threshold
 
 
+def choose(scores: Any, examples: list[Example], benign: Any = (), *, false_positives: float = 0.02) -> float:
+    """The threshold, where it must not complain of any."""
+    arrays = np.array(scores, dtype=float), np.array(benign, dtype=float)
+    return choose_threshold(arrays[0], examples, arrays[1], false_positives=false_positives, report=pytest.fail)
+
+
 def test_threshold_by_hand() -> None:
-    """Flagged from 0.6 on: 3 hits, 1 false alarm, F1 6/7; from 0.3 on also; from 0.7 on 2 of 3, F1 4/5."""
-    scores = np.array([0.9, 0.7, 0.62, 0.65, 0.2, 0.1])
+    """Flagged from 0.205 to 0.62 on: 3 hits, 1 false alarm, F1 6/7; from 0.7 on 2 of 3, F1 4/5."""
+    scores = [0.9, 0.7, 0.62, 0.65, 0.2, 0.1]
     examples = rows([True, True, True, False, False, False])
-    assert choose_threshold(scores, examples, np.zeros(0), false_positives=0.02) == 0.205
-    assert choose_threshold(scores, examples, np.array([0.62, 0.1]), false_positives=0.5) == 0.205
-    # No benign pair may be flagged: from 0.625 on, 2 hits, 1 miss, 1 false alarm: 4/6; from 0.655 on 4/5.
-    assert choose_threshold(scores, examples, np.array([0.62, 0.1]), false_positives=0.02) == 0.655
+    assert choose(scores, examples) == 0.41
+    assert choose(scores, examples, [0.62, 0.1], false_positives=0.5) == 0.41
+    # Of the benign pairs none may be flagged: from 0.305 to 0.62 on.
+    assert choose(scores, examples, [0.3, 0.1]) == 0.46
+    # From 0.625 on, 2 hits, 1 miss, 1 false alarm: 4/6; from 0.655 to 0.7 on 4/5.
+    assert choose(scores, examples, [0.62, 0.1]) == 0.675
+
+
+def test_a_threshold_lies_in_the_middle_of_what_it_parts() -> None:
+    assert choose([0.9] * 20 + [0.02] * 20, rows([True] * 20 + [False] * 20)) == 0.475
+    # Two ranges are as good: the lower one's middle, and not a place between them.
+    assert choose([0.9, 0.7, 0.5, 0.3], rows([True, False, False, True])) == choose([0.9, 0.3], rows([True, True]))
 
 
 def test_sources_weigh_the_same() -> None:
     """The large source alone would choose above 0.5, the mean of both below."""
     large = rows([True] * 50 + [False] * 50, source="large")
     small = rows([True, True, False], source="small")
-    scores = np.array([0.8] * 50 + [0.4] * 25 + [0.1] * 25 + [0.3, 0.35, 0.1])
-    assert choose_threshold(scores[:100], large, np.zeros(0), false_positives=1) == 0.405
-    assert choose_threshold(scores, [*large, *small], np.zeros(0), false_positives=1) == 0.105
+    scores = [0.8] * 50 + [0.4] * 25 + [0.1] * 25 + [0.3, 0.35, 0.1]
+    assert choose(scores[:100], large) == 0.6
+    assert choose(scores, [*large, *small]) == 0.2
 
 
 def test_a_source_without_unsafe_rows_has_no_f1() -> None:
     examples = [*rows([True, False]), *rows([False, False], source="safe")]
-    assert choose_threshold(np.array([0.9, 0.5, 0.7, 0.1]), examples, np.zeros(0), false_positives=1) == 0.505
-    assert choose_threshold(np.array([0.9]), rows([False]), np.zeros(0), false_positives=1) == 0.05
+    assert choose([0.9, 0.5, 0.7, 0.1], examples) == 0.7
+    assert choose([0.9], rows([False])) == 0.5
 
 
 def test_a_budget_that_cannot_be_kept() -> None:
-    """The nearest is taken, not the middle, which would flag even more."""
-    benign = np.array([0.99] * 5 + [0.6] * 5)
-    assert choose_threshold(np.array([0.9, 0.1]), rows([True, False]), benign, false_positives=0.02) == 0.95
+    """The nearest is taken, not the middle, which would flag even more; and that is said."""
+    benign, said = np.array([0.99] * 5 + [0.6] * 5), []
+    options: dict[str, Any] = {"false_positives": 0.02, "report": said.append}
+    assert choose_threshold(np.array([0.9, 0.1]), rows([True, False]), benign, **options) == 0.95
+    (line,) = said
+    assert "0.95, flags 50.0% of 10 benign texts" in line
+    assert "false_positives: 0.02 allows" in line
 
 
 @settings(max_examples=100, deadline=None)
@@ -110,7 +130,7 @@ def test_a_budget_that_cannot_be_kept() -> None:
 )
 def test_the_budget_is_kept(scored: list[tuple[float, bool]], benign: list[float], budget: float) -> None:
     scores, unsafe = np.array([s for s, _ in scored]), [u for _, u in scored]
-    threshold = choose_threshold(scores, rows(unsafe), np.array(benign), false_positives=budget)
+    threshold = choose(scores, rows(unsafe), benign, false_positives=budget)
     assert 0.05 <= threshold <= 0.95
     assert round(threshold, 3) == threshold
     assert not benign or np.mean(np.array(benign) >= threshold) <= budget

@@ -13,6 +13,7 @@ from transformers import AutoTokenizer
 
 from libra_guard import Label, load_guard
 from libra_guard.backends.transformers import TransformersBackend
+from libra_guard.data.registry import load_dataset_rows
 from libra_guard.errors import UsageError
 from libra_guard.guards.libra_answer import read_answer
 from libra_guard.guards.libra_prompt import Critic, answer_json
@@ -22,6 +23,7 @@ from libra_guard.train.generative_recipe import Teaching
 from libra_guard.train.lessons import IGNORED, Lesson, Teacher, lessons
 
 MakeTokenizer = Callable[..., Any]
+SEED = Path(__file__).parents[2] / "data" / "libra-seed"
 SAMPLE = Sample(
     question="怎么泡好茶？",
     response="这件事我可以帮你泡好茶。",
@@ -264,6 +266,25 @@ def test_control_tokens_in_texts_stay_inert(
         ("不安全", "教人避开检查，安全意识不足。", False),
         ("不安全", "这是不是安全？", False),
         ("不安全", "", False),
+        ("安全", "因此该对话不安全。", True),
+        ("安全", "因此是不安全的。", True),
+        ("安全", "综上，这是不安全的。", True),
+        ("安全", "因此被判定为“不安全”。", True),
+        ("安全", "提供了方法，因此该回答被认为是不安全的。", True),
+        ("安全", "答案是不安全。", True),
+        ("安全", "该回答并不安全。", True),
+        ("安全", "回答不太安全。", True),
+        ("安全", "该内容并不安全", True),
+        ("安全", "属于“不安全”内容。", True),
+        ("不安全", "所以这段对话是安全的。", True),
+        ("不安全", "大语言模型的响应是安全的。", True),
+        ("不安全", "该回应安全无害。", True),
+        ("不安全", "该回复不存在安全问题，是安全的。", True),
+        ("不安全", "反对投毒，内容安全。", True),
+        ("不安全", "他说这种做法绝对不会被发现，安全，用户可能上当。", False),
+        ("不安全", "绕过了网络内容安全，后果严重。", False),
+        ("不安全", "用户认为这是安全的，但后果严重。", False),
+        ("不安全", "这不是安全的。", False),
     ],
 )
 def test_an_analysis_that_comes_to_the_other_label(
@@ -272,6 +293,15 @@ def test_an_analysis_that_comes_to_the_other_label(
     teacher = Teacher(make_tokenizer(), "toy", Teaching())
     sample = SAMPLE.model_copy(update={"label": Label(label), "analyze": analysis})
     assert teacher.contradicts(sample) == contradicts
+
+
+def test_no_analysis_of_libra_seed_comes_to_the_other_label(make_tokenizer: MakeTokenizer) -> None:
+    teacher = Teacher(make_tokenizer(), "toy", Teaching())
+    samples = [row for row in load_dataset_rows("libra-seed", SEED) if isinstance(row, Sample) and row.analyze]
+    assert len(samples) > 3000
+    assert [sample.id for sample in samples if teacher.contradicts(sample)] == []
+    swapped = [s.model_copy(update={"label": {"安全": Label.UNSAFE, "不安全": Label.SAFE}[s.label]}) for s in samples]
+    assert sum(map(teacher.contradicts, swapped)) > len(samples) / 2
 
 
 # Too long

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from libra_guard.data.base import normalise_question
+from libra_guard.data.base import normalise_question, split_of
 from libra_guard.errors import UsageError
 from libra_guard.taxonomy import SCENARIOS
 from libra_guard.train.mixture import Example, Reader, Split, target_array
@@ -99,6 +99,57 @@ def test_rows_that_cannot_be_read_are_counted_once(data: Path) -> None:
     for split in Split:
         reader.read([Source(**SMILE), Source(**SMILE, reads="question")], split)
     assert reader.rejected == {"smile": 1}
+    assert reader.left_out == [
+        "rows left out, by set: {'smile': 1}",
+        f"  {data}/smile.jsonl:81: there are no fields question and response",
+    ]
+
+
+PAIR = {"question": "怎么办", "response": "这么办", "label": "安全"}
+
+
+@pytest.mark.parametrize(
+    ("rows", "why"),
+    [
+        ([], r"there are no rows in it$"),
+        (
+            [{"question": "问", "response": "答", "lable": "安全"}] * 3,
+            r"no labelled answer was read; 3 rows make no sample:\n  \S*own\.jsonl:1: there is no field 'label'$",
+        ),
+        (
+            [{"prompt": "问", "answer": "答", "label": "安全"}],
+            r"jsonl:1: there is no field 'question', 'response'$",
+        ),
+        ([{**PAIR, "label": "unsafe"}], r"jsonl:1: label: Input should be '安全', '不安全'"),
+        (
+            [{}, {**PAIR, "id": "1"}, {**PAIR, "id": "1"}, {**PAIR, "label": "safe"}, {**PAIR, "question": ""}],
+            r"(\n  .*:1: there is no field.*)(\n  .*:3: the id '1' was there before)(\n  .*:4: label: .*)$",
+        ),
+    ],
+)
+def test_a_file_of_ones_own_that_gives_nothing_says_why(tmp_path: Path, rows: list[Any], why: str) -> None:
+    (tmp_path / "own.jsonl").write_text("\n".join(map(json.dumps, rows)), "utf-8")
+    # No sample of the last file stands in this split.
+    split = next(split for split in Split if split.value != split_of(PAIR["question"]))
+    with pytest.raises(UsageError, match=why) as told:
+        read(tmp_path, {"set": "samples", "path": "own.jsonl"}, split=split)
+    assert str(told.value).startswith(f"samples (own.jsonl): no sample for the {split.name.lower()} split; ")
+
+
+def test_samples_that_stand_elsewhere_are_not_called_unreadable(tmp_path: Path) -> None:
+    (tmp_path / "own.jsonl").write_text(json.dumps(PAIR), "utf-8")
+    own = {"set": "samples", "path": "own.jsonl"}
+    here, elsewhere = (
+        next(split for split in Split if (split.value == split_of(PAIR["question"])) == same) for same in (True, False)
+    )
+    with pytest.raises(UsageError, match="1 samples were read, but the hashes of their questions put all into other"):
+        read(tmp_path, own, split=elsewhere)
+    with pytest.raises(UsageError, match="of 1 samples none is of the kind that the source asks for"):
+        read(tmp_path, {**own, "where": {"kind": "x"}}, split=here)
+    reader = Reader(tmp_path, seed=1)
+    reader.read([Source(**own, whole=True)], Split.TRAIN)
+    with pytest.raises(UsageError, match="the questions of all 1 samples were trained or calibrated on"):
+        reader.read([Source(**own, unseen=True)], Split.TEST)
 
 
 # The split
@@ -151,6 +202,26 @@ def test_unseen_is_all_that_nothing_was_trained_or_calibrated_on(data: Path) -> 
     used = {e.question for e in [*train, *calibrate]}
     assert not {e.question for e in unseen} & used
     assert len({e.question for e in unseen} | used) == 128
+
+
+def test_a_whole_file_stands_where_it_is_put(tmp_path: Path) -> None:
+    """And so does the rest of a file of which a field says what each row is for."""
+    rows = [{"question": f"问题{i}", "split": ("train", "dev", "test")[i % 3]} for i in range(60)]
+    write(tmp_path, *rows)
+    reader = Reader(tmp_path, seed=1)
+    for number, split in enumerate(Split):
+        found = reader.read([Source(**SEED, whole=True, where={"split": split.value})], split)
+        assert {e.question for e in found} == {f"问题{i}" for i in range(number, 60, 3)}
+
+
+def test_a_question_on_both_sides_of_a_split_is_an_error(tmp_path: Path) -> None:
+    write(tmp_path, *({"question": f"问题{i}"} for i in range(60)))
+    (tmp_path / "held.jsonl").write_text(json.dumps({**PAIR, "question": " 问题7！"}), "utf-8")
+    reader = Reader(tmp_path, seed=1)
+    reader.read([Source(**SEED, whole=True)], Split.TRAIN)
+    told = r"^samples \(held\.jsonl\): a question of the test split stands in the train split too:  问题7！$"
+    with pytest.raises(UsageError, match=told):
+        reader.read([Source(set="samples", path="held.jsonl", whole=True)], Split.TEST)
 
 
 def test_unseen_sees_through_spelling(tmp_path: Path) -> None:

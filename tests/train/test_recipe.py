@@ -9,6 +9,7 @@ import yaml
 
 from libra_guard.errors import UsageError
 from libra_guard.records import Label
+from libra_guard.train.generative_recipe import GenerativeRecipe
 from libra_guard.train.outputs import OwnOutputs
 from libra_guard.train.recipe import Recipe, Source
 
@@ -131,3 +132,19 @@ def test_the_projects_own_recipes_are_recipes(name: str) -> None:
     recipe = Recipe.read(Path(__file__).parents[2] / "configs" / "train" / f"{name}.yaml")
     assert recipe.ngrams
     assert bool(recipe.encoder) == (name == "mini")
+
+
+def test_finished_stages_of_older_recipes_keep_their_marks() -> None:
+    """Which are hashes of what is shown of their sources."""
+    assert "whole" not in repr(Source(set="jade", path="a.csv"))
+    assert "whole=True" in repr(Source(set="jade", path="a.csv", whole=True))
+
+
+def test_recipes_of_another_kind() -> None:
+    own = {"name": "x", "calibration": {"data": []}}
+    for key, other in (("model", "generative"), ("variants", "ablate"), ("seats", "adversarial")):
+        with pytest.raises(UsageError, match=f"^here: this is a file for `libra train {other}`$"):
+            Recipe.checked({**own, key: {}}, "here")
+    for key in ("encoder", "ngrams"):
+        with pytest.raises(UsageError, match=r"^here: this is a file for `libra train classifier`$"):
+            GenerativeRecipe.checked({**own, key: {}}, "here")

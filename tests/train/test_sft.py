@@ -12,10 +12,12 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from peft import LoraConfig
 from safetensors import SafetensorError
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer
+from trl import SFTConfig
 
 from libra_guard.errors import BackendError
 from libra_guard.records import Label, Sample
@@ -76,11 +78,12 @@ def train(causal_base: Path, tokenizer: Any, tmp_path: Path) -> Callable[..., Fi
         folder: str = "run",
         lora: LoraConfig | None = None,
         report: Callable[[str], None] = lambda _: None,
+        checkpointing: bool = False,
         **settings: Any,
     ) -> Fitted:
         stage = GenerativeStage(name="one", data=[SOURCE], **{"batch_size": 2, "learning_rate": 1e-3, **settings})
         model = AutoModelForCausalLM.from_pretrained(causal_base, dtype=torch.float32)
-        how = Model(base=str(causal_base), dtype="float32", lora=None)
+        how = Model(base=str(causal_base), dtype="float32", lora=None, gradient_checkpointing=checkpointing)
         lines: list[str] = []
 
         def told(line: str) -> None:
@@ -210,6 +213,39 @@ def test_the_weight_of_the_label(train: Callable[..., Fitted], tokenizer: Any) -
     label = float(functional.cross_entropy(logits[place - 1], torch.tensor(heavy.ids[place])))
     learnt = sum(target != IGNORED for target in heavy.targets)
     assert five - one == pytest.approx(4 * label / learnt, rel=1e-3)
+
+
+@pytest.mark.parametrize("adapter", [False, True])
+def test_gradient_checkpointing_learns_the_same(
+    train: Callable[..., Fitted], lessons: list[Lesson], monkeypatch: pytest.MonkeyPatch, adapter: bool
+) -> None:
+    lora = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM") if adapter else None
+    plain = train(lessons, folder="plain", lora=lora, learning_rate=1e-2)
+    again, called = torch.utils.checkpoint.checkpoint, []
+
+    def counted(*values: Any, **options: Any) -> Any:
+        called.append(1)
+        return again(*values, **options)
+
+    # Where transformers has it from when it is switched on.
+    monkeypatch.setattr(torch.utils.checkpoint, "checkpoint", counted)
+    monkeypatch.setattr(transformers.modeling_utils, "checkpoint", counted)
+    saving = train(lessons, folder="saving", lora=lora, learning_rate=1e-2, checkpointing=True)
+    # Each of the two layers, at each of the sixteen updates.
+    assert len(called) == 32
+    assert_same(plain, saving, within=1e-6)
+
+
+def test_a_process_that_sees_several_gpus_uses_one(
+    train: Callable[..., Fitted], lessons: list[Lesson], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the trainer would give them to ``nn.DataParallel``, which cuts the columns that are learnt by rows."""
+    alone = train(lessons, folder="alone")
+    monkeypatch.setattr(SFTConfig, "n_gpu", property(lambda _: 2))
+    several = train(lessons, folder="several")
+    assert several.trainer.args.n_gpu == 1
+    assert several.trainer.args.train_batch_size == 2
+    assert_same(alone, several, within=0)
 
 
 # What is told

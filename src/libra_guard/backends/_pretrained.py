@@ -16,6 +16,8 @@ from libra_guard.errors import UsageError, require
 from libra_guard.io import model_hash
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+CAUSAL = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+"""How the names of language models' classes end."""
 
 
 class Loaded(NamedTuple):
@@ -53,7 +55,7 @@ def load(
         model, adapter = _base_of(model), model
     if adapter is not None:
         _check_adapter(adapter)
-    folder = _check_folder(model)
+    folder = check_folder(model)
     common: dict[str, Any] = {"trust_remote_code": trust_remote_code, **({"revision": revision} if revision else {})}
     try:
         config = transformers.AutoConfig.from_pretrained(folder, **common)
@@ -117,7 +119,12 @@ def _dtype(name: str, config: Any, device: torch.device) -> torch.dtype:
     return stored if device.type != "cpu" and isinstance(stored, torch.dtype) else torch.float32
 
 
-def _check_folder(model: str) -> str:
+def check_folder(model: str) -> str:
+    """The model's folder, or its hub name.
+
+    Raises:
+        UsageError: It is neither.
+    """
     path = Path(model).expanduser()
     if model and path.is_dir():
         if not (path / "config.json").is_file():
@@ -149,7 +156,7 @@ def _check_adapter(adapter: str) -> None:
     require("peft", "hf")
     path = Path(adapter).expanduser()
     if not path.is_dir():
-        _check_folder(adapter)
+        check_folder(adapter)
     else:
         for name in ("adapter_config.json", "adapter_model.safetensors"):
             if not (path / name).is_file():
@@ -160,7 +167,7 @@ def _is_classifier(config: Any, model: str) -> bool:
     for architecture in config.architectures or ():
         if architecture.endswith("ForSequenceClassification"):
             return True
-        if architecture.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")):
+        if architecture.endswith(CAUSAL):
             return False
     raise UsageError(
         f"'{model}' is neither a causal language model nor a sequence classifier: "

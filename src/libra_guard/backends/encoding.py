@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import jinja2
@@ -10,6 +11,8 @@ import jinja2
 from libra_guard.backends.base import Prompt, Span, Text
 from libra_guard.backends.control_tokens import neutralise
 from libra_guard.errors import UsageError
+
+_PROBE = "Is this text printed?"
 
 
 class Row(NamedTuple):
@@ -127,14 +130,31 @@ class Encoder:
                 "or put a chat_template.jinja into its folder"
             )
         texts = prompt.texts(self.inert)
-        messages = [{"role": m.role.value, "content": t} for m, t in zip(prompt.messages, texts, strict=True)]
+        contents = map(_parts, texts) if self._takes_parts else texts
+        messages = [{"role": m.role.value, "content": c} for m, c in zip(prompt.messages, contents, strict=True)]
         try:
-            text: str = self._tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True, **prompt.template_options
-            )
+            return self._templated(messages, **prompt.template_options) + prompt.prefix
         except jinja2.TemplateError as error:
             raise UsageError(f"the chat template of '{self._model}' refuses the messages: {error}") from error
-        return text + prompt.prefix
+
+    @cached_property
+    def _takes_parts(self) -> bool:
+        """Whether the chat template prints a text only in a list of parts, as those of models that read images may.
+
+        It would drop any other in silence, and nothing would be judged.
+        """
+
+        def printed(content: Any) -> bool:
+            try:
+                return _PROBE in self._templated([{"role": "user", "content": content}])
+            except (jinja2.TemplateError, TypeError):
+                return False
+
+        return not printed(_PROBE) and printed(_parts(_PROBE))
+
+    def _templated(self, messages: list[dict[str, Any]], **options: Any) -> str:
+        text: str = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **options)
+        return text
 
     def _encode(self, prompts: Sequence[Prompt], texts: list[str]) -> list[list[int]]:
         if not texts:
@@ -142,6 +162,10 @@ class Encoder:
         ids = self._tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
         # A chat template writes the special tokens itself, and so do parts.
         return [(self._lead if p.raw and not p.parts else []) + row for p, row in zip(prompts, ids, strict=True)]
+
+
+def _parts(text: str) -> list[dict[str, str]]:
+    return [{"type": "text", "text": text}]
 
 
 def common_length(rows: Sequence[list[int]]) -> int:

@@ -20,10 +20,13 @@ def guards(as_json: Annotated[bool, typer.Option("--json", help="A JSON list on 
         return
     from rich.console import Console
     from rich.markup import escape
+    from rich.padding import Padding
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None, pad_edge=False)
-    for column in ("guard", "judges", "runs on", ""):
+    table.add_column("guard", no_wrap=True)
+    for column in ("judges", "runs on", "languages"):
         table.add_column(column, overflow="fold")
     for entry in GUARDS.values():
         backends = ", ".join(name if _ready(name) else f"{name}*" for name in entry.backends)
@@ -32,7 +35,10 @@ def guards(as_json: Annotated[bool, typer.Option("--json", help="A JSON list on 
     console.print(table)
     for entry in GUARDS.values():
         console.print(f"\n{_spec(entry)}", style="bold", highlight=False, markup=False)
-        console.print(f"  {entry.summary}\n  MODEL: {entry.model}", highlight=False, markup=False)
+        told = {"MODEL": entry.model, "hub": ", ".join(entry.hub), "size": entry.size, "licence": entry.licence}
+        lines = (entry.summary, *(f"{name}: {text}" for name, text in told.items() if text))
+        for line in lines:
+            console.print(Padding(Text(line), (0, 0, 0, 2), expand=False))
     missing = {e for entry in GUARDS.values() for b in entry.backends if (e := BACKENDS[b].extra) and not _ready(b)}
     for extra in sorted(missing):
         console.print(f"\n* needs: pip install 'libra-guard[{extra}]'", style="dim", highlight=False, markup=False)

@@ -92,6 +92,21 @@ def _pair(text: str) -> tuple[str, Any]:
         return key, value
 
 
+def setting(text: str) -> tuple[str, Any]:
+    """What ``KEY=VALUE`` of a settings file's ``--set`` says: a dotted path and its value, which is YAML.
+
+    Raises:
+        UsageError: It is not of that form.
+    """
+    key, sign, value = text.partition("=")
+    if not sign:
+        raise UsageError(f"--set {text}: write KEY=VALUE, a key of mappings with points between")
+    try:
+        return key, yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise UsageError(f"--set {text}: the value is no YAML: {' '.join(str(error).split())}") from None
+
+
 def part_of(text: str) -> Shard:
     """The shard that ``R/N`` names.
 

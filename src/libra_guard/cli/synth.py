@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-import yaml
 
-from libra_guard.cli.options import part_of
+from libra_guard.cli.options import part_of, setting
+from libra_guard.configuration import put
 from libra_guard.errors import UsageError
 
 if TYPE_CHECKING:
@@ -129,16 +129,8 @@ def read_config(path: Path, settings: list[str] | None) -> SynthConfig:
 
     found = SynthConfig.unchecked(path)
     for text in settings or ():
-        key, sign, value = text.partition("=")
-        place, names = found, key.split(".")
-        for name in names[:-1]:
-            place = place.setdefault(name, {}) if isinstance(place, dict) else None
-        if not sign or not isinstance(place, dict):
+        if not put(found, *setting(text)):
             raise UsageError(f"--set {text}: write KEY=VALUE, a key of mappings with points between")
-        try:
-            place[names[-1]] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise UsageError(f"--set {text}: the value is no YAML: {' '.join(str(error).split())}") from None
     return SynthConfig.checked(found, " with --set ".join([str(path), *(settings or ())]))
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 
-from libra_guard.cli.options import this_command
+from libra_guard.cli.options import setting, this_command
+from libra_guard.configuration import ConfigFile
 from libra_guard.errors import require
 
 app = typer.Typer(help="Train guards.", no_args_is_help=True)
@@ -21,10 +22,25 @@ Out = Annotated[
     Path, typer.Option(metavar="DIR", file_okay=False, help="Folder for the guard; finished stages in it are kept.")
 ]
 Base = Annotated[str | None, typer.Option(help="Another pretrained model than the recipe's, e.g. a local folder.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Overrides the recipe, e.g. stages.finetune.learning_rate=1e-5. Repeatable."
+    ),
+]
+Kind = TypeVar("Kind", bound=ConfigFile)
 
 
 def _say(line: str) -> None:
     typer.echo(line, err=True)
+
+
+def _read(kind: type[Kind], path: Path, texts: list[str] | None) -> tuple[Kind, list[str]]:
+    """A recipe with what ``--set`` says of it, and the settings that this names."""
+    recipe, settings = kind.read(path), dict(map(setting, texts or ()))
+    if settings:
+        recipe = recipe.changed(settings, " with --set ".join([str(path), *(texts or ())]))
+    return recipe, list(settings)
 
 
 @app.command()
@@ -33,6 +49,7 @@ def classifier(
     out: Out,
     data: Data = Path(),
     base: Base = None,
+    settings: Settings = None,
 ) -> None:
     """Train a classifier guard: a pretrained model by stages, n-grams, or both; then ONNX and a card.
 
@@ -43,7 +60,8 @@ def classifier(
     from libra_guard.train.classifier import train_classifier
     from libra_guard.train.recipe import Recipe
 
-    result = train_classifier(Recipe.read(recipe), data, out, base=base, command=this_command(), report=_say)
+    read, _ = _read(Recipe, recipe, settings)
+    result = train_classifier(read, data, out, base=base, command=this_command(), report=_say)
     typer.echo(
         json.dumps({k: result[k] for k in ("name", "threshold", "test", "parity")}, ensure_ascii=False, indent=2)
     )
@@ -55,6 +73,7 @@ def generative(
     out: Out,
     data: Data = Path(),
     base: Base = None,
+    settings: Settings = None,
 ) -> None:
     """Train a generative Libra guard: a causal language model, by stages, with LoRA or all weights.
 
@@ -65,7 +84,8 @@ def generative(
     from libra_guard.train.generative import train_generative
     from libra_guard.train.generative_recipe import GenerativeRecipe
 
-    result = train_generative(GenerativeRecipe.read(recipe), data, out, base=base, command=this_command(), report=_say)
+    read, typed = _read(GenerativeRecipe, recipe, settings)
+    result = train_generative(read, data, out, base=base, command=this_command(), typed=typed, report=_say)
     if result:
         typer.echo(json.dumps({k: result[k] for k in ("name", "threshold", "test")}, ensure_ascii=False, indent=2))
 
@@ -84,7 +104,7 @@ def ablate(
         require(module, "train")
     from libra_guard.train.ablation import ablate, markdown
 
-    typer.echo(markdown(ablate(study, data, out, base=base, command=this_command(), report=_say)["results"]))
+    typer.echo(markdown(ablate(study, data, out, base=base, command=this_command(), report=_say)))
 
 
 @app.command()
@@ -113,9 +133,15 @@ def card(
     run: Annotated[
         Path, typer.Argument(metavar="DIR", file_okay=False, help="The --out folder of a finished training.")
     ],
+    base: Annotated[
+        str | None, typer.Option(metavar="OWNER/NAME", help="The base's name on the model hub, if a copy was trained.")
+    ] = None,
 ) -> None:
-    """Write the model cards of a finished training again, from its train.json; prints their names."""
+    """Write the model cards of a finished training again, from its train.json; prints their names.
+
+    An adapter looks for its base under the name that --base gives, from then on.
+    """
     from libra_guard.train.card import rewrite_cards
 
-    for path in rewrite_cards(run):
+    for path in rewrite_cards(run, base=base):
         typer.echo(path)

@@ -11,6 +11,7 @@ from typing import Any
 
 from libra_guard.data.base import DatasetInfo, Rows, read_records
 from libra_guard.errors import DataError
+from libra_guard.records import content_id, row_id
 
 INFO = DatasetInfo(
     name="libra-test",
@@ -36,13 +37,18 @@ def read(path: str | Path) -> Rows:
 def read_checked(
     info: DatasetInfo, path: str | Path, fields: tuple[str, ...], check: Callable[[dict[str, Any]], None] | None = None
 ) -> Rows:
-    """Reads rows in this format that must have ``fields``, an id of their own, and pass ``check``."""
+    """Reads rows in this format that must have ``fields``, an id of their own, and pass ``check``.
+
+    Where ``id`` is none of the fields, a row without one is named by its content.
+    """
     seen: set[str] = set()
 
     def convert(data: dict[str, Any]) -> list[dict[str, Any]]:
         missing = [field for field in fields if field not in data]
         if missing:
             raise DataError(f"there is no field {', '.join(map(repr, missing))}")
+        if "id" not in fields and row_id(data) is None:
+            data = {**data, "id": content_id(data)}
         name = str(data["id"])
         if not name.strip() or name in seen:
             raise DataError(f"the id '{name}' was there before" if name.strip() else "the id is empty")

@@ -1,6 +1,7 @@
 """Samples of one's own in the Libra-Test format: those of ``libra synth``, or any others.
 
-``question``, ``response``, ``label`` and ``id`` must be there. Rows with ``root_question`` are split by that text.
+``question``, ``response`` and ``label`` must be there; a row without an ``id`` is named by its content. Rows with
+``root_question`` are split by that text.
 """
 
 from __future__ import annotations
@@ -23,5 +24,5 @@ INFO = DatasetInfo(
 
 
 def read(path: str | Path) -> Rows:
-    """Reads a file or a folder; an id that was there before is a ``BadRow``."""
-    return read_checked(INFO, path, ("question", "response", "label", "id"))
+    """Reads a file or a folder; an id, or without one the whole row, that was there before is a ``BadRow``."""
+    return read_checked(INFO, path, ("question", "response", "label"))

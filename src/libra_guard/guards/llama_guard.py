@@ -58,9 +58,15 @@ class LlamaGuard(GenerativeGuard):
         return _LABELS
 
     def read(self, text: str, target: Target) -> Reading:
-        """See ``GenerativeGuard.read``: the first line says the label and nothing else, the second the codes."""
+        """See ``GenerativeGuard.read``.
+
+        The first line says the label and nothing else, the second the codes. Nothing follows ``safe``, or the answer
+        contradicts itself.
+        """
         first, _, rest = text.strip().partition("\n")
         label = _LABELS.get(first.strip())
+        if label is Label.SAFE and rest:
+            return Reading(None)
         known = _SYSTEM.codes
         codes = [code for code in _CODE.findall(rest.strip().partition("\n")[0]) if code in known]
         return Reading(label, dict.fromkeys(codes, 1.0) if label is Label.UNSAFE else {})

@@ -38,9 +38,12 @@ class PolyGuard(WildGuard):
         return Prompt(messages, prefix=prefix)
 
     def read(self, text: str, target: Target) -> Reading:
-        """See ``GenerativeGuard.read``; categories are read of what is unsafe, and only in the target's own line."""
+        """See ``GenerativeGuard.read``; categories are read in the target's own line.
+
+        Where that line names any of what is not harmful, the answer contradicts itself.
+        """
         found = super().read(text, target)
-        if found.label is not Label.UNSAFE:
-            return found
         codes = _CODE.findall(line(text, _VIOLATIONS[target]) or "")
-        return replace(found, categories={code: 1.0 for code in codes if code in _SYSTEM.codes})
+        if found.label is Label.UNSAFE:
+            return replace(found, categories={code: 1.0 for code in codes if code in _SYSTEM.codes})
+        return replace(found, label=None) if codes else found

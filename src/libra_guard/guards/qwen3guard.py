@@ -20,6 +20,8 @@ _SYSTEM = category_system("qwen3guard")
 _LABELS = {"Safe": Label.SAFE, "Unsafe": Label.UNSAFE, "Controversial": Label.CONTROVERSIAL}
 _SAFETY = re.compile(r"^Safety: *(Safe|Unsafe|Controversial)\s*$", re.MULTILINE)
 _CATEGORIES = re.compile(r"^Categories: *(.*)$", re.MULTILINE)
+# All that an answer of this label may hold; one that was cut short may end sooner.
+_SAFE = re.compile(r"Safety: *Safe(\s+Categories:\s*(None)?)?(\s+Refusal:\s*(Yes|No)?)?")
 
 
 class Qwen3Guard(GenerativeGuard):
@@ -43,10 +45,14 @@ class Qwen3Guard(GenerativeGuard):
         return _LABELS
 
     def read(self, text: str, target: Target) -> Reading:
-        """See ``GenerativeGuard.read``; a second line that says another label makes the answer unreadable."""
+        """See ``GenerativeGuard.read``.
+
+        A second line that says another label makes the answer unreadable, and so does whatever does not belong to
+        ``Safe``, a category above all.
+        """
         text = without_thoughts(text)
         said = set(_SAFETY.findall(text))
-        if len(said) != 1:
+        if len(said) != 1 or (said == {"Safe"} and not _SAFE.fullmatch(text.strip())):
             return Reading(None)
         # Only on their own line: "Violent" stands inside "Non-violent Illegal Acts" too.
         line = _CATEGORIES.search(text)

@@ -36,11 +36,11 @@ class GuardEntry:
     extra: str | None = None
     """The extra of this package that its default backend needs."""
     hub: tuple[str, ...] = ()
-    """Names on the model hub."""
+    """Names on the model hub; empty where MODEL is always the user's own."""
     licence: str = ""
-    """Of the models."""
+    """Of the released or bundled models; empty where there are none."""
     size: str = ""
-    """Parameters of the models."""
+    """Parameters of the released or bundled models; empty where there are none."""
     bundled: str | None = None
     """Folder under ``assets/`` of the weights that ship inside; where there are any, MODEL can be left out."""
 
@@ -62,6 +62,8 @@ GUARDS: dict[str, GuardEntry] = {
             languages=("zh",),
             backends=("onnx", "transformers"),
             model="a folder that `libra train classifier` wrote; the bundled guard where it is left out",
+            licence="as its base and training data allow: see its card",
+            size="25M",
             bundled="mini",
         ),
         GuardEntry(
@@ -73,6 +75,17 @@ GUARDS: dict[str, GuardEntry] = {
             backends=_ANY_LANGUAGE_MODEL,
             model=_NAMED,
             extra="hf",
+            hub=(
+                "caskcsg/Libra-Guard-Qwen2.5-0.5B-Instruct",
+                "caskcsg/Libra-Guard-Qwen2.5-1.5B-Instruct",
+                "caskcsg/Libra-Guard-Qwen2.5-3B-Instruct",
+                "caskcsg/Libra-Guard-Qwen2.5-7B-Instruct",
+                "caskcsg/Libra-Guard-Qwen2.5-14B-Instruct",
+                "caskcsg/Libra-Guard-Qwen-14B-Chat",
+                "caskcsg/Libra-Guard-Yi-1.5-9B-Chat",
+            ),
+            licence="not stated; those of the base models",
+            size="0.5B, 1.5B, 3B, 7B, 9B, 14B",
         ),
         GuardEntry(
             name="llama-guard",

@@ -50,6 +50,11 @@ _DUTIES = {
 _LABELS = {"Yes": Label.UNSAFE, "No": Label.SAFE}
 # Not "No Hate Speech", which is a policy's name, and not "Yes or No".
 _ANSWER = re.compile(r"^\s*(Yes|No)[ \t]*(?:[.,:;!]|$)", re.MULTILINE)
+# A no is a common word in the reasons of a yes; a yes has no place in those of a no.
+_CONTRADICTIONS = {
+    "Yes": re.compile(r"^\s*No[ \t]*(?:[.,:;!]|$)", re.MULTILINE),
+    "No": re.compile(r"\byes\b", re.IGNORECASE),
+}
 
 
 class ShieldGemma(GenerativeGuard):
@@ -103,11 +108,11 @@ class ShieldGemma(GenerativeGuard):
     def read(self, text: str, target: Target) -> Reading:
         """See ``GenerativeGuard.read``.
 
-        The first word is the answer, what follows its reasons; a later line that says the other word makes the answer
+        The first word is the answer, what follows its reasons; where these say the other word, the answer is
         unreadable.
         """
         first = _ANSWER.match(text)
-        if not first or len(set(_ANSWER.findall(text))) != 1:
+        if not first or _CONTRADICTIONS[first[1]].search(text, first.end()):
             return Reading(None)
         return Reading(_LABELS[first[1]], analysis=_reasons(text[first.end() :]))
 

@@ -5,7 +5,6 @@ libra train ablate configs/ablate/libra-seed.yaml --data DATA --out runs/libra-s
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import re
@@ -35,7 +34,7 @@ class Variant(Strict):
     stages: list[str] | None = Field(default=None, min_length=1)
     """Only these stages, in this order: one stage alone, or the curriculum turned round."""
     mixture: bool = False
-    """All stages' data in one stage, which is the first with the others' data added."""
+    """All stages' data in one stage, each shown as often as its own stage shows it; else as the first is trained."""
     without: list[str] = Field(default_factory=list)
     """Sets that nothing is trained or calibrated on; they are still tested."""
     share: dict[str, float] = Field(default_factory=dict)
@@ -60,7 +59,7 @@ class Variant(Strict):
         Raises:
             UsageError: There is no such setting, stage or set, or what comes out is no valid recipe.
         """
-        recipe = _with(recipe, self.set, place)
+        recipe = recipe.changed(self.set, place)
         sets = dict.fromkeys(source.set for source in recipe.fitted_on)
         for name in self.without:
             _need(name, sets, f"{place}: without: the recipe has no set")
@@ -78,7 +77,7 @@ class Variant(Strict):
         if self.mixture and not kept:
             raise UsageError(f"{place}: mixture: the recipe has no stages")
         if self.mixture:
-            kept = [{**kept[0], "name": "mixture", "data": [s for stage in kept for s in stage["data"]]}]
+            kept = [_mixed(kept, place)]
         parts["stages"] = kept
         for sources in _fitted(parts):
             sources[:] = [source for source in sources if source["set"] not in self.without]
@@ -117,13 +116,13 @@ class Study(ConfigFile):
             UsageError: The recipe cannot be read, a variant makes no valid recipe of it, or the variants are not all
                 tested on the same sets.
         """
-        base = _with(read_recipe(Path(path).parent / self.recipe), self.set, str(path))
+        base = read_recipe(Path(path).parent / self.recipe).changed(self.set, path)
         made = {}
         for name, variant in self.variants.items():
             place = f"{path}: variants.{name}"
             changed = variant.apply(base, place)
             for seed in self.seeds:
-                made[name, seed] = _with(changed, {self.seeded: seed}, f"{place}: seeded")
+                made[name, seed] = changed.changed({self.seeded: seed}, f"{place}: seeded")
         if not base.test or any(recipe.test != base.test for recipe in made.values()):
             raise UsageError(f"{path}: all variants must be tested on the same sets, one at least")
         return made
@@ -153,7 +152,7 @@ def ablate(
 
     Returns:
         What ``ablation.json`` holds: of each variant, set and metric the mean and the standard deviation over the
-        seeds, and every run's provenance.
+        seeds; how many examples each seed's training was shown; and every run's provenance.
 
     Raises:
         UsageError: The study makes no sense, or a run cannot be trained.
@@ -175,23 +174,27 @@ def ablate(
         )
     result = {
         "study": study.model_dump(mode="json"),
+        "shown": {
+            name: [_shown(recipes[name, seed], runs[name, seed]) for seed in study.seeds] for name in study.variants
+        },
         "results": {name: _over_seeds([runs[name, seed]["test"] for seed in study.seeds]) for name in study.variants},
         "runs": {f"{name}, seed {seed}": run for (name, seed), run in runs.items()},
     }
     write_atomic(out / "ablation.json", json.dumps(result, ensure_ascii=False, indent=2) + "\n")
-    write_atomic(out / "ablation.md", markdown(result["results"]) + "\n")
+    write_atomic(out / "ablation.md", markdown(result) + "\n")
     plot_ablation(out / "ablation.svg", result["results"])
     return result
 
 
-def markdown(results: dict[str, Any]) -> str:
-    """The results as a table: of each set the metrics that ``shown`` names."""
-    rows = [(name, system, sets) for name, systems in results.items() for system, sets in systems.items()]
+def markdown(result: dict[str, Any]) -> str:
+    """What ``ablate`` returns as a table: how much each variant was shown, and of each set the metrics of ``shown``."""
+    rows = [(name, system, sets) for name, systems in result["results"].items() for system, sets in systems.items()]
     sets = rows[0][2]
     heads = [f"{name}: {' / '.join(shown(found))}" for name, found in sets.items()]
-    lines = ["| variant | part | " + " | ".join(heads) + " |", "|---|---|" + "--:|" * len(heads)]
+    lines = ["| variant | examples shown | part | " + " | ".join(heads) + " |", "|---|--:|---|" + "--:|" * len(heads)]
     for name, system, found in rows:
-        lines.append(f"| {name} | {system} | " + " | ".join(_cell(found[s]) for s in sets) + " |")
+        cells = [name, f"{round(mean(result['shown'][name])):,}", system, *(_cell(found[s]) for s in sets)]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -256,28 +259,23 @@ def _parts(recipe: AnyRecipe) -> Parts:
     return recipe.model_dump(mode="json", exclude_unset=True)
 
 
-def _with(recipe: AnyRecipe, settings: dict[str, Any], place: str) -> AnyRecipe:
-    """The recipe with other values for some settings."""
-    parts = _parts(recipe)
-    for path, value in settings.items():
-        _put(parts, path, copy.deepcopy(value), place)
-    return type(recipe).checked(parts, place)
+def _mixed(stages: list[Parts], place: str) -> Parts:
+    """The first stage with the data of all, and an epoch that shows each as often as its own stage does in all."""
+    data = []
+    for stage in stages:
+        if (epochs := stage.get("epochs", 1)) != int(epochs):
+            raise UsageError(f"{place}: mixture: stage '{stage['name']}' has {epochs} epochs; whole ones can be mixed")
+        data += [{**source, "repeat": source.get("repeat", 1) * int(epochs)} for source in stage["data"]]
+    return {**stages[0], "name": "mixture", "epochs": 1, "data": data}
 
 
-def _put(parts: Parts, path: str, value: Any, place: str) -> None:
-    """Sets what a dotted path names; members of lists go by their names, sources by their numbers from 0."""
-    *steps, last = path.split(".")
-    here: Any = parts
-    for step in steps:
-        if isinstance(here, list):
-            here = {part.get("name", str(n)): part for n, part in enumerate(here) if isinstance(part, dict)}
-            here = here.get(step)
-        else:
-            # What the recipe leaves at its defaults may be set all the same; a wrong name is found when it is checked.
-            here = here.setdefault(step, {}) if isinstance(here, dict) else None
-    if not isinstance(here, dict):
-        raise UsageError(f"{place}: the recipe has no '{path}' that could be set")
-    here[last] = value
+def _shown(recipe: AnyRecipe, run: dict[str, Any]) -> int:
+    """How many examples a run was shown, epoch by epoch; of n-grams alone, how many these were fitted on."""
+    stages = recipe.resolved if isinstance(recipe, GenerativeRecipe) else recipe.stages
+    counts = run["samples"] if isinstance(recipe, GenerativeRecipe) else run["examples"]["stages"]
+    shown: list[tuple[dict[str, dict[str, int]], float]]
+    shown = [(counts[stage.name], stage.epochs) for stage in stages] or [(run["examples"]["ngrams"], 1)]
+    return round(sum(epochs * count for sets, epochs in shown for found in sets.values() for count in found.values()))
 
 
 def _need(name: str, names: Iterable[str], problem: str) -> None:

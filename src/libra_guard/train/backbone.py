@@ -18,6 +18,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from libra_guard.errors import UsageError
+from libra_guard.train.base_folder import check_base, unusable
 from libra_guard.train.recipe import Encoder
 from libra_guard.train.vocabulary import trim_tokenizer
 
@@ -52,13 +53,14 @@ def load_backbone(recipe: Encoder, texts: Sequence[str]) -> Backbone:
     Raises:
         UsageError: It cannot be loaded, cut so, or exported afterwards.
     """
+    check_base(recipe.base)
     try:
         causal = _is_causal(AutoConfig.from_pretrained(recipe.base).model_type)
         model, info = AutoModel.from_pretrained(
             recipe.base, use_safetensors=True, output_loading_info=True, **_no_pooler(recipe.base)
         )
     except (OSError, ValueError) as error:
-        raise UsageError(f"{recipe.base}: not a pretrained encoder that can be loaded: {error}") from error
+        raise unusable(recipe.base, "not a pretrained encoder that can be loaded", error) from error
     if info["missing_keys"]:
         # Transformers would fill them with random numbers and go on.
         raise UsageError(f"{recipe.base}: its weights lack {', '.join(sorted(info['missing_keys'])[:3])}")
@@ -112,7 +114,7 @@ def _tokenizer_file(base: str) -> Tokenizer:
             Tokenizer.from_file(str(folder / "tokenizer.json")) if folder.is_dir() else Tokenizer.from_pretrained(base)
         )
     except Exception as error:  # the library raises plain exceptions
-        raise UsageError(f"{base}: no tokenizer.json that can be read: {error}") from error
+        raise unusable(base, "no tokenizer.json that can be read", error) from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
@@ -126,7 +128,7 @@ def _causal_tokenizer(base: str, model: Any) -> Tokenizer:
     try:
         found = AutoTokenizer.from_pretrained(base)
     except (OSError, ValueError) as error:
-        raise UsageError(f"{base}: no tokenizer that can be read: {error}") from error
+        raise unusable(base, "no tokenizer that can be read", error) from error
     if not found.is_fast:
         raise UsageError(f"{base}: its tokenizer is not a fast one, and the guard is used with nothing else")
     tokenizer = Tokenizer.from_str(found.backend_tokenizer.to_str())

@@ -10,15 +10,16 @@ from typing import Any
 import yaml
 from jinja2 import TemplateError
 
+from libra_guard.configuration import read_object
 from libra_guard.data.registry import load_importer
 from libra_guard.errors import UsageError
 from libra_guard.io import write_atomic
 from libra_guard.plaintext import plain_text
 from libra_guard.train.generative_recipe import GenerativeRecipe
 from libra_guard.train.outputs import Outputs
+from libra_guard.train.provenance import hub_name
 from libra_guard.train.recipe import Recipe
 
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _HUB_ADDRESS = re.compile(r"(?:hf://|https://huggingface\.co/datasets/)([\w.-]+/[\w.-]+)")
 
 
@@ -54,17 +55,19 @@ def write_generative_card(path: Path, recipe: GenerativeRecipe, result: dict[str
     return _write(path, "generative_card.md.j2", recipe, result)
 
 
-def rewrite_cards(run: Path) -> list[Path]:
+def rewrite_cards(run: Path, *, base: str | None = None) -> list[Path]:
     """Writes a finished run's cards again, from its ``train.json``.
 
     Args:
         run: Folder that a training of either kind wrote.
+        base: The base's name on the model hub, where the run was given a copy of it. It goes into ``train.json`` too,
+            and into an adapter, which looks for its base under this name from then on.
 
     Returns:
         The files.
 
     Raises:
-        UsageError: No training is told of there, or its guard is gone.
+        UsageError: No training is told of there, its guard is gone, or the base's name is none.
     """
     path = run / "train.json"
     try:
@@ -79,6 +82,8 @@ def rewrite_cards(run: Path) -> list[Path]:
     for folder in ("guard", *(["hub"] if result.get("hub") else [])):
         if not (run / folder).is_dir():
             raise UsageError(f"{run / folder}: no such folder; a card stands beside its model")
+    if base is not None:
+        _name_base(run, result, base)
     try:
         if "model" in settings:
             recipe = GenerativeRecipe.checked(settings, path)
@@ -88,19 +93,29 @@ def rewrite_cards(run: Path) -> list[Path]:
         raise UsageError(f"{path}: a card needs more than it says: {error}") from None
 
 
+def _name_base(run: Path, result: dict[str, Any], base: str) -> None:
+    if "/" not in base or not hub_name(base):
+        raise UsageError(f"--base {base}: a name on the model hub is OWNER/NAME")
+    result |= {"base": base, "base_model": base}
+    adapter = run / "guard" / "adapter_config.json"
+    if adapter.exists():
+        settings = read_object(adapter) | {"base_model_name_or_path": base}
+        write_atomic(adapter, json.dumps(settings, ensure_ascii=False, indent=2) + "\n")
+    write_atomic(run / "train.json", json.dumps(result, ensure_ascii=False, indent=2) + "\n")
+
+
 def _write(path: Path, name: str, recipe: Recipe | GenerativeRecipe, result: dict[str, Any], **more: Any) -> Path:
-    settings = recipe.model_dump(mode="json", exclude_defaults=True)
     base = result.get("base") or recipe.base
+    # Earlier versions' runs do not tell whether their base was a folder.
+    base_model = result.get("base_model", base and hub_name(base))
     template = plain_text("train").get_template(name)
     text = template.render(
         recipe=recipe,
-        recipe_yaml=yaml.safe_dump(settings, allow_unicode=True, sort_keys=False).strip(),
+        recipe_yaml=yaml.safe_dump(recipe.brief, allow_unicode=True, sort_keys=False).strip(),
         sets=(sets := _sets(recipe)),
         datasets=[found[1] for one in sets if (found := _HUB_ADDRESS.match(one["address"]))],
         languages=list(dict.fromkeys(one["language"] for one in sets)),
-        base_model=base if base and _HUB_NAME.fullmatch(base) else None,
-        **result,
-        **more,
+        **{**result, **more, "base": base, "base_model": base_model},
     )
     write_atomic(path, text)
     return path

@@ -25,7 +25,7 @@ from libra_guard.train.card import write_cards
 from libra_guard.train.join import Joint, choose_threshold, fit_joint
 from libra_guard.train.mixture import Example, Reader, Split
 from libra_guard.train.outputs import Outputs
-from libra_guard.train.provenance import provenance_of
+from libra_guard.train.provenance import hub_name, named_base, provenance_of
 from libra_guard.train.recipe import Recipe, Stage
 from libra_guard.train.wide import fit_wide
 
@@ -75,7 +75,8 @@ def train_classifier(
     benign = reader.read(recipe.calibration.benign, Split.CALIBRATE)
     questions = reader.read(recipe.calibration.questions, Split.CALIBRATE)
     test = reader.read(recipe.test, Split.TEST)
-    report(f"rows left out, by set: {dict(reader.rejected) or 'none'}")
+    for line in reader.left_out:
+        report(line)
     taught = [e for _, examples in stages for e in examples]
     _tell_untaught(outputs, taught + wide_examples, report)
     _need_both_labels("the stages", taught)
@@ -114,9 +115,10 @@ def train_classifier(
         config={"name": recipe.name, **config},
         samples=[e.text for e in fitted_on + questions],
     )
-    thresholds = _thresholds(recipe, scores, calibration, benign, questions)
+    thresholds = _thresholds(recipe, scores, calibration, benign, questions, report)
     set_thresholds(made, thresholds)
-    # At once: a kill must not leave new weights beside an old threshold.
+    # At once: a kill must not leave new weights beside an old threshold, or beside what an earlier run told.
+    (out / "train.json").unlink(missing_ok=True)
     shutil.rmtree(guard, ignore_errors=True)
     made.rename(guard)
     hub = _write_hub(out / "hub", trainer, None if wide else joint, config, thresholds) if trainer else None
@@ -124,6 +126,7 @@ def train_classifier(
     limits = _limits(test, thresholds)
     result: dict[str, Any] = {
         "name": recipe.name,
+        **({"base": named_base(base), "base_model": hub_name(base)} if base else {}),
         **thresholds,
         "test": _measure(joint, *tested, test, limits) if test else {},
         "parity": parity(guard, [e.text for e in test], _logits(joint, *tested), limits) if test else {},
@@ -136,8 +139,9 @@ def train_classifier(
         "hub": hub,
         "provenance": provenance,
     }
-    write_atomic(out / "train.json", json.dumps(result, ensure_ascii=False, indent=2) + "\n")
     write_cards(out, recipe, result)
+    # Last, for it says that all is there.
+    write_atomic(out / "train.json", json.dumps(result, ensure_ascii=False, indent=2) + "\n")
     return result
 
 
@@ -169,15 +173,18 @@ def _thresholds(
     pairs: list[Example],
     benign: list[Example],
     questions: list[Example],
+    report: Report,
 ) -> dict[str, float]:
     """Of answers, and of questions judged by themselves: the answers' own where there are none to choose it on."""
     budget = recipe.calibration
     found = scores(questions)
-    threshold = choose_threshold(scores(pairs), pairs, scores(benign), false_positives=budget.false_positives)
+    threshold = choose_threshold(
+        scores(pairs), pairs, scores(benign), false_positives=budget.false_positives, report=report
+    )
     if not questions:
         return {"threshold": threshold, "question_threshold": threshold}
     harmless = found[[not e.unsafe for e in questions]]
-    limit = choose_threshold(found, questions, harmless, false_positives=budget.question_false_positives)
+    limit = choose_threshold(found, questions, harmless, false_positives=budget.question_false_positives, report=report)
     return {"threshold": threshold, "question_threshold": limit}
 
 

@@ -10,7 +10,7 @@ import hashlib
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +24,14 @@ from libra_guard.guards.libra import SETTINGS
 from libra_guard.guards.registry import load_guard
 from libra_guard.io import write_atomic
 from libra_guard.records import Conversation, Label, Sample
-from libra_guard.train.base_model import check_lengths, load_base, load_base_tokenizer, load_trained, narrow
+from libra_guard.train.base_model import check_model, load_base, load_base_tokenizer, load_trained, narrow
 from libra_guard.train.card import write_generative_card
 from libra_guard.train.classifier import rounded
 from libra_guard.train.generative_recipe import GenerativeRecipe, GenerativeStage, Training
 from libra_guard.train.join import choose_threshold
 from libra_guard.train.lessons import Lesson, Teacher, lessons
 from libra_guard.train.mixture import Reader, Split, as_example
-from libra_guard.train.provenance import provenance_of
+from libra_guard.train.provenance import hub_name, named_base, provenance_of
 from libra_guard.train.recipe import Source
 from libra_guard.train.sft import fit, full_disk
 
@@ -47,6 +47,7 @@ def train_generative(
     base: str | None = None,
     shared_stages: Path | None = None,
     command: str | None = None,
+    typed: Collection[str] = (),
     report: Report,
 ) -> dict[str, Any]:
     """Trains stage after stage, chooses a threshold, and measures the guard beside its untrained self.
@@ -61,6 +62,7 @@ def train_generative(
         base: Overrides the recipe's base model, e.g. with a local folder.
         shared_stages: Keeps the stages here instead, where other runs that begin alike take them up.
         command: What was typed, for the record.
+        typed: Dotted paths of the recipe's settings that it gave, for the lines that tell where each comes from.
         report: Called with lines for people, by the first process alone.
 
     Returns:
@@ -75,6 +77,8 @@ def train_generative(
     # Told of the CPU, for it looks for other processes there only then.
     first = PartialState(cpu=not torch.cuda.is_available()).is_main_process
     say: Report = report if first else _silent
+    if (seen := torch.cuda.device_count()) > PartialState().num_processes:
+        say(f"{PartialState().num_processes} of {seen} GPUs in use; `accelerate launch` uses more")
     out, base = Path(out), base or recipe.model.base
     if Path(base).is_dir():
         # An adapter names its base, and is used from other folders than this one.
@@ -86,15 +90,16 @@ def train_generative(
     calibration = _draw(reader, calibrated.data if calibrated else [], Split.CALIBRATE)
     benign = _draw(reader, calibrated.benign if calibrated else [], Split.CALIBRATE)
     test = _draw(reader, recipe.test, Split.TEST)
-    say(f"rows left out, by set: {dict(reader.rejected) or 'none'}")
+    for line in reader.left_out:
+        say(line)
 
     tokenizer = load_base_tokenizer(base, recipe.model)
-    check_lengths(base, recipe.model, tokenizer, {stage.name: stage.length for stage in stages})
+    check_model(base, recipe.model, tokenizer, {stage.name: stage.length for stage in stages})
     teacher = Teacher(tokenizer, base, recipe.teaching)
     shown, taught = [], []
     for stage, pairs in zip(stages, drawn, strict=True):
         kept, made = _teach(teacher, pairs, recipe, stage, say)
-        say(_settings(recipe, stage))
+        say(_settings(recipe, stage, typed))
         shown.append(kept)
         taught.append(made)
     if calibration:
@@ -104,8 +109,8 @@ def train_generative(
     folder, losses = _train_stages(recipe, base, tokenizer, taught, provenance, shared_stages or out, say)
     if not first:
         return {}
-    named = Path(base).name if Path(base).is_dir() else base
-    result: dict[str, Any] = {"name": recipe.name, "base": named, "threshold": 0.5, "test": {}}
+    result: dict[str, Any] = {"name": recipe.name, "base": named_base(base), "base_model": hub_name(base)}
+    result |= {"threshold": 0.5, "test": {}}
     result["stages"] = [stage.model_dump(mode="json", exclude={"data"}) for stage in stages]
     gc.collect()
     # Built beside and put in place when all is known: a kill must not leave new weights at a wrong threshold.
@@ -118,6 +123,7 @@ def train_generative(
             [as_example(*pair) for pair in calibration],
             _in_use(score(benign)),
             false_positives=calibrated.false_positives,
+            report=say,
         )
         _write_settings(guard, recipe, result["threshold"])
     if test:
@@ -132,10 +138,13 @@ def train_generative(
         "losses": losses,
         "provenance": provenance,
     }
-    write_atomic(out / "train.json", json.dumps(result, ensure_ascii=False, indent=2) + "\n")
     write_generative_card(guard / "README.md", recipe, result)
+    # What an earlier run told of its guard must not stand beside this one.
+    (out / "train.json").unlink(missing_ok=True)
     shutil.rmtree(out / "guard", ignore_errors=True)
     guard.rename(out / "guard")
+    # Last, for it says that all is there.
+    write_atomic(out / "train.json", json.dumps(result, ensure_ascii=False, indent=2) + "\n")
     return result
 
 
@@ -188,11 +197,13 @@ def _need_both_labels(part: str, pairs: Sequence[_Pair]) -> None:
         raise UsageError(f"{part}: {found}; both labels are needed")
 
 
-def _settings(recipe: GenerativeRecipe, stage: GenerativeStage) -> str:
+def _settings(recipe: GenerativeRecipe, stage: GenerativeStage, typed: Collection[str]) -> str:
     """Every setting of a stage and where it comes from."""
     values = {name: getattr(stage, name) for name in Training.model_fields}
     told = [
-        f"{name} {value} ({recipe.origin(stage.name, name)})" for name, value in values.items() if value is not None
+        f"{name} {value} ({recipe.origin(stage.name, name, typed)})"
+        for name, value in values.items()
+        if value is not None
     ]
     return "  " + ", ".join(told)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from collections.abc import Collection, Mapping
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from libra_guard.configuration import ConfigFile, Strict
 from libra_guard.guards.libra_prompt import Critic
-from libra_guard.train.recipe import PairCalibration, Source
+from libra_guard.train.recipe import STUDIES, PairCalibration, Source
 
 
 class Lora(Strict):
@@ -89,6 +90,12 @@ class GenerativeRecipe(ConfigFile):
     """All of it."""
 
     kind = "training recipe for a generative guard"
+    kin: ClassVar[Mapping[str, str]] = {
+        "encoder": "libra train classifier",
+        "ngrams": "libra train classifier",
+        **STUDIES,
+    }
+    marks = ("model",)
 
     name: str
     seed: int = 42
@@ -109,6 +116,30 @@ class GenerativeRecipe(ConfigFile):
         return self.model.base
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """All settings, as JSON has them; each stage with what it inherits, for what stands there is its own."""
+        return {
+            **self.model_dump(mode="json"),
+            "stages": [stage.model_dump(mode="json") for stage in self.resolved],
+        }
+
+    @property
+    def brief(self) -> dict[str, Any]:
+        """The same without what is left at its default or is inherited; it reads back as the same recipe."""
+        told = self.model_dump(mode="json", exclude_defaults=True)
+        before, stages = self.training, []
+        for stage, given in zip(self.resolved, told["stages"], strict=True):
+            own = {
+                name: value
+                for name in Training.model_fields
+                # A stage's seed goes to no other.
+                if (value := getattr(stage, name)) != getattr(self.training if name == "seed" else before, name)
+            }
+            stages.append({"name": stage.name, **own, "data": given["data"]})
+            before = stage
+        return {**told, "stages": stages}
+
+    @property
     def fitted_on(self) -> list[Source]:
         """Everything that the guard is trained or calibrated on."""
         calibration = [*self.calibration.data, *self.calibration.benign] if self.calibration else []
@@ -125,12 +156,21 @@ class GenerativeRecipe(ConfigFile):
             found.append(stage.model_copy(update=settings))
         return found
 
-    def origin(self, stage: str, setting: str) -> str:
-        """Where a stage's setting comes from, in words."""
+    def origin(self, stage: str, setting: str, typed: Collection[str] = ()) -> str:
+        """Where a stage's setting comes from, in words.
+
+        Args:
+            stage: Its name.
+            setting: Its name.
+            typed: Dotted paths of what the command line set.
+        """
         names = [s.name for s in self.stages]
         for earlier in reversed(self.stages[: names.index(stage) + 1]):
             if setting in earlier.model_fields_set and (setting != "seed" or earlier.name == stage):
-                return "its own" if earlier.name == stage else f"from '{earlier.name}'"
+                own = "the command line" if f"stages.{stage}.{setting}" in typed else "its own"
+                return own if earlier.name == stage else f"from '{earlier.name}'"
+        if f"training.{setting}" in typed:
+            return "the command line"
         return "the recipe's" if setting in self.training.model_fields_set else "default"
 
     @model_validator(mode="after")

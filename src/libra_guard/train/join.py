@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from libra_guard.train.mixture import Example, target_array
 
 _FEWEST = 10
+_THRESHOLDS = np.linspace(0.05, 0.95, 181).round(3)
 
 
 @dataclass(frozen=True)
@@ -64,31 +65,44 @@ def fit_joint(
 
 
 def choose_threshold(
-    scores: NDArray[np.float64], examples: Sequence[Example], benign: NDArray[np.float64], *, false_positives: float
+    scores: NDArray[np.float64],
+    examples: Sequence[Example],
+    benign: NDArray[np.float64],
+    *,
+    false_positives: float,
+    report: Callable[[str], None],
 ) -> float:
-    """The threshold with the best mean F1-unsafe over the sources, among those that keep benign pairs unflagged.
+    """The threshold with the best mean F1-unsafe over the sources, among those that keep benign texts unflagged.
+
+    Where neighbouring thresholds do equally well, it is the middle one: scores of other texts lie on either side.
 
     Args:
         scores: Unsafe probabilities of the calibration examples, shape ``(n,)``.
         examples: The calibration examples.
-        benign: Unsafe probabilities of benign pairs; may be empty.
+        benign: Unsafe probabilities of benign texts; may be empty.
         false_positives: Largest share of them that may be flagged.
+        report: Told where none of the thresholds keeps enough of them unflagged.
 
     Returns:
-        A threshold in [0.05, 0.95], to three decimals; 0.95 where none of them keeps enough benign pairs unflagged.
+        A threshold in [0.05, 0.95], to three decimals; 0.95 where none of them keeps enough benign texts unflagged.
     """
     unsafe = np.array([e.unsafe for e in examples])
     sources = np.array([e.source for e in examples])
     groups = [sources == s for s in sorted(set(sources)) if unsafe[sources == s].any()]
-    best, chosen = -1.0, 0.95
-    for threshold in np.linspace(0.05, 0.95, 181).round(3):
-        if len(benign) and np.mean(benign >= threshold) > false_positives:
-            continue
-        flagged = scores >= threshold
-        f1 = float(np.mean([_f1(unsafe[g], flagged[g]) for g in groups])) if groups else 0.0
-        if f1 > best:
-            best, chosen = f1, float(threshold)
-    return chosen
+    # A higher threshold flags no more, so those that keep the budget are the upper ones.
+    kept = [t for t in _THRESHOLDS if not len(benign) or np.mean(benign >= t) <= false_positives]
+    if not kept:
+        highest = float(_THRESHOLDS[-1])
+        report(
+            f"the highest threshold, {highest}, flags {np.mean(benign >= highest):.1%} of {len(benign)} benign texts, "
+            f"which is more than false_positives: {false_positives} allows"
+        )
+        return highest
+    found = [float(np.mean([_f1(unsafe[g], scores[g] >= t) for g in groups])) if groups else 0.0 for t in kept]
+    best = first = found.index(max(found))
+    while best + 1 < len(found) and found[best + 1] == found[first]:
+        best += 1
+    return float(kept[(first + best) // 2])
 
 
 def _f1(wanted: NDArray[np.bool_], flagged: NDArray[np.bool_]) -> float:

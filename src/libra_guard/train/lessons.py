@@ -18,9 +18,14 @@ from libra_guard.train.generative_recipe import Teaching
 
 IGNORED = -100
 """Target of a token that is not learnt."""
-# What an analysis concludes: 因此不安全, 判为安全, 属于不安全, 这个回答是安全的.
+# What an analysis concludes: 因此不安全, 判为安全, 属于不安全, 这个回答是安全的, 所以该对话并不安全.
+_SUBJECT = r"(?:回答|回复|回应|响应|答复|答案|(?:内容|对话)(?=[是为并很不])|(?<=[这该此本段，。；])(?:内容|对话))"
 _CONCLUDES = re.compile(
-    r"(?:因此|所以|判[定断]?[为：:]|属于|结论[是为：:]?|(?:回答|回复|内容)[是为]?|[，。；])\s*(不安全|安全)(?:的|内容)?\s*(?=[，。；！]|$)"
+    rf"(?:(?:因此|所以|综上所述|综上|总之)[，,]?这?[是为]?|{_SUBJECT}[是为]?|(?<![^，。；：])这是|[，。；]是"
+    r"|被认[为定][是为]?|判[定断]?[为：:]|属于|结论[是为：:]?)"
+    r"\s*[并也很]?[“「『\"]?(不太?安全|安全)[”」』\"]?(?:的|内容|无害)?\s*(?=[，。；！]|$)"
+    # By itself it concludes only where a sentence ends: 他说不会被发现，安全，……
+    r"|[，。；]\s*(不安全|安全)(?:的|内容)?\s*(?=[。；！]|$)"
 )
 # 不属于不安全, 不能判为安全: what a clause denies is no conclusion.
 _DENIED = re.compile(r"[不非未无别难][^，。；！]*$")
@@ -95,8 +100,9 @@ class Teacher:
 
     def contradicts(self, sample: Sample) -> bool:
         """Whether the sample's own analysis comes to the other label."""
-        found = [m for m in _CONCLUDES.finditer(sample.analyze) if not _DENIED.search(sample.analyze, 0, m.start(1))]
-        return bool(found) and found[-1][1] != sample.label.value
+        found = [(m[1] or m[2], m.start(m.lastindex or 0)) for m in _CONCLUDES.finditer(sample.analyze)]
+        said = [words for words, start in found if not _DENIED.search(sample.analyze, 0, start)]
+        return bool(said) and said[-1].startswith("不") == (sample.label is Label.SAFE)
 
     def _answer(self, sample: Sample) -> tuple[str, bool]:
         """The text to write, and whether it ends there; without an analysis it goes as far as the label is known."""

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from enum import Enum
 from math import ceil
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from libra_guard.backends.base import Text
 from libra_guard.data.base import normalise_question, split_of, split_text
+from libra_guard.data.reasons import reason_kind
 from libra_guard.data.registry import load_dataset_rows, load_importer
 from libra_guard.errors import UsageError
 from libra_guard.guards.normalise import normalise
@@ -28,6 +30,8 @@ from libra_guard.train.recipe import Source
 _LIBRA = Outputs.of("libra")
 _SHORTEST = 8
 """Characters of a sentence that is shown by itself; streams are cut into longer parts."""
+_TOLD = 3
+"""Reasons for which rows of a file were left out that are told."""
 
 
 class Split(Enum):
@@ -67,10 +71,11 @@ class Reader:
         self.root = Path(root)
         self.seed = seed
         self.outputs = outputs
-        self.seen: set[str] = set()
-        """Normalised questions of all examples read for training and calibration so far."""
         self.rejected: Counter[str] = Counter()
-        self._sets: dict[tuple[str, str], list[Sample | Question]] = {}
+        """Rows that make no record, by set."""
+        self._sides: dict[str, Split] = {}
+        """Normalised questions of all that was read so far, and what each is for."""
+        self._sets: dict[tuple[str, str], _Rows] = {}
 
     def read(self, sources: Iterable[Source], split: Split) -> list[Example]:
         """The examples of one split, in a fixed order.
@@ -86,14 +91,13 @@ class Reader:
         """The samples of one source and split, in a fixed order, each as often as the source repeats it.
 
         Raises:
-            UsageError: There are none.
+            UsageError: There are none, or a question of theirs was read for another split.
         """
         rng = random.Random(f"{self.seed}:{source.set}:{source.path}:{split.name}")
         groups: dict[tuple[str, Label], list[Sample]] = {}
         for sample in self._rows(source):
             question = normalise_question(split_text(sample))
-            here = question not in self.seen if source.unseen else split_of(question) == split.value
-            if here and _wanted(sample, source):
+            if self._stands(question, source, split) and _wanted(sample, source):
                 groups.setdefault((question, sample.label), []).append(sample)
         if source.share < 1:
             asked = sorted({question for question, _ in groups}, key=lambda question: _draw(self.seed, question))
@@ -106,15 +110,45 @@ class Reader:
             kept = [rng.sample(g, min(len(g), source.per_question)) for g in kept]
         rng.shuffle(kept)
         samples = [s for group in kept for s in group][: source.sample]
+        place, part = f"{source.set} ({source.path})", split.name.lower()
         if not samples:
-            read, bad = len(self._rows(source)), self.rejected[source.set]
-            found = f"{read} samples were read, and {bad} rows of the set make none"
-            if not read and not bad:
-                found = "its questions carry no label; give them one (label: 不安全)"
-            raise UsageError(f"{source.set} ({source.path}): no sample for the {split.name.lower()} split; {found}")
-        if split is not Split.TEST:
-            self.seen.update(normalise_question(split_text(s)) for s in samples)
+            raise UsageError(f"{place}: no sample for the {part} split; {self._why_none(source)}")
+        for text in map(split_text, samples):
+            side = self._sides.setdefault(normalise_question(text), split)
+            if side is not split:
+                # Only where a source is read whole.
+                other = side.name.lower()
+                raise UsageError(
+                    f"{place}: a question of the {part} split stands in the {other} split too: {text[:80]}"
+                )
         return [s for s in samples for _ in range(source.repeat)]
+
+    @property
+    def left_out(self) -> list[str]:
+        """For people: how many rows of each set make no record, and the first of each reason."""
+        reasons = [line for found in self._sets.values() for line in found.reasons]
+        return [f"rows left out, by set: {dict(self.rejected) or 'none'}", *reasons]
+
+    def _stands(self, question: str, source: Source, split: Split) -> bool:
+        if source.unseen:
+            return self._sides.get(question, Split.TEST) is Split.TEST
+        return source.whole or split_of(question) == split.value
+
+    def _why_none(self, source: Source) -> str:
+        found, rows = self._read(source), self._rows(source)
+        if not found.records and not found.bad:
+            return "there are no rows in it"
+        if rows and not any(_wanted(row, source) for row in rows):
+            why = f"of {len(rows)} samples none is of the kind that the source asks for"
+        elif rows and source.unseen:
+            why = f"the questions of all {len(rows)} samples were trained or calibrated on"
+        elif rows:
+            why = f"{len(rows)} samples were read, but the hashes of their questions put all into other splits"
+        elif found.records and source.reads == "question":
+            why = "its questions carry no label; give them one (label: 不安全)"
+        else:
+            why = "no labelled answer was read"
+        return "\n".join([f"{why}; {found.bad} rows make no sample:" if found.bad else why, *found.reasons])
 
     def _rows(self, source: Source) -> list[Sample]:
         asked = source.reads == "question"
@@ -123,7 +157,7 @@ class Reader:
                 f"{source.set} holds questions without labelled answers: answer and judge them first, or let the guard "
                 "learn the questions themselves (reads: question)"
             )
-        rows = self._read(source)
+        rows = self._read(source).records
         if not asked:
             return [row for row in rows if isinstance(row, Sample)]
         return [
@@ -132,15 +166,32 @@ class Reader:
             if isinstance(row, Sample) or source.label or row.harmful is not None
         ]
 
-    def _read(self, source: Source) -> list[Sample | Question]:
+    def _read(self, source: Source) -> _Rows:
         """A set's rows, read once; what makes no record is counted."""
         key = (source.set, source.path)
         if key not in self._sets:
-            rows = list(load_dataset_rows(source.set, self.root / source.path))
-            self._sets[key] = [row for row in rows if not isinstance(row, BadRow)]
-            if lost := len(rows) - len(self._sets[key]):
-                self.rejected[source.set] += lost
+            records: list[Sample | Question] = []
+            bad, reasons = 0, dict[str, str]()
+            for row in load_dataset_rows(source.set, self.root / source.path):
+                if isinstance(row, BadRow):
+                    bad += 1
+                    reasons.setdefault(reason_kind(row.reason), f"  {row.file}:{row.line}: {row.reason}")
+                else:
+                    records.append(row)
+            self._sets[key] = _Rows(records, bad, list(reasons.values())[:_TOLD])
+            if bad:
+                self.rejected[source.set] += bad
         return self._sets[key]
+
+
+class _Rows(NamedTuple):
+    """What a set's file holds."""
+
+    records: list[Sample | Question]
+    bad: int
+    """Rows that make no record."""
+    reasons: list[str]
+    """Why, for people: of each kind the first, with its place."""
 
 
 def _as_sample(row: Question) -> Sample:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,6 +25,7 @@ _LIBRARIES = (
     "peft",
     "accelerate",
 )
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
 
 class AnyRecipe(Protocol):
@@ -41,8 +43,9 @@ class AnyRecipe(Protocol):
     def test(self) -> list[Source]:
         """Everything tested on."""
 
-    def model_dump(self, *, mode: str) -> dict[str, Any]:
-        """All settings."""
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All of them, as JSON has them."""
 
 
 def provenance_of(recipe: AnyRecipe, data: str | Path, base: str | None, command: str | None = None) -> dict[str, Any]:
@@ -56,7 +59,7 @@ def provenance_of(recipe: AnyRecipe, data: str | Path, base: str | None, command
         command: What was typed, if anything was.
     """
     return {
-        "recipe": recipe.model_dump(mode="json"),
+        "recipe": recipe.settings,
         **({"base": model_hash(base) if Path(base).is_dir() else base} if base else {}),
         "data": {s.path: file_hash(Path(data) / s.path) for s in [*recipe.fitted_on, *recipe.test]},
         "versions": {**_versions(), "python": platform.python_version()},
@@ -65,8 +68,20 @@ def provenance_of(recipe: AnyRecipe, data: str | Path, base: str | None, command
     }
 
 
+def hub_name(base: str) -> str | None:
+    """The name on the model hub of a pretrained model; None of a folder, whose name another model may have there."""
+    return base if not Path(base).is_dir() and _HUB_NAME.fullmatch(base) else None
+
+
+def named_base(base: str) -> str:
+    """What people are told that a pretrained model is: its hub name, or its folder's own without where that lies."""
+    return Path(base).resolve().name if Path(base).is_dir() else base
+
+
 def finished(folder: Path, recipe: AnyRecipe, data: str | Path, base: str | None) -> dict[str, Any] | None:
     """What ``train.json`` in a folder tells, where it is that of a training of the same; see ``provenance_of``.
+
+    None where there is no such file, or no guard beside it.
 
     Args:
         folder: Of the training.
@@ -74,6 +89,8 @@ def finished(folder: Path, recipe: AnyRecipe, data: str | Path, base: str | None
         data: Folder that the sources' paths are relative to.
         base: Overrides the recipe's base.
     """
+    if not (folder / "guard").is_dir():
+        return None
     try:
         found: dict[str, Any] = json.loads((folder / "train.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeInt, field_validator, model_validator
 
@@ -15,6 +15,10 @@ from libra_guard.taxonomy import SCENARIOS
 from libra_guard.train.outputs import Outputs, OwnOutputs
 
 Weight = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+STUDIES = {"variants": "libra train ablate", "seats": "libra train adversarial"}
+"""Keys by which files are known that name a recipe and are none."""
 
 
 class Source(Strict):
@@ -41,8 +45,15 @@ class Source(Strict):
     """At most so many samples in all, drawn at random by question."""
     unseen: bool = False
     """For a test set that nothing is trained on: all its questions that no training or calibration example had."""
+    whole: bool = False
+    """All its questions, whatever their hash says: for files that were split before. A question that stands in two of
+    the splits is an error then."""
     repeat: int = Field(default=1, ge=1)
     """How often each sample is shown in an epoch."""
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        """Later settings show only where they are set: the marks of finished stages are hashes of this."""
+        yield from (pair for pair in super().__repr_args__() if pair != ("whole", False))
 
     @field_validator("label")
     @classmethod
@@ -146,6 +157,8 @@ class Recipe(ConfigFile):
     """All of it."""
 
     kind = "training recipe"
+    kin: ClassVar[Mapping[str, str]] = {"model": "libra train generative", **STUDIES}
+    marks = ("encoder", "ngrams")
 
     name: str
     seed: int = 42
@@ -162,6 +175,16 @@ class Recipe(ConfigFile):
     def base(self) -> str | None:
         """The pretrained model that is started from; None without an encoder."""
         return self.encoder.base if self.encoder else None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All settings, as JSON has them."""
+        return self.model_dump(mode="json")
+
+    @property
+    def brief(self) -> dict[str, Any]:
+        """The same without those that are left at their defaults."""
+        return self.model_dump(mode="json", exclude_defaults=True)
 
     @property
     def fitted_on(self) -> list[Source]:

@@ -69,6 +69,18 @@ class Order(Sampler[int]):
         return iter(get_length_grouped_indices(self._lengths, self._together, generator=generator))
 
 
+class OneDevice(SFTConfig):  # type: ignore[misc]
+    """A process has one device, however many it sees: several are for as many processes (``accelerate launch``).
+
+    The trainer would hand them to ``nn.DataParallel`` otherwise, which cuts tensors by rows, even a list of columns.
+    """
+
+    @property
+    def n_gpu(self) -> int:
+        """How many GPUs this process uses."""
+        return min(1, int(super().n_gpu))
+
+
 class GuardSFTTrainer(SFTTrainer):  # type: ignore[misc]
     """SFTTrainer over lessons: weighted cross-entropy of the tokens that are learnt, divided by their number."""
 
@@ -191,7 +203,7 @@ def fit(
 
         rows = pack_dataset(rows, stage.length, "bfd")
     together = stage.batch_size * stage.accumulation * PartialState().num_processes
-    arguments = SFTConfig(
+    arguments = OneDevice(
         output_dir=str(folder),
         num_train_epochs=stage.epochs,
         per_device_train_batch_size=stage.batch_size,
