@@ -140,12 +140,12 @@ def put(settings: Any, path: str, value: Any) -> bool:
 
 
 @contextmanager
-def at(place: str) -> Iterator[None]:
-    """Names the key that an error comes from which is found only when its value is used."""
+def at(place: str, hint: str = "") -> Iterator[None]:
+    """Names the key that an error comes from which is found only when its value is used; a hint stands behind it."""
     try:
         yield
     except UsageError as error:
-        raise UsageError(f"{place}: {error}") from None
+        raise UsageError(f"{place}: {error}{hint}") from None
 
 
 def read_yaml(path: str | Path) -> Any:

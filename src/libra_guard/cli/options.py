@@ -92,6 +92,11 @@ def _pair(text: str) -> tuple[str, Any]:
         return key, value
 
 
+def with_settings(path: Path, texts: Sequence[str] | None) -> str:
+    """A file and what ``--set`` says of it, for messages."""
+    return " with --set ".join([str(path), *(texts or ())])
+
+
 def setting(text: str) -> tuple[str, Any]:
     """What ``KEY=VALUE`` of a settings file's ``--set`` says: a dotted path and its value, which is YAML.
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from libra_guard.cli.options import part_of, setting
+from libra_guard.cli.options import part_of, setting, with_settings
 from libra_guard.configuration import put
 from libra_guard.errors import UsageError
 
@@ -131,7 +131,7 @@ def read_config(path: Path, settings: list[str] | None) -> SynthConfig:
     for text in settings or ():
         if not put(found, *setting(text)):
             raise UsageError(f"--set {text}: write KEY=VALUE, a key of mappings with points between")
-    return SynthConfig.checked(found, " with --set ".join([str(path), *(settings or ())]))
+    return SynthConfig.checked(found, with_settings(path, settings))
 
 
 def _told(outcome: Outcome) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from libra_guard.cli.options import setting, this_command
+from libra_guard.cli.options import setting, this_command, with_settings
 from libra_guard.configuration import ConfigFile
 from libra_guard.errors import require
 
@@ -39,7 +39,7 @@ def _read(kind: type[Kind], path: Path, texts: list[str] | None) -> tuple[Kind, 
     """A recipe with what ``--set`` says of it, and the settings that this names."""
     recipe, settings = kind.read(path), dict(map(setting, texts or ()))
     if settings:
-        recipe = recipe.changed(settings, " with --set ".join([str(path), *(texts or ())]))
+        recipe = recipe.changed(settings, with_settings(path, texts))
     return recipe, list(settings)
 
 

@@ -308,12 +308,11 @@ class AnswerWindows:
 
     def _opens(self) -> bool:
         """Whether the sentences that have ended make a window."""
-        new = self._text[self._new : self._last_end]
-        long = len(new) >= self._settings.least and self._reads(self._last_end)
-        return long and _shows(new) and self._left() >= self._question
+        long = self._last_end - self._new >= self._settings.least
+        return long and self._left() >= self._question and self._reads(self._last_end)
 
     def _reads(self, end: int) -> bool:
-        """Whether the sentences up to ``end`` show more than a few characters each."""
+        """Whether the sentences up to ``end`` show more than a few characters each, and so anything at all."""
         shown = sum(map(is_visible, self._text[self._new : end]))
         return shown >= min(_SHOWN, self._settings.least / 2) * sum(place <= end for place in self._places)
 

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 
 from libra_guard.backends.registry import backend_class
 from libra_guard.configuration import at
 from libra_guard.data.registry import load_dataset_rows
-from libra_guard.errors import UsageError
 from libra_guard.io import Hub, list_files
 from libra_guard.synth.contamination import check_held_out
 from libra_guard.synth.seats.backend import is_served
 from libra_guard.synth.steps.elements import Elements
 from libra_guard.synth.steps.imports import is_translated
 from libra_guard.synth.work import Work
+
+_WHERE = "; files are looked for as written, then in the folder of --data"
 
 
 def check(work: Work, seats: Iterable[str]) -> None:
@@ -33,7 +33,7 @@ def check(work: Work, seats: Iterable[str]) -> None:
     for path in work.config.dedup.against:
         if Hub.of(path):
             continue
-        with _named(f"dedup.against: {path}"):
+        with at(f"dedup.against: {path}", _WHERE):
             list_files(work.path(str(path)))
         with at("dedup.against"):
             check_held_out(work.path(str(path)))
@@ -51,20 +51,11 @@ def check(work: Work, seats: Iterable[str]) -> None:
 def _check_imports(work: Work) -> None:
     for one in work.config.imports:
         is_translated(one, work)
-        with _named(f"imports: {one.set}"):
+        with at(f"imports: {one.set}", _WHERE):
             if Hub.of(one.path):
                 continue
             # Each set has its own kinds of files: whether they can be read, its first row tells.
             next(iter(load_dataset_rows(one.set, work.path(one.path))), None)
-
-
-@contextmanager
-def _named(setting: str) -> Iterator[None]:
-    """Says which setting an error comes from, and where its files are looked for."""
-    try:
-        yield
-    except UsageError as error:
-        raise UsageError(f"{setting}: {error}; files are looked for as written, then in the folder of --data") from None
 
 
 def _models(work: Work, seats: set[str]) -> list[str]:

@@ -102,7 +102,12 @@ def without_calls(message: dict[str, Any]) -> bool:
     return any(value for name, value in message.items() if name != "role")
 
 
-def unescaped(text: str) -> str:
+def readable(texts: Iterable[str]) -> str:
+    """Texts as one that can be judged: without JSON's escapes and lone halves of characters."""
+    return _unescaped("\n".join(texts)).encode("utf-8", "replace").decode()
+
+
+def _unescaped(text: str) -> str:
     """A text with characters in place of JSON's escapes of them, which a guard would not read."""
     return _ESCAPED.sub(lambda escaped: chr(int(escaped[1], 16)), text)
 
@@ -149,4 +154,4 @@ def _parsed(arguments: str) -> list[Any]:
             value, end = _JSON.raw_decode(arguments, shown.start())
             found.append(value)
     rest = arguments[end:].strip()
-    return [*found, unescaped(rest)] if rest else found
+    return [*found, _unescaped(rest)] if rest else found

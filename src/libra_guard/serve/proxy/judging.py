@@ -23,7 +23,7 @@ from libra_guard.serve.proxy.answer import (
     texts_of,
     worst,
 )
-from libra_guard.serve.proxy.calls import CALL_FIELDS, CALLS, Calls, unescaped
+from libra_guard.serve.proxy.calls import CALL_FIELDS, CALLS, Calls, readable
 from libra_guard.serve.proxy.fields import has_bytes, keep_known, known_fields, strings
 from libra_guard.serve.proxy.messages import Asked
 from libra_guard.serve.proxy.upstream import UpstreamError
@@ -127,7 +127,7 @@ class Exchange:
         Returns:
             Whether it may come down, which what cannot be judged may not, and the decision; None where there is none.
         """
-        text = unescaped("\n".join(strings(said))).encode("utf-8", "replace").decode()
+        text = readable(strings(said))
         rows = [self.asked.answered(text)] if any(map(is_visible, text)) else []
         try:
             judged = worst(await self._decide(partial(decide_patiently, self.server), rows, "error"))

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, NoReturn
 from libra_guard.guards.windows import OVERLAP
 from libra_guard.records import Conversation, Message, Role, check_text, is_visible
 from libra_guard.serve.errors import ApiError
-from libra_guard.serve.proxy.calls import CALL_FIELDS, said_by_calls, unescaped
+from libra_guard.serve.proxy.calls import CALL_FIELDS, readable, said_by_calls
 from libra_guard.serve.proxy.fields import has_bytes, is_key, strings
 from libra_guard.serve.schemas import check_length
 
@@ -232,7 +232,7 @@ def _turn(message: Any, place: str, max_chars: int) -> Turn:
 def _said(calls: Any, place: str, most: int) -> str:
     """The texts in calls of tools."""
     # Arguments may have escapes of half a character, which no conversation can hold.
-    text = unescaped("\n".join(said_by_calls(_listed(calls)))).encode("utf-8", "replace").decode()
+    text = readable(said_by_calls(_listed(calls)))
     check_length(len(text), most, place)
     return text
 
