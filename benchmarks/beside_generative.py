@@ -31,7 +31,7 @@ SHOWN = ("accuracy", "f1_unsafe", "auc")
 
 def tested(recipe: GenerativeRecipe, data: Path) -> list[tuple[Sample, str]]:
     """The samples that the run was measured on, with their sets, in its order."""
-    reader = Reader(data, seed=recipe.seed)
+    reader = Reader(data, seed=recipe.draws)
     for stage in recipe.resolved:
         for source in stage.data:
             reader.samples(source, Split.TRAIN)

@@ -33,7 +33,7 @@ SHOWN = ("accuracy", "f1_unsafe", "recall_unsafe")
 
 def tested(recipes: list[Recipe], data: Path) -> list[Example]:
     """The test pairs, whose questions no variant was trained or calibrated on."""
-    reader = Reader(data, seed=recipes[0].seed)
+    reader = Reader(data, seed=recipes[0].draws)
     for recipe in recipes:
         taught = [source for stage in recipe.stages for source in stage.data]
         reader.read(taught + (recipe.ngrams.data if recipe.ngrams else []), Split.TRAIN)

@@ -103,7 +103,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "mini.json")
     options = parser.parse_args()
     recipe = Recipe.read(options.recipe)
-    reader = Reader(options.data, seed=recipe.seed)
+    reader = Reader(options.data, seed=recipe.draws)
     for stage in recipe.stages:
         reader.read(stage.data, Split.TRAIN)
     train = reader.read(recipe.ngrams.data, Split.TRAIN)

@@ -6,7 +6,9 @@ import errno
 import gzip
 import io
 import json
+import os
 import random
+import subprocess
 import sys
 import time
 import tracemalloc
@@ -811,6 +813,18 @@ def test_write_atomic_leaves_the_old_file_if_it_fails(tmp_path: Path, monkeypatc
         write_atomic(path, "new")
     assert path.read_text(encoding="utf-8") == "old"
     assert [f.name for f in path.parent.iterdir()] == ["file.json"]
+
+
+def test_what_a_killed_process_left_goes_with_the_next_write(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    mine = libra_io.temporary_of(tmp_path / "a[1].json").name
+    of = {process: mine.replace(str(os.getpid()), str(process)) for process in (dead.pid, os.getppid())}
+    kept = [of[os.getppid()], of[dead.pid].replace("a[1]", "b"), of[dead.pid].replace("@", "@another-")]
+    for name in (of[dead.pid], *kept):
+        (tmp_path / name).write_text("half", encoding="utf-8")
+    write_atomic(tmp_path / "a[1].json", "new")
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted(["a[1].json", *kept])
 
 
 def test_an_error_names_the_file_that_was_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,10 +9,13 @@ from __future__ import annotations
 import contextlib
 import csv
 import errno
+import glob
 import hashlib
 import json
 import os
+import platform
 import re
+import shutil
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -224,9 +227,10 @@ def atomic(path: Path) -> Iterator[TextIO]:
     Raises:
         OSError: It cannot be written; the error names the file, not the temporary one beside it.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_of(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        remove_stale(path)
         # A lone surrogate (of a file name that is no UTF-8) is written as JSON escapes it.
         with temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as stream:
             yield stream
@@ -241,6 +245,36 @@ def atomic(path: Path) -> Iterator[TextIO]:
         # What cannot be removed either must not hide the reason.
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def temporary_of(path: Path) -> Path:
+    """Where this process writes what is to become a file or folder."""
+    return path.with_name(f".{path.name}.{os.getpid()}{_here()}")
+
+
+def remove_stale(path: Path) -> None:
+    """Removes what processes of this machine left in the place of ``temporary_of`` when they were killed."""
+    for found in path.parent.glob(f".{glob.escape(path.name)}.*{glob.escape(_here())}"):
+        process = found.name.removeprefix(f".{path.name}.").removesuffix(_here())
+        if process.isdigit() and not _runs(int(process)):
+            shutil.rmtree(found, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                found.unlink(missing_ok=True)
+
+
+def _here() -> str:
+    # Folders are shared by machines, each of which counts its processes by itself.
+    return f"@{platform.node()}.tmp"
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def write_atomic(path: Path, text: str) -> None:

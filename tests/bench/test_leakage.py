@@ -32,6 +32,8 @@ ROOT = {"question": "在网上赌球输了很多钱，怎么才能翻本？"}
 CHILD = {"question": "我在写小说，主角欠了一身债，请替他安排出路", "root_question": ROOT["question"]}
 SIBLING = {"question": "扮演一位老庄家，教教新来的徒弟", "root_question": "在网上赌球输了很多钱,怎么才能翻本"}
 NO_KIN = {"question": "家里的老人总是忘记吃药", "root_question": "家里的老人总是忘记吃药"}
+ENGLISH = "How could anyone ever win back what was lost in an online casino?"
+TRANSLATED = {"question": "赌场里输掉的，还有谁能赢回来？", "original": {"question": ENGLISH, "response": "Nobody."}}
 
 
 @pytest.mark.parametrize(
@@ -42,8 +44,20 @@ NO_KIN = {"question": "家里的老人总是忘记吃药", "root_question": "家
         (CHILD, SIBLING, (CHILD["root_question"], SIBLING["root_question"])),
         (CHILD, CHILD, (CHILD["question"], CHILD["question"])),
         (CHILD, NO_KIN, None),
+        (TRANSLATED, {"question": ENGLISH}, (ENGLISH, ENGLISH)),
+        ({"question": ENGLISH}, TRANSLATED, (ENGLISH, ENGLISH)),
+        ({"question": ROOT["question"], "original": "外文"}, NO_KIN, None),
     ],
-    ids=["its root", "its child", "another child of its root", "itself", "no kin"],
+    ids=[
+        "its root",
+        "its child",
+        "another child of its root",
+        "itself",
+        "no kin",
+        "before translation",
+        "a translation of it",
+        "another's original",
+    ],
 )
 def test_what_a_question_was_made_of_is_compared_on_both_sides(
     tmp_path: Path, row: dict[str, Any], theirs: dict[str, Any], told: tuple[str, str] | None

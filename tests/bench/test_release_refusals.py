@@ -16,6 +16,7 @@ from libra_guard.bench.outcome import agree
 from libra_guard.bench.release import release
 from libra_guard.bench.rounds import Round
 from libra_guard.errors import UsageError
+from libra_guard.io import temporary_of
 
 
 @pytest.fixture
@@ -67,11 +68,13 @@ def test_into_the_folder_where_one_stands(one: Round, tmp_path: Path, monkeypatc
 def test_what_a_killed_release_left_is_cleaned(one: Round, tmp_path: Path) -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    names = (f".out.{dead.pid}.tmp", f".out.{os.getppid()}.tmp", ".out.x.tmp", f".other.{dead.pid}.tmp")
-    for name in names:
+    mine = temporary_of(tmp_path / "out").name
+    names = [mine.replace(str(os.getpid()), str(process)) for process in (dead.pid, os.getppid())]
+    names.append(names[0].replace("out", "other"))
+    for name in (mine, *names):
         (tmp_path / name / "data").mkdir(parents=True)
     release(one, tmp_path / "out")
-    assert [name for name in names if (tmp_path / name).exists()] == list(names[1:])
+    assert [name for name in (mine, *names) if (tmp_path / name).exists()] == names[1:]
 
 
 def test_rows_made_of_a_training_question_are_left_out(

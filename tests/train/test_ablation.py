@@ -268,6 +268,12 @@ def test_the_seed_of_a_stage_alone(tmp_path: Path) -> None:
     assert [[stage.seed for stage in recipe.stages] for recipe in found.values()] == [[None, 1], [None, 2]]
 
 
+def test_the_same_samples_with_every_seed(tmp_path: Path) -> None:
+    found = recipes(tmp_path, STUDY | {"set": {"data_seed": 7}})
+    assert [(recipe.seed, recipe.draws) for recipe in found.values()] == [(1, 7), (2, 7)]
+    assert [recipe.draws for recipe in recipes(tmp_path, STUDY).values()] == [1, 2]
+
+
 def test_what_yaml_shares_is_changed_in_one_place(tmp_path: Path) -> None:
     """Both in the recipe, where an anchor names one source three times, and in the study itself."""
     recipe = """

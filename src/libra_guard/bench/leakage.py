@@ -1,7 +1,8 @@
 """Whether a benchmark's questions, or its posts, stand in training data, the same or nearly so.
 
 A question that was made of another (rewritten, disguised) may share next to no words with it and still be known to who
-was trained on it. So the questions at the root (``root_question``) are compared as well, on both sides.
+was trained on it. So the questions at the root (``root_question``) are compared as well, on both sides; and what a
+question was before it was translated (``original``).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from libra_guard.bench.rows import BenchRow
-from libra_guard.data.base import own_text
+from libra_guard.data.base import own_text, untranslated
 from libra_guard.errors import DataError
 from libra_guard.io import BadRow, read_rows
 
@@ -40,7 +41,7 @@ def find_leaks(rows: Sequence[BenchRow], against: Iterable[str]) -> list[Leak]:
     Args:
         rows: Of the benchmark.
         against: Files or folders of training data, whose rows have a ``question``, and a ``root_question`` where they
-            were made of another.
+            were made of another, an ``original`` where they were translated.
 
     Raises:
         UsageError: A file is missing.
@@ -75,9 +76,10 @@ def _leaks(rows: Sequence[BenchRow], path: str) -> Iterable[Leak]:
 
 
 def _texts(row: Mapping[str, Any]) -> list[str]:
-    """What a row is compared by: its question or the post that it is, and the question that it was made of."""
+    """What a row is compared by: its question or the post that it is, and the questions that it was made of."""
     question, root = row.get("question"), row.get("root_question")
     if not isinstance(question, str):
         return []
     asked = [question, root] if isinstance(root, str) and root else [question]
-    return [*dict.fromkeys(own_text(one, row.get("response")) for one in asked)]
+    texts = [*(own_text(one, row.get("response")) for one in asked), untranslated(row.get("original"))]
+    return [*dict.fromkeys(filter(None, texts))]

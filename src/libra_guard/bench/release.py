@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import json
-import os
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -20,7 +18,7 @@ from libra_guard.bench.outcome import read_outcome
 from libra_guard.bench.rounds import ADJUDICATOR, Round
 from libra_guard.bench.rows import BenchRow, as_lines
 from libra_guard.errors import UsageError
-from libra_guard.io import bytes_hash, file_hash, write_atomic
+from libra_guard.io import bytes_hash, file_hash, remove_stale, temporary_of, write_atomic
 from libra_guard.plaintext import plain_text
 from libra_guard.records import Label, Sample
 
@@ -77,8 +75,10 @@ def release(one: Round, out: Path, *, against: Sequence[str] = (), licence: str 
         why = f"all {len(labelled)} leak into {places}" if labelled else "none has a label"
         raise UsageError(f"{one.folder}: no labelled row is left to release: {why}")
     made = Released(samples, len(one.rows) - len(leaked | {found.row for found in labelled}), leaks)
-    partial = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    _clean(out)
+    remove_stale(out)
+    partial = temporary_of(out)
+    # In a container that was started again the process has the number that it had before.
+    shutil.rmtree(partial, ignore_errors=True)
     try:
         _write(partial, one, made, rules, report, against, licence)
         out.mkdir(parents=True, exist_ok=True)
@@ -86,24 +86,6 @@ def release(one: Round, out: Path, *, against: Sequence[str] = (), licence: str 
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return made
-
-
-def _clean(out: Path) -> None:
-    """Removes what releases left that were killed; one that still writes keeps its own."""
-    for folder in out.parent.glob(f".{glob.escape(out.name)}.*.tmp"):
-        number = folder.name.split(".")[-2]
-        if number.isdigit() and not _runs(int(number)):
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _runs(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        return True
-    return process != os.getpid()
 
 
 def _rules(one: Round) -> dict[str, str]:

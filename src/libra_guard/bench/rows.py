@@ -8,9 +8,9 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
-from libra_guard.data.base import normalise_question
+from libra_guard.data.base import normalise_question, untranslated
 from libra_guard.errors import UsageError
 from libra_guard.io import BadRow, Row, dumps, read_rows
 from libra_guard.records import Origin, check_text, content_id, row_id
@@ -35,6 +35,8 @@ class BenchRow(BaseModel):
     response: str
     root_question: str = ""
     """The question that the row's own was made of, as the data pipeline tells it; not shown to annotators."""
+    original: dict[str, str] = Field(default_factory=dict)
+    """Of a translated row: its ``question`` as it was before; not shown either."""
 
     @field_validator("id")
     @classmethod
@@ -52,6 +54,12 @@ class BenchRow(BaseModel):
     @classmethod
     def _root(cls, value: str) -> str:
         return check_text(value, "text") if value else ""
+
+    @field_validator("original", mode="before")
+    @classmethod
+    def _original(cls, value: object) -> dict[str, str]:
+        found = untranslated(value)
+        return {"question": check_text(found, "text")} if found else {}
 
     @field_validator("category_name")
     @classmethod

@@ -141,9 +141,10 @@ def _told(outcome: Outcome) -> str:
     lines = [f"{outcome.step}: {outcome.rows} rows, {outcome.rejects} rejects{lost}"]
     lines += [f"  {count} × {reason}" for reason, count in sorted(outcome.reasons.items(), key=lambda one: -one[1])[:5]]
     lacking: dict[str, int] = outcome.figures.get("lacking", {})
-    lines += [f"  {name} lacks {count} queries" for name, count in sorted(lacking.items(), key=lambda one: -one[1])[:5]]
+    what = "lines" if outcome.step == "elements" else "queries"
+    lines += [f"  {name} lacks {count} {what}" for name, count in sorted(lacking.items(), key=lambda one: -one[1])[:5]]
     if len(lacking) > 5:
-        lines.append(f"  and {len(lacking) - 5} more lack some, {sum(lacking.values())} queries in all")
+        lines.append(f"  and {len(lacking) - 5} more lack some, {sum(lacking.values())} {what} in all")
     for one in outcome.figures.get("contamination", ()):
         unread = f", {one['unread']} could not be read" if one["unread"] else ""
         lines.append(f"  {one['hits']} queries near {one['file']} ({one['rows']} questions{unread})")

@@ -195,6 +195,12 @@ def own_text(question: str, response: object = None) -> str:
     return response if question == POST_REQUEST and isinstance(response, str) and response else question
 
 
+def untranslated(original: object) -> str:
+    """The question of a row's ``original``, as ``libra synth translate`` writes it; empty where there is none."""
+    found = original.get("question") if isinstance(original, Mapping) else None
+    return found if isinstance(found, str) else ""
+
+
 def split_text(sample: Sample) -> str:
     """The text to split by.
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from libra_guard.data.base import own_text
+from libra_guard.data.base import own_text, untranslated
 from libra_guard.data.near_duplicates import Engine, Signed, matches, sign
 from libra_guard.errors import UsageError
 from libra_guard.io import BadRow, read_rows
@@ -68,12 +68,6 @@ def compare(texts: Signed, of: Sequence[int], path: str | Path, engine: Engine) 
         if found.of[i] >= 0:
             near.setdefault(of[i], f"near {places[found.of[i]]} (held out), Jaccard {found.similarity[i]:.2f}")
     return near, Contamination(str(path), rows, unread, len(near))
-
-
-def untranslated(original: object) -> str:
-    """The question of a row's ``original``, as ``language.translate`` writes it; empty where there is none."""
-    found = original.get("question") if isinstance(original, Mapping) else None
-    return found if isinstance(found, str) else ""
 
 
 def _read(path: str | Path) -> Iterator[tuple[str, list[str]]]:

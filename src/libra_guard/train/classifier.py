@@ -68,7 +68,7 @@ def train_classifier(
 
     out = Path(out)
     outputs = Outputs.of(recipe.outputs)
-    reader = Reader(data, seed=recipe.seed, outputs=outputs)
+    reader = Reader(data, seed=recipe.draws, outputs=outputs)
     stages = [(stage, reader.read(stage.data, Split.TRAIN)) for stage in recipe.stages]
     wide_examples = reader.read(recipe.ngrams.data, Split.TRAIN) if recipe.ngrams else []
     calibration = reader.read(recipe.calibration.data, Split.CALIBRATE)

@@ -83,7 +83,7 @@ def train_generative(
     if Path(base).is_dir():
         # An adapter names its base, and is used from other folders than this one.
         base = str(Path(base).resolve())
-    reader = Reader(data, seed=recipe.seed)
+    reader = Reader(data, seed=recipe.draws)
     stages = recipe.resolved
     drawn = [_draw(reader, stage.data, Split.TRAIN) for stage in stages]
     calibrated = recipe.calibration

@@ -7,9 +7,9 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from libra_guard.configuration import ConfigFile, Strict
+from libra_guard.configuration import Strict
 from libra_guard.guards.libra_prompt import Critic
-from libra_guard.train.recipe import STUDIES, PairCalibration, Source
+from libra_guard.train.recipe import STUDIES, PairCalibration, Source, TrainingRecipe
 
 
 class Lora(Strict):
@@ -86,7 +86,7 @@ def _given(training: Training) -> dict[str, Any]:
     return {name: getattr(training, name) for name in Training.model_fields if name in training.model_fields_set}
 
 
-class GenerativeRecipe(ConfigFile):
+class GenerativeRecipe(TrainingRecipe):
     """All of it."""
 
     kind = "training recipe for a generative guard"
@@ -97,8 +97,6 @@ class GenerativeRecipe(ConfigFile):
     }
     marks = ("model",)
 
-    name: str
-    seed: int = 42
     model: Model
     teaching: Teaching = Field(default_factory=Teaching)
     training: Training = Field(default_factory=Training)

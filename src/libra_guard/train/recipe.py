@@ -153,15 +153,28 @@ class Calibration(PairCalibration):
     """Share of the safe ones among them that their threshold may flag."""
 
 
-class Recipe(ConfigFile):
+class TrainingRecipe(ConfigFile):
+    """What recipes of all kinds have."""
+
+    name: str
+    seed: int = 42
+    """Of first weights, order and dropout."""
+    data_seed: int | None = None
+    """Of the samples that are drawn, to train and to test; ``seed`` where None."""
+
+    @property
+    def draws(self) -> int:
+        """The seed that samples are drawn with."""
+        return self.seed if self.data_seed is None else self.data_seed
+
+
+class Recipe(TrainingRecipe):
     """All of it."""
 
     kind = "training recipe"
     kin: ClassVar[Mapping[str, str]] = {"model": "libra train generative", **STUDIES}
     marks = ("encoder", "ngrams")
 
-    name: str
-    seed: int = 42
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     outputs: str | OwnOutputs = "libra"
     """What is told apart beside safe and unsafe: a category system by name, or names of one's own."""

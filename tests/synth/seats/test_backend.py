@@ -167,7 +167,7 @@ def test_a_group_is_asked_for_as_a_whole(store: CallStore) -> None:
 def test_a_budget_of_zero_asks_nobody_but_the_store(store: CallStore, limit: dict[str, float]) -> None:
     made(store, Server()).generate(asked("甲"))
     server = Server()
-    backend = made(store, server, budget=BudgetSettings(**limit), price=Price(output=1))
+    backend = made(store, server, budget=BudgetSettings(**limit), price=Price(input=0, output=1))
     assert backend.generate(asked("甲")) == ["甲:42"]
     with pytest.raises(BudgetSpentError):
         backend.generate(asked("甲", "乙"))

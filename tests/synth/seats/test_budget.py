@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from libra_guard.synth.seats.budget import Budget, BudgetSettings, BudgetSpentError, Pace, Price, Usage
+from libra_guard.synth.seats.budget import FREE, Budget, BudgetSettings, BudgetSpentError, Pace, Price, Usage
 
-PAID = Price(output=1)
+PAID = Price(input=0, output=1)
 
 
 @pytest.mark.parametrize(
@@ -59,12 +59,12 @@ def test_nothing_is_asked_in_a_pause(a_minute: float | None) -> None:
 
 def test_what_costs_nothing_needs_no_money() -> None:
     budget = Budget(BudgetSettings(money=0))
-    budget.check(Price())
-    for price in (Price(input=1), Price(output=1)):
+    budget.check(FREE)
+    for price in (Price(input=1, output=0), PAID):
         with pytest.raises(BudgetSpentError, match="the budget of 0"):
             budget.check(price)
     with pytest.raises(BudgetSpentError, match="tokens"):
-        Budget(BudgetSettings(tokens=0)).check(Price())
+        Budget(BudgetSettings(tokens=0)).check(FREE)
 
 
 def test_without_a_pace_nobody_waits() -> None:

@@ -130,7 +130,7 @@ def test_a_model_in_this_process_takes_no_key(make: MakeCast) -> None:
         make({"one": {"backend": "scripted", "model": "a", "key_env": "OWN_KEY"}}).check()
 
 
-@pytest.mark.parametrize("price", [{}, {"input": 0, "output": 0}, {"output": 1.5}])
+@pytest.mark.parametrize("price", [{"input": 0, "output": 0}, {"input": 0, "output": 1.5}])
 def test_with_a_budget_of_money_a_server_names_its_price(make: MakeCast, price: dict[str, float]) -> None:
     server = {"model": "a", "endpoints": [HERE]}
     make({"one": server}).backend("one")
@@ -138,6 +138,11 @@ def test_with_a_budget_of_money_a_server_names_its_price(make: MakeCast, price: 
     with pytest.raises(UsageError, match=r"models\.one\.price: budget\.money is set, and this model .* no price"):
         made.backend("one")
     make({"one": {**server, "price": price}}, budget={"money": 5}).backend("one")
+
+
+def test_half_a_price_is_none(make: MakeCast) -> None:
+    with pytest.raises(UsageError, match=r"models\.one\.price\.input: Field required"):
+        make({"one": {"model": "a", "endpoints": [HERE], "price": {"output": 2}}})
 
 
 def test_what_runs_in_this_process_needs_no_price(own: MakeCast) -> None:
@@ -154,11 +159,14 @@ def test_with_a_budget_of_money_no_judge_has_a_server_of_its_own(make: MakeCast)
 
 def test_what_was_paid_is_spent_whatever_the_entry_is_called_now(make: MakeCast) -> None:
     def entry(name: str, price: dict[str, float] | None = None) -> Cast:
-        return make({name: {"model": "a", "endpoints": [HERE], "price": price or {"output": 2}}}, budget={"money": 3})
+        return make(
+            {name: {"model": "a", "endpoints": [HERE], "price": price or {"input": 0, "output": 2}}},
+            budget={"money": 3},
+        )
 
     first = entry("old")
     first._store.keep(b"k", Call("答", 7, 10**6), model="old", money=2.0)
     for name, spent in (("old", 2.0), ("new", 2.0)):
         assert entry(name)._budget._money == spent
     # A price that was not known, or too low, when the calls were made.
-    assert entry("old", {"output": 9})._budget._money == 9.0
+    assert entry("old", {"input": 0, "output": 9})._budget._money == 9.0

@@ -113,7 +113,7 @@ class _Field:
 
     def __init__(self, recipe: Recipe, config: AdversarialConfig, data: str | Path) -> None:
         self._config = config
-        reader = Reader(data, seed=recipe.seed)
+        reader = Reader(data, seed=recipe.draws)
         self._watched = {
             f"{source.set} ({source.path})": reader.samples(source, Split.CALIBRATE)
             for source in recipe.calibration.data

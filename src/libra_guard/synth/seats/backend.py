@@ -13,7 +13,7 @@ from libra_guard.backends._options import option_names
 from libra_guard.backends.base import Backend, Completion, Prompt, Scored, Span, Text
 from libra_guard.errors import BackendError
 from libra_guard.records import Method
-from libra_guard.synth.seats.budget import Budget, Price, Usage
+from libra_guard.synth.seats.budget import FREE, Budget, Price, Usage
 from libra_guard.synth.seats.endpoints import Endpoint, Queue
 from libra_guard.synth.seats.store import Call, CallStore, key_of
 from libra_guard.synth.seats.together import Halt
@@ -52,7 +52,7 @@ class StoredBackend(Backend):
         store: CallStore,
         budget: Budget,
         *,
-        price: Price | None = None,
+        price: Price = FREE,
         batch: int = 1,
         patience: int = 5,
         halt: Halt | None = None,
@@ -62,7 +62,7 @@ class StoredBackend(Backend):
         self._halt = halt or Halt()
         for endpoint in self._endpoints:
             self._halt.ends(endpoint.backend.cancel)
-        self._model, self._identity, self._price = model, identity, price or Price()
+        self._model, self._identity, self._price = model, identity, price
         self._batch, self._patience = batch, patience
         first = self._endpoints[0].backend
         # A class variable of others: here it is the name of what is wrapped.

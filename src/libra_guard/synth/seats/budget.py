@@ -18,14 +18,17 @@ class BudgetSpentError(StoppedError):
 
 
 class Price(Strict):
-    """Money for a million tokens, in any currency."""
+    """Money for a million tokens, in any currency. Half a price would be a budget that is spent unseen."""
 
-    input: float = Field(default=0.0, ge=0)
-    output: float = Field(default=0.0, ge=0)
+    input: float = Field(ge=0)
+    output: float = Field(ge=0)
 
     def of(self, prompt_tokens: int, new_tokens: int) -> float:
         """What a call costs."""
         return (prompt_tokens * self.input + new_tokens * self.output) / 1e6
+
+
+FREE = Price(input=0, output=0)
 
 
 class BudgetSettings(Strict):

@@ -18,7 +18,7 @@ from libra_guard.records import Method
 from libra_guard.synth.config import JudgeSettings, ModelSettings
 from libra_guard.synth.seats.absent import Absent, AbsentError
 from libra_guard.synth.seats.backend import StoredBackend, is_served
-from libra_guard.synth.seats.budget import Budget, BudgetSettings, Price, Usage
+from libra_guard.synth.seats.budget import FREE, Budget, BudgetSettings, Price, Usage
 from libra_guard.synth.seats.endpoints import Endpoint
 from libra_guard.synth.seats.roles import Judge, Responder, Writer
 from libra_guard.synth.seats.servers import Servers, addresses, with_key
@@ -208,7 +208,7 @@ class Cast:
     def price(self, name: str) -> Price:
         """Of a model's tokens; nothing where none is known, as of a judge's own model."""
         settings = self._config.models.get(name)
-        return (settings and settings.price) or Price()
+        return (settings and settings.price) or FREE
 
     def used(self) -> list[Used]:
         """What was asked of each model so far, stored answers included, in the order of their names."""

@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from libra_guard.data.base import untranslated
 from libra_guard.data.near_duplicates import Engine, NearSettings, Signed, duplicates, sign
-from libra_guard.synth.contamination import Contamination, compare, untranslated
+from libra_guard.synth.contamination import Contamination, compare
 from libra_guard.synth.language.evasion import METHODS
 from libra_guard.synth.records import Query
 
