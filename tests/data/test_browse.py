@@ -345,6 +345,28 @@ def test_where_no_row_went_into_a_stage_what_was_left_out_is_shown(pipeline):
         sample_rows(pipeline, 9, 1)
 
 
+def test_of_a_run_what_came_out_of_it_is_shown(pipeline, tmp_path):
+    run = tmp_path / "run"
+    (run / "steps").mkdir(parents=True)
+    (run / "calls.sqlite").touch()
+    (run / "data").symlink_to(pipeline)
+    assert [row["row"]["id"] for row in sample_rows(run, 9, 1).rows] == [3, 1, 2, 4]
+
+
+def test_of_its_steps_the_records_are_no_rows(write, tmp_path, monkeypatch):
+    (tmp_path / "steps").mkdir()
+    write(sample(1), sample(2), name="steps/annotate.jsonl")
+    write({"reason": "too short", "row": sample(3)}, name="steps/annotate.rejects.jsonl")
+    record = write({"step": "annotate", "rows": 2}, name="steps/annotate.json")
+    write(sample(4), name="steps/other.json")
+    names = ["annotate.jsonl", "annotate.rejects.jsonl", "other.json"]
+    assert [Path(name).name for name in sample_rows(tmp_path / "steps", 9, 1).files] == names
+    monkeypatch.chdir(tmp_path / "steps")
+    assert list(map(str, browse.data_files("."))) == names
+    # Asked for by its name, it is shown.
+    assert browse.data_files(record) == [record]
+
+
 def test_a_file_of_that_name_alone_is_data(write):
     assert len(sample_rows(write(sample(), name="card.json").parent, 9, 1).rows) == 1
 

@@ -12,7 +12,7 @@ from libra_guard.records import Sample
 SEED = Path(__file__).parents[2] / "data" / "libra-seed"
 
 
-@pytest.mark.parametrize("part", [".", "small_talk", "questions", "hard"])
+@pytest.mark.parametrize("part", [".", "crossed", "small_talk", "questions", "hard"])
 def test_its_importer_takes_every_row(part: str) -> None:
     rows = list(load_dataset_rows("libra-seed", SEED / part))
     assert rows
@@ -22,7 +22,7 @@ def test_its_importer_takes_every_row(part: str) -> None:
 def test_it_loads_with_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     datasets = pytest.importorskip("datasets")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
-    for config in ("pairs", "small_talk", "questions", "hard"):
+    for config in ("pairs", "crossed", "small_talk", "questions", "hard"):
         folder = SEED if config == "pairs" else SEED / config
         rows = datasets.load_dataset(str(SEED), config, split="train", cache_dir=str(tmp_path))
         lines = sum(len(file.read_text(encoding="utf-8").splitlines()) for file in folder.glob("*.jsonl"))
