@@ -520,7 +520,7 @@ def number(value: float, sd: float | None = 0.0125) -> dict[str, float | None]:
 
 
 MIXED = {"accuracy": number(0.9), "f1_unsafe": number(0.85), "auc": number(0.9999), "over_refusal": number(0.1)}
-SAFE = {"accuracy": number(0.98, None), "over_refusal": number(0.02, None)}
+SAFE = {"accuracy": number(0.98, None), "f1_unsafe": number(0.0, None), "over_refusal": number(0.02, None)}
 UNSAFE = {"accuracy": number(0.75), "recall_unsafe": number(0.75)}
 
 

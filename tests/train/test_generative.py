@@ -335,6 +335,15 @@ def test_a_card_is_written_again_to_the_byte(finished: Path) -> None:
     assert card.read_bytes() == before
 
 
+def test_results_call_a_set_by_the_name_of_its_source(
+    data: Path, make_generative: MakeGenerative, tmp_path: Path
+) -> None:
+    tested = {"test": [{**ANALYSED, "name": "ours", "sample": 4}], "untrained": False}
+    result = train_generative(make_generative(**QUICK | tested), data, tmp_path, report=silent)
+    assert list(result["test"]["guard"]) == ["ours"]
+    assert list(result["samples"]["test"]) == ["ours"]
+
+
 def test_half_precision(data: Path, make_generative: MakeGenerative, tmp_path: Path) -> None:
     recipe = make_generative(**QUICK, model={"dtype": "bfloat16"})
     result = train_generative(recipe, data, tmp_path, report=silent)

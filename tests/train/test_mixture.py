@@ -342,6 +342,12 @@ def test_where(tmp_path: Path) -> None:
             found(**where)
 
 
+def test_a_source_goes_by_its_own_name(data: Path) -> None:
+    reader = Reader(data, seed=1)
+    named = reader.read([Source(**SEED, name="hard ones"), Source(**SEED)], Split.TRAIN)
+    assert {example.source for example in named} == {"hard ones", "libra-seed"}
+
+
 def test_the_same_seed_draws_the_same(data: Path) -> None:
     source = {**SEED, "sample": 20, "per_question": 1}
     first, again, other = (read(data, source, seed=seed) for seed in (1, 1, 2))

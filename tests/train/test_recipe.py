@@ -137,6 +137,7 @@ def test_the_projects_own_recipes_are_recipes(name: str) -> None:
 def test_finished_stages_of_older_recipes_keep_their_marks() -> None:
     """Which are hashes of what is shown of their sources."""
     assert "whole" not in repr(Source(set="jade", path="a.csv"))
+    assert "name" not in repr(Source(set="jade", path="a.csv"))
     assert "whole=True" in repr(Source(set="jade", path="a.csv", whole=True))
 
 

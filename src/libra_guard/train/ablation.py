@@ -40,7 +40,8 @@ class Variant(Strict):
     share: dict[str, float] = Field(default_factory=dict)
     """Of a stage's data only this share of each source's questions."""
     set: dict[str, Any] = Field(default_factory=dict)
-    """Other values for settings: ``stages.finetune.epochs: 1``. Stages go by name, sources by number from 0."""
+    """Other values for settings: ``stages.finetune.epochs: 1``. Stages go by name, sources by the name that they were
+    given, others by number from 0."""
 
     @field_validator("share")
     @classmethod

@@ -318,7 +318,7 @@ def _in_use(scores: np.ndarray) -> np.ndarray:
 
 def _measure(pairs: list[_Pair], scores: np.ndarray, threshold: float) -> dict[str, Any]:
     """Metrics by source; what is unreadable counts as flagged, as it would in use."""
-    sets = np.array([source.set for _, source in pairs])
+    sets = np.array([source.called for _, source in pairs])
     unsafe = np.array([sample.label is Label.UNSAFE for sample, _ in pairs])
     readable = ~np.isnan(scores)
     flagged = ~readable | (scores >= threshold)
@@ -330,5 +330,5 @@ def _measure(pairs: list[_Pair], scores: np.ndarray, threshold: float) -> dict[s
 def _counts(pairs: list[_Pair]) -> dict[str, dict[str, int]]:
     counted: dict[str, Counter[str]] = {}
     for sample, source in pairs:
-        counted.setdefault(source.set, Counter())["unsafe" if sample.label is Label.UNSAFE else "safe"] += 1
+        counted.setdefault(source.called, Counter())["unsafe" if sample.label is Label.UNSAFE else "safe"] += 1
     return {name: {"safe": found["safe"], "unsafe": found["unsafe"]} for name, found in counted.items()}

@@ -221,7 +221,7 @@ def as_example(sample: Sample, source: Source, outputs: Outputs = _LIBRA) -> Exa
         response = _sentence(response)
     text: Text = question if source.reads == "question" else ("" if source.reads == "answer" else question, response)
     targets = outputs.targets(sample, unsafe=_label(sample, source) is Label.UNSAFE)
-    return Example(text, targets, source.set, sample.question)
+    return Example(text, targets, source.called, sample.question)
 
 
 def _sentence(response: str) -> str:

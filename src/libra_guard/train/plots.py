@@ -27,7 +27,9 @@ def plot_ablation(path: Path, results: dict[str, Any], *, system: str = "guard")
     figures = require("matplotlib.figure", "train")
     shown = {name: systems[system] for name, systems in results.items()}
     sets = list(next(iter(shown.values())))
-    panels = {m: [s for s in sets if all(m in found[s] for found in shown.values())] for m in _SHOWN}
+    # Where nothing is unsafe, an F1 of it can only be 0; such a set has no AUC.
+    needed = {metric: {metric, "auc"} if metric == "f1_unsafe" else {metric} for metric in _SHOWN}
+    panels = {m: [s for s in sets if all(needed[m] <= found[s].keys() for found in shown.values())] for m in _SHOWN}
     panels = {metric: names for metric, names in panels.items() if names}
     figure = figures.Figure(figsize=(9, 2.6 * len(panels)), layout="constrained")
     width = 0.8 / len(shown)

@@ -28,6 +28,8 @@ class Source(Strict):
     """Name of an importer (``libra data list``)."""
     path: str
     """File of that set, relative to the data folder."""
+    name: str | None = Field(default=None, min_length=1)
+    """What counts and results call it; the name of its set where None. Sources of one name are counted together."""
     reads: Literal["pair", "question", "answer", "sentence"] = "pair"
     """What the classifier is shown of each sample. ``sentence``: the question and one sentence of the answer, drawn at
     random, as streams are judged; of safe samples alone, for not each sentence of an unsafe answer is unsafe."""
@@ -53,7 +55,12 @@ class Source(Strict):
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         """Later settings show only where they are set: the marks of finished stages are hashes of this."""
-        yield from (pair for pair in super().__repr_args__() if pair != ("whole", False))
+        yield from (pair for pair in super().__repr_args__() if pair not in (("whole", False), ("name", None)))
+
+    @property
+    def called(self) -> str:
+        """What counts and results call it."""
+        return self.name or self.set
 
     @field_validator("label")
     @classmethod
