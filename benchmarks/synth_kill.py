@@ -4,10 +4,9 @@
     python benchmarks/synth_kill.py --kills 20 --served --out benchmarks/synth_kill_served.json
 
 Runs configs/synth/offline.yaml, or with --served two models with prices that write, answer and judge on a server, twice
-in quiet (the bytes must be equal), then with kills: two planned in each step, the others where the time goes, each at a
-random moment. A run that comes to its end before a kill is compared, and another begins, until all kills have hit.
-Compared are all files of steps/ and data/, so also the card. The result tells in which step each kill fell. Writes
-benchmarks/synth_kill.json.
+in quiet (the bytes must be equal), then with kills: two in each step, the others where the time goes, each at a random
+moment of the step; a run that got past a step begins anew. Compared are all files of steps/ and data/, the card too, of
+each run that came to its end. The result tells in which step each kill fell. Writes benchmarks/synth_kill.json.
 """
 
 from __future__ import annotations
@@ -35,6 +34,8 @@ from libra_guard.synth import run
 HERE = Path(__file__).parent
 CONFIG = HERE.parent / "configs" / "synth" / "offline.yaml"
 STEPS = tuple(run.STEPS)
+TRIES = 5
+"""To hit a step of some milliseconds; a kill that missed it hit another one."""
 
 
 POOL = "风花雪月山川湖海春夏秋冬东南西北金木水火土日星云雨雷电江河田野草树竹石桥路车船琴棋书画诗酒茶米油盐酱醋"
@@ -147,7 +148,7 @@ def planned(kills: int, seconds: dict[str, float]) -> list[str]:
 def kill_in(step: str, process: subprocess.Popen, out: Path, after: float) -> str | None:
     """Kills a run so many seconds after it came to a step; the step that it was at, None where it ended before."""
     while STEPS.index(unfinished(out) or STEPS[-1]) < STEPS.index(step) and process.poll() is None:
-        time.sleep(0.01)
+        time.sleep(0.002)
     try:
         process.wait(timeout=after)
     except subprocess.TimeoutExpired:
@@ -155,6 +156,12 @@ def kill_in(step: str, process: subprocess.Popen, out: Path, after: float) -> st
         process.wait()
         return unfinished(out) or "after the last"
     return None
+
+
+def past(step: str, out: Path) -> bool:
+    """Whether a run has nothing more to do in a step."""
+    at = unfinished(out)
+    return not at or STEPS.index(at) > STEPS.index(step)
 
 
 def main() -> None:
@@ -176,15 +183,19 @@ def main() -> None:
             quiet.append((sum(steps.values()), content(out)))
         killed, kills, same = Path(scratch, "killed"), [], []
         for step in planned(options.kills, steps):
-            at = None
-            while at is None:
-                # A start alone takes a second or two: a kill is to hit the work behind it.
-                after = draw.uniform(0.05, 1 + steps[step])
+            for _ in range(TRIES):
+                if past(step, killed):
+                    shutil.rmtree(killed, ignore_errors=True)
+                # Work that is kept is not done again: a second visit to a step is shorter than the first.
+                after = draw.uniform(0, max(steps[step], 0.05))
                 at = kill_in(step, start(config, killed, options.set), killed, after)
                 if at is None:
                     same.append(content(killed) == quiet[0][1] != {})
                     shutil.rmtree(killed)
-            kills.append(at)
+                else:
+                    kills.append(at)
+                if at == step:
+                    break
         start(config, killed, options.set).wait()
         same.append(content(killed) == quiet[0][1] != {})
         rows = {path.stem: path.read_bytes().count(b"\n") for path in sorted((killed / "steps").glob("*.jsonl"))}
@@ -194,7 +205,7 @@ def main() -> None:
             "seconds_of_steps": {step: round(one, 1) for step, one in steps.items()},
             "twice_the_same_bytes": quiet[0][1] == quiet[1][1] != {},
             "kills": {step: kills.count(step) for step in [*STEPS, "after the last"] if step in kills},
-            "killed_runs": len(same),
+            "runs_compared": len(same),
             "the_same_bytes_after_kills": all(same),
             "rows": {name: count for name, count in rows.items() if not name.endswith(".rejects")},
             "machine": machine(),

@@ -36,6 +36,9 @@ class Order(Table):
         ("tea: a\ntea", "not YAML: "),
         ("tea: 2024-13-45", "not YAML: month must be in 1..12"),
         ("tea: '\x07'", "not YAML: "),
+        ("tea: 绿茶\ncups:\n  - size: 1\n\ntea: 红茶", "'tea' stands twice, on lines 1 and 5"),
+        ("tea: 绿茶\ncups:\n  - size: 1\n    size: 2", "'size' stands twice, on lines 3 and 4"),
+        ('{"tea": "绿茶", "cups": [],\n"cups": []}', "'cups' stands twice, on lines 1 and 2"),
         ("cups: []", "  tea: Field required"),
         ("tea: 3", "  tea: Input should be a valid string"),
         ("{tea: 绿茶, colour: 1}", "  colour: there is no such key"),
@@ -123,6 +126,27 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         read_yaml(tmp_path / "gbk.yaml")
 
 
+def test_a_key_may_stand_in_what_is_merged_too(tmp_path: Path) -> None:
+    text = """
+a: &a {size: 1, lid: true}
+b: &b {<<: *a, size: 2}
+c: {<<: *b, size: 3}
+d: {<<: [*b, *a], colour: 白}
+e: {<<: {size: 1}, <<: {lid: false}}
+f: *a
+"""
+    (tmp_path / "pots.yaml").write_text(text, encoding="utf-8")
+    a = {"size": 1, "lid": True}
+    assert read_yaml(tmp_path / "pots.yaml") == {
+        "a": a,
+        "b": a | {"size": 2},
+        "c": a | {"size": 3},
+        "d": a | {"size": 2, "colour": "白"},
+        "e": {"size": 1, "lid": False},
+        "f": a,
+    }
+
+
 def test_yaml_runs_nothing(tmp_path: Path) -> None:
     (tmp_path / "evil.yaml").write_text("tea: !!python/object/apply:os.getcwd []", encoding="utf-8")
     with pytest.raises(UsageError, match=r"evil\.yaml: not YAML"):
@@ -157,6 +181,7 @@ def written(folder: Path, **files: str) -> Path:
         ({"one": "extends: one.yaml"}, r"one\.yaml: extends itself"),
         ({"one": "extends: two.yaml", "two": "extends: ./one.yaml"}, r"one\.yaml: extends itself"),
         ({"one": "extends: two.yaml", "two": "tea: [1"}, r"two\.yaml: not YAML"),
+        ({"one": "extends: two.yaml", "two": "tea: 1\ntea: 2"}, r"two\.yaml: 'tea' stands twice, on lines 1 and 2"),
         ({"one": "extends: two.yaml", "two": ""}, r"one\.yaml: extends .*two\.yaml, which has no keys"),
         ({"one": "extends: two.yaml", "two": "[1]"}, r"one\.yaml: extends .*two\.yaml, which has no keys"),
         ({"one": "extends: two.yaml", "two": "colour: 1"}, r"one\.yaml: not a tea table:\n  tea: .*\n  colour: "),

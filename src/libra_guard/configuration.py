@@ -18,6 +18,7 @@ from libra_guard.errors import UsageError
 
 EXTENDS = "extends"
 """The key that names a file to start from."""
+_MERGE = "tag:yaml.org,2002:merge"
 Probability = Annotated[float, Field(ge=0, le=1)]
 Move = Callable[[str], str]
 """Makes a name of a file what another settings file calls it; what names no file stays."""
@@ -45,7 +46,8 @@ class ConfigFile(Strict):
         """Reads a file.
 
         Raises:
-            UsageError: The file is missing, is not YAML, or has a wrong or unknown key; the message names it.
+            UsageError: The file is missing, is not YAML, or has a key twice or a wrong or unknown one; the message
+                names it.
         """
         return cls.checked(cls.unchecked(path), path)
 
@@ -129,7 +131,7 @@ def put(settings: Any, path: str, value: Any) -> bool:
     *steps, last = path.split(".")
     for step in steps:
         if isinstance(settings, list):
-            named = {part.get("name", str(n)): part for n, part in enumerate(settings) if isinstance(part, dict)}
+            named = {part.get("name") or str(n): part for n, part in enumerate(settings) if isinstance(part, dict)}
             settings = named.get(step)
         else:
             settings = settings.setdefault(step, {}) if isinstance(settings, dict) else None
@@ -154,7 +156,7 @@ def read_yaml(path: str | Path) -> Any:
     Keys of the extending file replace those of the other, mapping by mapping; a list replaces a whole list.
 
     Raises:
-        UsageError: A file is missing or is not YAML, or extends itself or one without keys.
+        UsageError: A file is missing or is not YAML, has a key twice, or extends itself or one without keys.
     """
     return _read(Path(path), (), ConfigFile)
 
@@ -176,11 +178,27 @@ def read_object(path: Path) -> dict[str, Any]:
     return found
 
 
+class _Loader(yaml.SafeLoader):
+    """Of a key that stands twice in one mapping, YAML would keep the last alone, and say nothing."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        lines: dict[tuple[str, str], int] = {}
+        # What ``<<`` brings is no key of the mapping yet, and ``<<`` itself may stand there again.
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.tag != _MERGE):
+            name, line = (key.tag, key.value), key.start_mark.line + 1
+            if name in lines:
+                raise UsageError(f"'{key.value}' stands twice, on lines {lines[name]} and {line}")
+            lines[name] = line
+        return node
+
+
 def _read(path: Path, above: tuple[Path, ...], kind: type[ConfigFile]) -> Any:
     if path.resolve() in above:
         raise UsageError(f"{path}: extends itself")
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        with at(str(path)):
+            found = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except OSError as error:
         names = kind.bundled_names() if isinstance(error, FileNotFoundError) else ()
         hint = f"; with the package come {', '.join(names)}" if names else ""

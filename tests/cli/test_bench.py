@@ -283,8 +283,8 @@ def test_how_rows_were_selected_comes_to_the_card(place: Path, call: Call) -> No
     assert "5 rows have no reason: their analyze is empty" in done.stderr
     card = (place / "out" / "README.md").read_text("utf-8")
     for needed in (
-        "| one | mini | m1 | 0.5 |",
-        "| two | libra | m2 | 0.3 |",
+        "| one | mini | m1 | – | 0.5 |",
+        "| two | libra | m2 | – | 0.3 |",
         "on 3 of\nthose released",
         "on 2 they agreed",
     ):
@@ -315,13 +315,40 @@ def test_judges_of_a_pipeline_come_to_the_card(place: Path, call: Call) -> None:
             {"name": "a", "guard": {"guard": "mini", "model": "mini-1"}},
             {"name": "b", "guard": {"guard": "words", "model": "words-1"}},
         ]
-    assert "| a | mini | mini-1 | – |" in released_card(place, call)
+    assert "| a | mini | mini-1 | – | – |" in released_card(place, call)
+
+
+def test_of_a_model_on_this_machine_the_card_tells_the_name_and_the_hash(place: Path, call: Call) -> None:
+    judges = judged(place, "one", "安全", guard="words", model="/home/me/lists/w.txt", model_hash="sha256:01")
+    judges += judged(place, "two", "不安全", guard="ngram", model="models/gram/", model_hash="sha256:02")
+    judges += judged(place, "three", "不安全", guard="libra", model="caskcsg/Libra-Guard")
+    select(call, "--config", "quotas.yaml", *judges)
+    card = released_card(place, call)
+    for needed in (
+        "| one | words | w.txt | sha256:01 | – |",
+        "| two | ngram | gram | sha256:02 | – |",
+        "| three | libra | caskcsg/Libra-Guard | – | – |",
+    ):
+        assert needed in card, needed
+    assert "home/me" not in card
+
+
+def test_of_a_pipelines_judge_it_tells_them_too(place: Path, call: Call) -> None:
+    told = [
+        {"seat": "judge", "name": "a", "guard": "words", "backend": "none", "model": "w.txt", "hash": "sha256:01"},
+        {"seat": "judge", "name": "b", "guard": "mini", "backend": "onnx", "model": "", "hash": "sha256:02"},
+    ]
+    (place / "card.json").write_text(json.dumps({"sitting": told}), encoding="utf-8")
+    select(call, "--config", "quotas.yaml")
+    card = released_card(place, call)
+    assert "| a | words | w.txt | sha256:01 | – |" in card
+    assert "| b | mini | – | sha256:02 | – |" in card
 
 
 def test_the_card_says_of_which_judges_nothing_is_known(place: Path, call: Call) -> None:
     select(call, "--config", "quotas.yaml")
     card = released_card(place, call)
-    assert "| a | – | – | – |" in card
+    assert "| a | – | – | – | – |" in card
     assert "Of a judge without a guard nothing is known but the name at its votes." in card
 
 

@@ -11,6 +11,8 @@ pytest.importorskip("opencc")
 pytest.importorskip("pypinyin")
 
 from libra_guard.cli.main import app
+from libra_guard.cli.synth import _told
+from libra_guard.synth.run import Outcome
 
 runner = CliRunner()
 CONFIG = Path(__file__).parents[2] / "configs" / "synth" / "offline.yaml"
@@ -105,6 +107,23 @@ def test_what_a_query_set_lacks_is_told(tmp_path: Path, monkeypatch: pytest.Monk
         code, told, error = call(step, CONFIG, "--out", tmp_path, *settings)
         assert code == 0, error
     assert "  Gambling/harmful lacks " in told
+
+
+def test_what_became_of_the_pairs_is_told(tmp_path: Path) -> None:
+    code, told, error = call("run", CONFIG, "--out", tmp_path, *SMALL)
+    assert code == 0, error
+    card = json.loads((tmp_path / "data" / "card.json").read_text(encoding="utf-8"))
+    sizes = [card["stages"][stage]["rows"] for stage in ("stage1", "stage2")]
+    left = sum(card["left_out"].values())
+    assert f"split: {sizes[0]} in stage1, {sizes[1]} in stage2, {left} left out" in told
+
+
+def test_answers_of_a_judge_that_could_not_be_read_are_told() -> None:
+    figures = {"unreadable": {"mini": 0, "libra:one": 3}}
+    assert _told(Outcome("annotate", 9, 0, 0, {}, False, figures)).splitlines() == [
+        "annotate: 9 rows, 0 rejects",
+        "  3 × the judge libra:one could not be read",
+    ]
 
 
 def test_what_is_done_is_told_when_a_later_step_stops(tmp_path: Path) -> None:

@@ -105,6 +105,17 @@ def test_a_grammar_cannot_translate(tmp_path: Path) -> None:
     assert "no model sits as the writer to translate" in str(result.exception)
 
 
+def test_calls_are_kept_where_the_help_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cast, "load_backend", lambda *_, **__: ScriptedBackend(generate=says))
+    help_text = CliRunner().invoke(app, ["synth", "translate", "--help"], env={"COLUMNS": "200"}).stdout
+    assert "by default OUT-STEM.calls.sqlite beside OUT" in help_text
+    (tmp_path / "c.yaml").write_text(CONFIG, encoding="utf-8")
+    (tmp_path / "rows.jsonl").write_text(json.dumps(ROWS[0]) + "\n", encoding="utf-8")
+    call = ["synth", "translate", str(tmp_path / "c.yaml"), "--name", "beavertails"]
+    CliRunner().invoke(app, [*call, "--from", str(tmp_path / "rows.jsonl"), "--out", str(tmp_path / "zh.jsonl")])
+    assert [path.name for path in tmp_path.glob("*.sqlite")] == ["zh.calls.sqlite"]
+
+
 @pytest.mark.parametrize("out", ["rows.jsonl", "folder/rows.jsonl"])
 def test_the_set_itself_is_not_written_over(tmp_path: Path, out: str) -> None:
     (tmp_path / "c.yaml").write_text(CONFIG, encoding="utf-8")

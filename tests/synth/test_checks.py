@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,10 @@ from typing import Any
 import pytest
 
 from libra_guard.backends.scripted import ScriptedBackend
-from libra_guard.errors import UsageError
+from libra_guard.data.base import as_post
+from libra_guard.data.near_duplicates import Engine
+from libra_guard.errors import MissingExtraError, UsageError
+from libra_guard.records import Label
 
 LIBRA = {"guard": "libra", "model": "obedient"}
 
@@ -27,6 +31,14 @@ def seats(judge: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]
         (
             {"imports": [{"set": "xstest", "path": "set.csv"}], "seats": seats(writer="grammar")},
             "'xstest' has English rows, and no model sits as the writer",
+        ),
+        (
+            {"imports": [{"set": "jade", "path": "posts.jsonl"}]},
+            r"imports: jade: none of its first rows can be read; .*posts\.jsonl:1: there is no field",
+        ),
+        (
+            {"imports": [{"set": "samples", "path": "posts.jsonl"}]},
+            r"imports: 'samples' \(posts\.jsonl\) holds posts, which ask nothing of anybody",
         ),
         ({"dedup": {"against": ["none.json"]}}, "dedup.against: none.json: .*none.json: no such file"),
         ({"dedup": {"against": ["set.csv"]}}, "dedup.against: .*set.csv: no row has a question to compare with"),
@@ -60,9 +72,30 @@ def test_mistakes_are_told_before_anything_is_asked(
 ) -> None:
     for name in ("set.json", "set.xlsx", "set.csv"):
         (tmp_path / name).write_text(json.dumps([]), encoding="utf-8")
+    post = as_post("这店真差劲。", Label.SAFE)
+    (tmp_path / "posts.jsonl").write_text(json.dumps(post), encoding="utf-8")
     with pytest.raises(UsageError, match=reason):
         run_in(config=make_config(**changes), data=tmp_path).go()
     assert not any(model.calls for model in scripted.values())
+
+
+def test_a_library_that_is_missing_is_told_before_anything_is_asked(
+    run_in: Callable[..., Any], scripted: dict[str, ScriptedBackend], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.setitem(sys.modules, "ray.data", None)
+    with pytest.raises(MissingExtraError, match=r"libra-guard\[ray\]"):
+        run_in(engine=Engine.RAY).go()
+    assert not any(model.calls for model in scripted.values())
+
+
+def test_a_set_may_begin_with_a_row_that_is_left_out(
+    run_in: Callable[..., Any], make_config: Callable[..., Any], scripted: dict[str, ScriptedBackend], tmp_path: Path
+) -> None:
+    rows = [{"question": 3}, {"question": "怎么煮鸡蛋？", "response": "八分钟。", "label": "安全"}]
+    (tmp_path / "set.json").write_text(json.dumps(rows), encoding="utf-8")
+    imports = [{"set": "samples", "path": "set.json"}]
+    run_in(config=make_config(imports=imports), data=tmp_path).do("elements")
 
 
 def test_a_workbook_is_no_mistake_where_the_set_is_published_as_such(

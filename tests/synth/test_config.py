@@ -139,6 +139,31 @@ def test_all_that_is_wrong_is_told_at_once_each_with_its_place() -> None:
     assert [line.split(":")[0].strip() for line in lines] == ["queries.only.0", "queries.harmfull", "augment.methods.0"]
 
 
+@pytest.mark.parametrize(
+    ("name", "fits"),
+    [
+        ("my-set", True),
+        ("7b_v1.2", True),
+        ("我的数据", True),
+        ("", False),
+        ("a/b", False),
+        ("../a", False),
+        (".a", False),
+        ("_a", False),
+        ("a b", False),
+        ("a：b", False),
+        ("a\n", False),
+    ],
+)
+def test_a_name_is_fit_for_a_file(name: str, fits: bool) -> None:
+    settings = {"name": name, "seats": {"judges": [{"guard": "mini"}, {"guard": "words:w.txt"}]}}
+    if fits:
+        assert SynthConfig.checked(settings, "test").name == name
+        return
+    with pytest.raises(UsageError, match=r"\n  name: write letters, digits, .* with a letter or a digit first$"):
+        SynthConfig.checked(settings, "test")
+
+
 @pytest.mark.parametrize(("count", "few"), [(1, True), (2, True), (3, False), (4, False)])
 def test_fewer_than_three_responders_are_told(count: int, few: bool) -> None:
     models = {f"m{i}": {"backend": "scripted", "model": f"m{i}"} for i in range(count)}

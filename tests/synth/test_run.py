@@ -399,6 +399,24 @@ def test_a_file_changed_by_hand_stands_and_is_built_on(run_in: MakeRun, scripted
     assert "was changed since it was written, and stands as it is" in said[0]
     assert not again["respond"].skipped
     assert len({row["query"] for row in rows(run_in().path("respond"))}) == 5
+    card = json.loads((run_in().out / "data" / "card.json").read_text(encoding="utf-8"))
+    assert card["edited"] == ["dedup"]
+    assert "Changed by hand after it was made: dedup." in (run_in().out / "data" / "README.md").read_text("utf-8")
+
+
+def test_what_comes_out_stands_too_where_it_was_changed_by_hand(run_in: MakeRun, scripted: Models) -> None:
+    run_in().go()
+    whole = content(run_in().out)
+    path = run_in().out / "data" / "stage1" / "train.jsonl"
+    path.write_text("x", encoding="utf-8")
+    said: list[str] = []
+    again = run_in(say=said.append).go()[-1]
+    assert (again.skipped, again.edited) == (True, True)
+    assert f"split: {path} was changed since it was written, and stands as it is" in said
+    assert path.read_text(encoding="utf-8") == "x"
+    path.unlink()
+    run_in().go()
+    assert content(run_in().out) == whole
 
 
 def test_a_line_broken_by_hand_is_named(run_in: MakeRun, scripted: Models) -> None:

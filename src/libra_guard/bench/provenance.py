@@ -54,6 +54,17 @@ def _sitting(data: str) -> dict[str, dict[str, Any]]:
     return {one["name"]: {key: one[key] for key in one if key not in ("seat", "name")} for one in judges}
 
 
+def model_hash(guard: dict[str, Any]) -> str:
+    """Of the model that a judge ran on, as its run or a pipeline's card tells it; empty where it was no file there."""
+    return str(guard.get("model_hash") or guard.get("hash") or "")
+
+
+def model_name(guard: dict[str, Any]) -> str:
+    """The model for people elsewhere: where a file lay, or a folder, is nothing to them, and its hash tells it."""
+    name = str(guard.get("model") or "")
+    return Path(name).name if model_hash(guard) else name
+
+
 def one_guard_twice(judges: Sequence[dict[str, Any]]) -> list[str]:
     """What is to be said of judges that are one guard: rows on which they differ are near a threshold, not hard."""
     known = [(judge["name"], judge["guard"]) for judge in judges if judge["guard"]]

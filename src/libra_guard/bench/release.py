@@ -15,6 +15,7 @@ from libra_guard.bench.agreement import ALL, figure
 from libra_guard.bench.labels import Labelled, moved
 from libra_guard.bench.leakage import Leak, find_leaks
 from libra_guard.bench.outcome import read_outcome
+from libra_guard.bench.provenance import model_hash, model_name
 from libra_guard.bench.rounds import ADJUDICATOR, Round
 from libra_guard.bench.rows import BenchRow, as_lines
 from libra_guard.errors import UsageError
@@ -146,6 +147,8 @@ def _card(
         unexplained=made.unexplained,
         selection=selection,
         agreed=sum(sample.id in set(selection["agreed"]) for sample in made.samples) if selection else 0,
+        model=model_name,
+        hash=model_hash,
         figure=figure,
         all=ALL,
         counts=[

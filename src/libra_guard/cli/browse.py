@@ -18,9 +18,9 @@ def browse(
 ) -> None:
     """Writes a page to look at a data set with: filter, search, and open rows with their votes and their making.
 
-    Of the data of a pipeline (RUN/data) these are the samples of both stages. The page needs no network and no server.
-    The files that were read are told on stderr. Rows that could not be read are on it with the reason, and counted on
-    stderr; then the exit code is 1.
+    Of a run of the pipeline (RUN, or RUN/data) these are the samples of both stages. The page needs no network and no
+    server. The files that were read are told on stderr. Rows that could not be read are on it with the reason, and
+    counted on stderr; then the exit code is 1.
     """
     from libra_guard.data.browse import data_files, render, sample_rows
     from libra_guard.io import write_atomic

@@ -139,7 +139,16 @@ def _told(outcome: Outcome) -> str:
         return f"{outcome.step}: {outcome.rows} rows stand there{', changed by hand' if outcome.edited else ' already'}"
     lost = f", {outcome.failed} of them lost to failing models: run again to try these" if outcome.failed else ""
     lines = [f"{outcome.step}: {outcome.rows} rows, {outcome.rejects} rejects{lost}"]
-    lines += [f"  {count} × {reason}" for reason, count in sorted(outcome.reasons.items(), key=lambda one: -one[1])[:5]]
+    reasons = outcome.reasons
+    if outcome.step == "split":
+        reasons = outcome.figures["left_out"]
+        lines = [
+            f"split: {outcome.figures['stage1']} in stage1, {outcome.figures['stage2']} in stage2, "
+            f"{sum(reasons.values())} left out"
+        ]
+    lines += [f"  {count} × {reason}" for reason, count in sorted(reasons.items(), key=lambda one: -one[1])[:5]]
+    unread = outcome.figures.get("unreadable", {})
+    lines += [f"  {count} × the judge {name} could not be read" for name, count in unread.items() if count]
     lacking: dict[str, int] = outcome.figures.get("lacking", {})
     what = "lines" if outcome.step == "elements" else "queries"
     lines += [f"  {name} lacks {count} {what}" for name, count in sorted(lacking.items(), key=lambda one: -one[1])[:5]]

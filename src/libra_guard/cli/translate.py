@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from libra_guard.cli.options import spare_inputs
-from libra_guard.cli.synth import ConfigArgument, SetOption, StoreOption, bars_of_steps, read_config
+from libra_guard.cli.synth import ConfigArgument, SetOption, bars_of_steps, read_config
 from libra_guard.errors import UsageError
 
 
@@ -17,7 +17,10 @@ def translate(
     name: Annotated[str, typer.Option("--name", help="A set of `libra data list`.")],
     source: Annotated[str, typer.Option("--from", help="Its file or folder, or hf://owner/name.")],
     out: Annotated[Path, typer.Option(help="A JSONL file; rejects and the store of calls stand beside it.")],
-    store: StoreOption = None,
+    store: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Where calls are kept; by default OUT-STEM.calls.sqlite beside OUT."),
+    ] = None,
     settings: SetOption = None,
 ) -> None:
     """Translate an English set with the writer of CONFIG; placeholders, code and addresses stay as they are.

@@ -36,6 +36,7 @@ Stratum = tuple[str, str]
 """Scenario and label; empty where a row has none."""
 
 _STAGES = ("stage1", "stage2")
+_STEPS = "steps"
 _STRATA = 100
 _REST = ("…", "…")
 # In a script element only these can end the data or the line.
@@ -64,10 +65,21 @@ class Sampled:
 def data_files(path: str | Path) -> list[str | Path]:
     """What is read of a path: its files (``io.list_files``), or the address of a set on the hub.
 
+    Of the folder of a pipeline's run it is what comes out, and of its ``steps/`` the rows without the records beside
+    them.
+
     Raises:
         UsageError: There is nothing to be read.
     """
-    return [path] if Hub.of(path) else [*list_files(path)]
+    if Hub.of(path):
+        return [path]
+    folder = Path(path)
+    if (folder / _STEPS).is_dir() and (folder / "data").is_dir():
+        folder = folder / "data"
+    files = list_files(folder)
+    if folder.resolve().name == _STEPS:
+        files = [file for file in files if file.suffix != ".json" or not file.with_suffix(".jsonl").exists()]
+    return [*files]
 
 
 def sample_rows(path: str | Path, size: int, seed: int) -> Sampled:
@@ -77,7 +89,7 @@ def sample_rows(path: str | Path, size: int, seed: int) -> Sampled:
 
     Args:
         path: Anything that ``read_rows`` reads: samples, a pipeline's rows between its steps, rejects; or the folder of
-            what comes out of a pipeline.
+            a pipeline's run, or of what comes out of it.
         size: Rows at most.
         seed: Of the draw.
 

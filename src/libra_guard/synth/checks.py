@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 
 from libra_guard.backends.registry import backend_class
 from libra_guard.configuration import at
+from libra_guard.data.near_duplicates import Engine
 from libra_guard.data.registry import load_dataset_rows
-from libra_guard.io import Hub, list_files
+from libra_guard.errors import UsageError, require
+from libra_guard.io import BadRow, Hub, list_files
 from libra_guard.synth.contamination import check_held_out
 from libra_guard.synth.seats.backend import is_served
 from libra_guard.synth.steps.elements import Elements
-from libra_guard.synth.steps.imports import is_translated
+from libra_guard.synth.steps.imports import check_asks, is_translated
 from libra_guard.synth.work import Work
 
+_FIRST = 100
+"""Rows of a set that are looked at. A published set may well begin with some that are left out; a wrong file has no
+others."""
 _WHERE = "; files are looked for as written, then in the folder of --data"
 
 
@@ -26,10 +32,12 @@ def check(work: Work, seats: Iterable[str]) -> None:
         seats: Those of the steps that are to be done: a server's key is asked for where it is needed alone.
 
     Raises:
-        UsageError: A name or an option is unknown, or a file or a key is missing.
+        UsageError: A name or an option is unknown, a file or a key is missing, or a set cannot be imported.
         MissingExtraError: A library is not installed.
     """
     work.cast.check()
+    if work.engine is Engine.RAY:
+        require("ray.data", "ray")
     for path in work.config.dedup.against:
         if Hub.of(path):
             continue
@@ -54,8 +62,15 @@ def _check_imports(work: Work) -> None:
         with at(f"imports: {one.set}", _WHERE):
             if Hub.of(one.path):
                 continue
-            # Each set has its own kinds of files: whether they can be read, its first row tells.
-            next(iter(load_dataset_rows(one.set, work.path(one.path))), None)
+            # Each set has its own kinds of files, and its own fields: whether they can be read, its first rows tell.
+            rows = list(islice(load_dataset_rows(one.set, work.path(one.path)), _FIRST))
+        bad = [row for row in rows if isinstance(row, BadRow)]
+        if bad and len(bad) == len(rows):
+            where = f"{bad[0].file}:{bad[0].line}: {bad[0].reason}"
+            raise UsageError(f"imports: {one.set}: none of its first rows can be read; {where}")
+        for row in rows:
+            if not isinstance(row, BadRow):
+                check_asks(row, one)
 
 
 def _models(work: Work, seats: set[str]) -> list[str]:

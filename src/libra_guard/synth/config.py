@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -29,6 +30,12 @@ def _sub_category(name: str) -> str:
         return sub_category(name).name
     except UsageError as error:
         raise ValueError(str(error)) from None
+
+
+def _name(text: str) -> str:
+    if not re.fullmatch(r"[^\W_][\w.-]*", text):
+        raise ValueError("write letters, digits, '.', '_' and '-' alone, with a letter or a digit first")
+    return text
 
 
 class ModelSettings(Strict):
@@ -182,7 +189,7 @@ class SynthConfig(ConfigFile):
     kind: ClassVar[str] = "configuration of the pipeline"
     bundled: ClassVar[Path | None] = Path(__file__).parent / "configs"
 
-    name: str = Field(pattern=r"[A-Za-z0-9][\w.-]*")
+    name: Annotated[str, AfterValidator(_name)]
     licence: str = "other"
     """Of the data set that comes out, for its card."""
     for_trying: bool = False

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from libra_guard.errors import DataError, UsageError
-from libra_guard.io import BadRow, atomic, dumps, file_hash, read_rows, write_atomic
+from libra_guard.io import BadRow, atomic, bytes_hash, dumps, file_hash, read_rows, write_atomic
 from libra_guard.predict.shards import Shard
 from libra_guard.synth.records import Answered, Query, text_id
 from libra_guard.synth.work import Reject
@@ -76,15 +76,29 @@ class Folder:
         except (OSError, ValueError):
             return None
         known = isinstance(found, dict) and found.keys() >= _KEYS and found["step"] == name
-        return found if known else None
+        return found if known and isinstance(found["files"], dict) else None
 
     def records(self, names: Iterable[str]) -> list[dict[str, Any]]:
-        """Those of these steps that stand there, of all parts of each."""
-        return [record for name in names for cut in self.cuts(name) if (record := self.record(name, cut))]
+        """Those of these steps that stand there, of all parts of each; and whether a person changed the file since."""
+        return [
+            {**record, "edited": self.edited(name, record, cut)}
+            for name in names
+            for cut in self.cuts(name)
+            if (record := self.record(name, cut))
+        ]
 
     def edited(self, name: str, record: dict[str, Any], cut: Shard | None = None) -> bool:
         """Whether a person changed the file since its record was written."""
         return bool(record.get("output") != file_hash(self.path(name, cut)))
+
+    def changed(self, record: dict[str, Any]) -> list[Path]:
+        """Which of the files that a step wrote besides its own are there and were changed since."""
+        files = {self.out / name: known for name, known in record["files"].items()}
+        return [path for path, known in files.items() if path.exists() and _hash(path) != known]
+
+    def hashes(self, files: Iterable[str]) -> dict[str, str]:
+        """Of files that a step wrote besides its own, for its record."""
+        return {name: _hash(self.out / name) for name in files}
 
     def forget(self, name: str, cut: Shard | None = None) -> None:
         """Takes the record away: what has none is made again."""
@@ -177,6 +191,10 @@ def _rows(path: Path, row: type[BaseModel]) -> Iterator[tuple[str, BaseModel]]:
 def _write(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     with atomic(path) as stream:
         stream.writelines(dumps(row) + "\n" for row in rows)
+
+
+def _hash(path: Path) -> str:
+    return file_hash(path) if path.suffix == ".jsonl" else bytes_hash(path.read_bytes())
 
 
 def _delete(name: str) -> str:

@@ -63,7 +63,9 @@ def release(work: Work, pairs: Sequence[Judged], queries: Sequence[Query], out: 
     written = {f"data/{row.stage}/{row.split}.jsonl" for row in rows if row.stage}
     others = [f"data/{LEFT_OUT}"] if left else []
     files = [*sorted(written), *others, "data/card.json", "data/README.md"]
-    return Done(rows, (), {stage: sum(row.stage == stage for row in rows) for stage in STAGES}, files)
+    figures: dict[str, Any] = {stage: sum(row.stage == stage for row in rows) for stage in STAGES}
+    figures["left_out"] = dict(sorted(Counter(row.reason for row in rows if row.stage is None).items()))
+    return Done(rows, (), figures, files)
 
 
 def _left_out(one: Placed) -> dict[str, Any]:
@@ -115,6 +117,7 @@ def _figures(work: Work, placed: Sequence[Placed]) -> card.CardFigures:
         contamination=contamination,
         sets=sets,
         sitting=_sitting(work),
+        edited=[record["step"] for record in work.records if record["edited"]],
     )
 
 

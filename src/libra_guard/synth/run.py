@@ -198,9 +198,12 @@ class Run:
         made_of = self._made_of(name, cut, work)
         record = self._folder.record(name, cut)
         if record and self.path(name, cut).exists():
-            edited = self._folder.edited(name, record, cut)
-            if edited:
-                self._say(f"{name}: {self.path(name, cut)} was changed since it was written, and stands as it is")
+            changed = self._folder.changed(record)
+            if self._folder.edited(name, record, cut):
+                changed.insert(0, self.path(name, cut))
+            for path in changed:
+                self._say(f"{name}: {path} was changed since it was written, and stands as it is")
+            edited = bool(changed)
             there = all((self.out / file).exists() for file in record["files"])
             if there and (edited or (record["made_of"] == made_of and not record["failed"])):
                 return _outcome(name, [record], skipped=True, edited=edited)
@@ -239,7 +242,7 @@ class Run:
             "failed": len(failed),
             "reasons": dict(sorted(reasons.items())),
             "figures": done.figures,
-            "files": list(done.files),
+            "files": self._folder.hashes(done.files),
             "usage": dict(_since(before, work.cast)),
             "versions": {"libra-guard": __version__, "python": platform.python_version()},
         }

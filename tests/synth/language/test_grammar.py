@@ -15,6 +15,7 @@ from libra_guard.synth.language.limits import sexualises_minors
 from libra_guard.synth.language.refusals import is_refused_query
 from libra_guard.synth.records import Intent, Query
 from libra_guard.synth.steps.elements import Elements
+from libra_guard.synth.steps.queries import _Cell, combination
 from libra_guard.taxonomy import SUB_CATEGORIES
 
 ANSWERS = Path(str(files("libra_guard.synth"))) / "texts" / "grammar" / "answers.yaml"
@@ -22,17 +23,8 @@ KINDS = ("refusal", "compliance", "partial", "information", "everyday", "broken"
 
 
 def drawn(elements: Elements, intent: Intent, draw: Random) -> dict[str, str]:
-    own, common = elements.subs[draw.choice(SUB_CATEGORIES).slug], elements.common
-    lists = {
-        "behaviour": own.behaviours,
-        "event": own.events,
-        "lawful": own.lawful,
-        "everyday": common.everyday,
-        "place": common.places,
-        "persona": common.personas,
-        "task": tuple(common.task_types.values()),
-    }
-    return {name: draw.choice(values) for name, values in lists.items()}
+    sub = "" if intent is Intent.BENIGN else draw.choice(SUB_CATEGORIES).slug
+    return elements.phrased(combination(_Cell(intent, sub, 1), elements, draw))
 
 
 @pytest.mark.parametrize("intent", [Intent.HARMFUL, Intent.BORDERLINE, Intent.BENIGN])
@@ -48,8 +40,19 @@ def test_queries_are_whole_and_many(intent: Intent) -> None:
 def test_no_harmful_sentence_speaks_of_children() -> None:
     # With an aim that is sexual it would be drawn and thrown away.
     grammar, draw = Grammar.load(), Random(2)
-    queries = {grammar.query(Intent.HARMFUL, {"behaviour": "传播色情视频"}, draw) for _ in range(600)}
+    others = {"event": "停电", "place": "车站", "persona": "会计", "task": "一份清单"}
+    queries = {grammar.query(Intent.HARMFUL, {"behaviour": "传播色情视频", **others}, draw) for _ in range(600)}
     assert not [text for text in queries if sexualises_minors(text)]
+
+
+def test_a_slot_for_which_there_is_no_element_is_an_error() -> None:
+    with pytest.raises(KeyError, match="everyday"):
+        Grammar.load().query(Intent.BENIGN, {"lawful": "赌博罪的认定"}, Random(1))
+
+
+def test_an_element_may_look_like_a_slot() -> None:
+    elements = dict.fromkeys(("lawful", "task", "place", "persona"), "{lawful}")
+    assert "{lawful}" in Grammar.load().query(Intent.BORDERLINE, elements, Random(1))
 
 
 @pytest.mark.parametrize("kind", KINDS)

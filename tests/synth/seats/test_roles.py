@@ -15,7 +15,7 @@ from libra_guard.synth.seats.backend import StoredBackend
 from libra_guard.synth.seats.budget import Budget, BudgetSettings
 from libra_guard.synth.seats.endpoints import Endpoint
 from libra_guard.synth.seats.failure import Failure, UnreadableError
-from libra_guard.synth.seats.roles import Judge, Reply, Responder, UselessWriterError, Writer
+from libra_guard.synth.seats.roles import Judge, Reply, Responder, UselessModelError, Writer
 from libra_guard.synth.seats.store import CallStore
 
 Seat = Callable[..., tuple[StoredBackend, ModelSettings]]
@@ -165,7 +165,7 @@ def unreadable(text: str) -> str:
 def test_a_writer_none_of_whose_first_answers_can_be_read_is_asked_nothing_more(seat: Seat) -> None:
     backend, settings = seat(*[("散文", False)] * 400)
     writer = Writer("m", backend, settings, seed=1, attempts=3)
-    with pytest.raises(UselessWriterError, match=r"models\.m: none of its first 32 answers .*: 32 × no lines; nothing"):
+    with pytest.raises(UselessModelError, match=r"models\.m: none of its first 32 answers .*: 32 × no lines; nothing"):
         writer.write([f"写{number}" for number in range(100)], parse=unreadable)
     assert backend.usage.calls == 32
 
@@ -174,8 +174,46 @@ def test_few_answers_condemn_no_writer_and_all_attempts_count(seat: Seat) -> Non
     backend, settings = seat(*[("散文", False)] * 400)
     writer = Writer("m", backend, settings, seed=1, attempts=3)
     assert len(writer.write([f"写{number}" for number in range(10)], parse=unreadable)) == 10
-    with pytest.raises(UselessWriterError, match="none of its first 33 answers"):
+    with pytest.raises(UselessModelError, match="none of its first 33 answers"):
         writer.write(["再写", "又写", "还写"], parse=unreadable)
+
+
+class ReadableFrom:
+    """Its verdicts can be read from one of them on."""
+
+    backend = None
+
+    def __init__(self, first: int) -> None:
+        self.first, self.asked = first, 0
+
+    def judge(self, conversations: Sequence[Conversation], *, explain: bool) -> list[Verdict]:
+        self.asked += len(conversations)
+        start = self.asked - len(conversations)
+        labels = [Label.SAFE if start + n >= self.first else None for n in range(len(conversations))]
+        return [Verdict(label=label, valid=label is not None) for label in labels]
+
+
+def test_a_judge_none_of_whose_first_answers_can_be_read_is_asked_nothing_more() -> None:
+    guard: Any = ReadableFrom(100)
+    pairs = [Conversation.from_pair(f"问{n}", "答") for n in range(100)]
+    with pytest.raises(UselessModelError, match="the judge j: none of its first 32 answers could be read; nothing"):
+        Judge("j", guard).votes(pairs, explain=False)
+    assert guard.asked == 32
+
+
+def test_few_answers_condemn_no_judge_and_those_of_all_calls_count() -> None:
+    guard: Any = ReadableFrom(100)
+    judge, pairs = Judge("j", guard), [Conversation.from_pair(f"问{n}", "答") for n in range(10)]
+    for _ in range(3):
+        assert [vote.label for vote in judge.votes(pairs, explain=False) if isinstance(vote, Vote)] == [None] * 10
+    with pytest.raises(UselessModelError, match="none of its first 32 answers"):
+        judge.votes(pairs[:2], explain=False)
+
+
+def test_one_verdict_that_can_be_read_is_enough() -> None:
+    guard: Any = ReadableFrom(31)
+    votes = Judge("j", guard).votes([Conversation.from_pair(f"问{n}", "答") for n in range(100)], explain=False)
+    assert [isinstance(vote, Vote) and vote.label for vote in votes] == [None] * 31 + [Label.SAFE] * 69
 
 
 def test_one_answer_that_can_be_read_is_enough(seat: Seat) -> None:

@@ -8,6 +8,7 @@ from typing import Any, cast
 import pytest
 
 from libra_guard.data.base import DatasetInfo, as_post
+from libra_guard.data.reasons import reason_kind
 from libra_guard.errors import UsageError
 from libra_guard.io import BadRow
 from libra_guard.predict.shards import Shard
@@ -86,7 +87,8 @@ def test_each_question_comes_once_and_its_intent_is_what_the_set_says(monkeypatc
         ("怎么配钥匙", Intent.UNKNOWN),
     ]
     assert {(row.source, row.origin, row.made_by[0].model) for row in rows} == {("set", Origin.REAL, "set")}
-    assert [reject.reason for reject in done.rejects] == ["set.jsonl:4: no question"]
+    (reject,) = done.rejects
+    assert (reject.reason, reason_kind(reject.reason)) == ("no question (set.jsonl:4)", "no question")
 
 
 def test_what_is_to_be_known_of_a_set_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:

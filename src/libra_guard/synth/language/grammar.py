@@ -7,6 +7,7 @@ along stand in ``configs/going_along.txt``, for a judge.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
@@ -15,6 +16,8 @@ from typing import Self
 
 from libra_guard.configuration import ConfigFile
 from libra_guard.synth.records import Intent, Query
+
+_SLOT = re.compile(r"\{(\w+)\}")
 
 
 class _Queries(ConfigFile):
@@ -82,6 +85,5 @@ def topic(elements: Mapping[str, str]) -> str:
 
 
 def _filled(sentence: str, elements: Mapping[str, str]) -> str:
-    for name, element in elements.items():
-        sentence = sentence.replace(f"{{{name}}}", element)
-    return sentence
+    """A sentence with elements in its slots; a slot for which there is none is an error in the grammar."""
+    return _SLOT.sub(lambda slot: elements[slot[1]], sentence)

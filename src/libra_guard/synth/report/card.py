@@ -158,6 +158,8 @@ class CardFigures(Strict):
     arbiter: str | None
     sitting: list[Sitting]
     """All of them; empty where their record does not tell."""
+    edited: list[str]
+    """Steps whose files a person changed before what follows was made of them."""
     stages: dict[str, StageFigures]
     left_out: dict[str, int]
     """Reason → judged pairs in neither stage."""
@@ -198,6 +200,7 @@ def figures(
     contamination: Sequence[Mapping[str, Any]] = (),
     sets: Sequence[Mapping[str, Any]] = (),
     sitting: Sequence[Mapping[str, Any]] = (),
+    edited: Sequence[str] = (),
 ) -> CardFigures:
     """Counts and measures what a run made; the order of the rows does not matter.
 
@@ -212,6 +215,7 @@ def figures(
         contamination: Fields of ``HeldOut``, the file with its folder.
         sets: Fields of ``Imported``.
         sitting: Fields of ``Sitting``.
+        edited: Steps whose files a person changed, each part for itself.
     """
     rows, judged = [*stage1, *stage2], [*stage1, *stage2, *(one.sample for one in left_out)]
     per_sub = _counts(rows, "sub_category_name")
@@ -243,6 +247,7 @@ def figures(
         contamination=[HeldOut.model_validate({**one, "file": Path(one["file"]).name}) for one in contamination],
         sets=[Imported.model_validate(one) for one in sets],
         sitting=[Sitting.model_validate(one) for one in sitting],
+        edited=list(dict.fromkeys(edited)),
         version=__version__,
         rejects={step: _kinds(reasons) for step, reasons in rejects.items() if reasons},
         # Money added up in another order differs in its last digits.

@@ -26,7 +26,7 @@ Parsed = TypeVar("Parsed")
 _NEXT_TURN = re.compile(r"\n+\s*(?:用户|问|助手|答|User|Human)\s*[:：]")
 _RAW = "respond_raw.j2"
 _TRIAL = 32
-"""Answers of a writer after which it is given up where none of them could be read."""
+"""Answers of a writer or a judge after which it is given up where none of them could be read."""
 
 
 def _one_turn(question: str) -> str:
@@ -34,8 +34,8 @@ def _one_turn(question: str) -> str:
     return _NEXT_TURN.sub(lambda found: f" {found[0].strip()}", "\n".join(question.splitlines()))
 
 
-class UselessWriterError(LibraError):
-    """None of a writer's first answers can be read; the others would cost as much and be no better."""
+class UselessModelError(LibraError):
+    """None of a model's first answers can be read; the others would cost as much and be no better."""
 
 
 class Writer:
@@ -86,7 +86,7 @@ class Writer:
         Raises:
             BudgetSpentError: The budget is spent.
             EndpointsLostError: The model is gone.
-            UselessWriterError: None of its first answers can be read.
+            UselessModelError: None of its first answers can be read.
         """
         readers = [parse] * len(prompts) if callable(parse) else list(parse)
         written: list[tuple[Parsed | Failure, int]] = []
@@ -143,7 +143,7 @@ class Writer:
         self._unread.update(reason_kind(one.reason) for one in failures if not one.model)
         if (count := self._unread.total()) >= _TRIAL:
             reasons = ", ".join(f"{times} × {reason}" for reason, times in self._unread.most_common(3))
-            raise UselessWriterError(
+            raise UselessModelError(
                 f"models.{self.name}: none of its first {count} answers could be read: {reasons}; nothing more is "
                 "asked: let another model write, or leave out what this one cannot"
             )
@@ -233,6 +233,8 @@ class Responder:
 class Judge:
     """A guard that votes.
 
+    One whose first answers are all unreadable is asked nothing more.
+
     Args:
         name: What its votes are signed with.
         guard: The guard.
@@ -240,6 +242,8 @@ class Judge:
 
     def __init__(self, name: str, guard: Guard) -> None:
         self.name, self.guard = name, guard
+        self._unread: int | None = 0
+        """Answers, as long as none could be read."""
 
     @property
     def lane(self) -> Hashable | None:
@@ -259,7 +263,33 @@ class Judge:
         Raises:
             BudgetSpentError: The budget is spent.
             EndpointsLostError: The model is gone.
+            UselessModelError: None of its first answers can be read.
         """
+        # The first ones alone, as of a writer.
+        trial = _TRIAL if self._unread is not None else 0
+        found: list[Vote | Failure] = []
+        for part in filter(None, (pairs[:trial], pairs[trial:])):
+            brought = self._votes(part, explain=explain)
+            self._try(brought)
+            found += brought
+        return found
+
+    def _try(self, brought: Sequence[Vote | Failure]) -> None:
+        """Looks at the answers as long as none could be read."""
+        if self._unread is None:
+            return
+        labels = [one.label for one in brought if isinstance(one, Vote)]
+        if any(labels):
+            self._unread = None
+            return
+        self._unread += len(labels)
+        if self._unread >= _TRIAL:
+            raise UselessModelError(
+                f"the judge {self.name}: none of its first {self._unread} answers could be read; nothing more is "
+                "asked: let another model judge, or ask this one by another guard"
+            )
+
+    def _votes(self, pairs: Sequence[Conversation], *, explain: bool) -> list[Vote | Failure]:
         found = self._at_once(pairs, explain=explain)
         if not isinstance(found, BackendError):
             return found

@@ -70,7 +70,7 @@ def extend(lists: Sequence[Growing], writer: Writer, rounds: int, advance: Calla
     Raises:
         BudgetSpentError: The budget is spent.
         EndpointsLostError: The model is gone.
-        UselessWriterError: None of its first answers can be read.
+        UselessModelError: None of its first answers can be read.
     """
     rejects: list[Reject] = []
     most = ceil(max((one.wanted for one in lists), default=0) / AT_A_TIME) + rounds

@@ -71,6 +71,16 @@ def is_translated(settings: ImportSettings, work: Work) -> bool:
     return english
 
 
+def check_asks(row: Row, settings: ImportSettings) -> None:
+    """Makes sure that a row of a set is a question.
+
+    Raises:
+        UsageError: It is a post.
+    """
+    if row.question == POST_REQUEST:
+        raise UsageError(f"imports: '{settings.set}' ({settings.path}) holds posts, which ask nothing of anybody")
+
+
 def not_translated(name: str, row: Row, failure: Failure) -> Reject:
     """A row of a set that ``translate`` did not let pass; of one that sexualises minors no text is told."""
     if failure.reason == SEXUALISES_MINORS:
@@ -89,10 +99,10 @@ def _rows(settings: ImportSettings, work: Work, rejects: list[Reject], repeated:
     found: dict[str, Row] = {}
     for row in load_dataset_rows(settings.set, work.path(settings.path)):
         if isinstance(row, BadRow):
-            rejects.append(Reject(f"{row.file}:{row.line}: {row.reason}", {"text": row.text}))
-        elif row.question == POST_REQUEST:
-            raise UsageError(f"imports: '{settings.set}' ({settings.path}) holds posts, which ask nothing of anybody")
-        elif sexualises_minors(row.question):
+            rejects.append(Reject(f"{row.reason} ({row.file}:{row.line})", {"text": row.text}))
+            continue
+        check_asks(row, settings)
+        if sexualises_minors(row.question):
             rejects.append(Reject(SEXUALISES_MINORS, {"set": settings.set, "id": row.id}))
         elif found.setdefault(normalise_question(row.question), row) is not row:
             repeated[settings.path] += 1
