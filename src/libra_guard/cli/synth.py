@@ -147,8 +147,8 @@ def _told(outcome: Outcome) -> str:
             f"{sum(reasons.values())} left out"
         ]
     lines += [f"  {count} × {reason}" for reason, count in sorted(reasons.items(), key=lambda one: -one[1])[:5]]
-    unread = outcome.figures.get("unreadable", {})
-    lines += [f"  {count} × the judge {name} could not be read" for name, count in unread.items() if count]
+    unreadable: dict[str, int] = outcome.figures.get("unreadable", {})
+    lines += [f"  {count} × the judge {name} could not be read" for name, count in unreadable.items() if count]
     lacking: dict[str, int] = outcome.figures.get("lacking", {})
     what = "lines" if outcome.step == "elements" else "queries"
     lines += [f"  {name} lacks {count} {what}" for name, count in sorted(lacking.items(), key=lambda one: -one[1])[:5]]

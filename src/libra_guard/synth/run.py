@@ -201,12 +201,12 @@ class Run:
             changed = self._folder.changed(record)
             if self._folder.edited(name, record, cut):
                 changed.insert(0, self.path(name, cut))
-            for path in changed:
-                self._say(f"{name}: {path} was changed since it was written, and stands as it is")
-            edited = bool(changed)
             there = all((self.out / file).exists() for file in record["files"])
-            if there and (edited or (record["made_of"] == made_of and not record["failed"])):
-                return _outcome(name, [record], skipped=True, edited=edited)
+            becomes = "stands as it is" if there else "is made anew, for a file beside it is missing"
+            for path in changed:
+                self._say(f"{name}: {path} was changed since it was written, and {becomes}")
+            if there and (changed or (record["made_of"] == made_of and not record["failed"])):
+                return _outcome(name, [record], skipped=True, edited=bool(changed))
         if step.records:
             # It writes more than its own file: what it leaves when it is stopped is not what the record tells of.
             self._folder.forget(name, cut)
