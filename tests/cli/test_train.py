@@ -70,6 +70,19 @@ def test_a_missing_library_is_named(call: Call, folder: Path, monkeypatch: pytes
     assert "libra-guard[train]" in str(done.exception)
 
 
+def evaluated(call: Call, folder: Path, guard: str, rows: int) -> dict[str, Any]:
+    """What ``libra infer`` and then ``libra evaluate`` make of a guard on the first rows of the data."""
+    data, verdicts = folder / "few.jsonl", folder / "verdicts"
+    lines = (folder / "seed.jsonl").read_text(encoding="utf-8").splitlines()[:rows]
+    data.write_text("\n".join(lines), encoding="utf-8")
+    assert call("infer", "--guard", guard, "--data", str(data), "--out", str(verdicts)).exit_code == 0
+    judged = ("--predictions", str(verdicts), "--labels", str(data), "--bootstrap", "0", "--format", "json")
+    done = call("evaluate", *judged)
+    assert done.exit_code == 0
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
 def test_from_recipe_to_verdict(call: Call, folder: Path) -> None:
     out = str(folder / "out")
     done = call("train", "classifier", str(folder / "toy.yaml"), "--data", str(folder), "--out", out)
@@ -80,6 +93,8 @@ def test_from_recipe_to_verdict(call: Call, folder: Path) -> None:
     assert "rows left out" in done.stderr
     verdict = json.loads(call("check", "-g", f"ngram:{out}/guard", "-q", "怎么办", "-r", "可以帮你", "--json").stdout)
     assert (verdict["label"], verdict["guard"]) == ("不安全", "ngram")
+    found = evaluated(call, folder, f"ngram:{out}/guard", 180)
+    assert (found["average"]["accuracy"], found["sources"]["s"]["n"], found["unreadable"]) == (1, 180, 0)
 
 
 # Comparing recipes
@@ -253,6 +268,8 @@ def test_from_generative_recipe_to_verdict(call: Call, folder: Path, generative:
     assert (verdict["guard"], verdict["method"], verdict["valid"]) == ("libra", "choose", True)
     known = json.loads((folder / "out" / "train.json").read_text(encoding="utf-8"))["provenance"]
     assert known["command"].startswith("libra ")
+    found = evaluated(call, folder, f"libra:{out}/guard", 4)
+    assert (found["sources"]["s"]["n"], found["unreadable"]) == (4, 0)
 
 
 SET = ("--set", "stages.only.learning_rate=1e-3", "--set", "training.warmup=0.5", "--set", "test=[]")

@@ -302,6 +302,21 @@ def test_the_projects_own_studies_make_recipes(path: Path) -> None:
     assert len({str(recipe) for recipe in found.values()}) == len(found)
 
 
+@pytest.mark.parametrize("name", ["curriculum", "curriculum-gemma", "critic"])
+def test_the_untrained_base_is_measured_once_with_each_prompt_of_interest(name: str) -> None:
+    path = CONFIGS[0].with_name(f"{name}.yaml")
+    found = Study.read(path).recipes(path)
+    measured = {variant for (variant, _), recipe in found.items() if recipe.untrained}
+    assert measured == ({"rear", "rear with rules"} if name == "critic" else {"curriculum"})
+
+
+def test_the_longest_sample_fits_every_answers_form() -> None:
+    """Else a variant with a longer prompt would be taught fewer: with the rules the longest pair is 1,300 tokens."""
+    path = CONFIGS[0].with_name("critic.yaml")
+    found = Study.read(path).recipes(path)
+    assert {stage.length for recipe in found.values() for stage in recipe.resolved} == {2048}
+
+
 @pytest.mark.parametrize("name", ["libra-seed", "libra-seed-ngram"])
 def test_what_libra_seed_is_worth(name: str) -> None:
     path = CONFIGS[0].with_name(f"{name}.yaml")

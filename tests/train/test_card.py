@@ -106,6 +106,39 @@ def test_a_run_of_an_earlier_version(tmp_path: Path) -> None:
     assert shown == RESULT["provenance"]["recipe"]
 
 
+@pytest.mark.parametrize(
+    ("trained", "tested", "told"),
+    [
+        ({}, {}, ["Questions are split by a hash"]),
+        ({"whole": True}, {"whole": True}, ["Split before, and used with all their questions: `own.csv`, `test.csv`."]),
+        (
+            {},
+            {"whole": True},
+            [
+                "Split before, and used with all their questions: `test.csv`.",
+                "The other files' questions are split by a hash",
+            ],
+        ),
+    ],
+    ids=["by hash", "before", "both"],
+)
+def test_how_the_questions_were_split(
+    tmp_path: Path, trained: dict[str, Any], tested: dict[str, Any], told: list[str]
+) -> None:
+    own, test = {"set": "samples", "path": "own.csv", **trained}, {"set": "samples", "path": "test.csv", **tested}
+    parts = {"ngrams": {"data": [own]}, "calibration": {"data": [own]}, "test": [test]}
+    text = card(tmp_path, provenance=recipe(**parts))
+    _, _, lines = text.partition("Which licence these weights can be given")
+    said = lines.partition("| part |")[0].strip().splitlines()[1:]
+    assert [line.partition(" of the normalised")[0] for line in said] == told
+
+
+def test_no_weakness_is_told_that_was_not_measured(tmp_path: Path) -> None:
+    limits = card(tmp_path).partition("## Intended use and limits")[2].partition("## Provenance")[0]
+    assert "Check it on texts of your own" in limits
+    assert not [claim for claim in ("small", "weaker", "it misses") if claim in limits]
+
+
 def test_the_command(tmp_path: Path) -> None:
     text = card(tmp_path, provenance=RESULT["provenance"] | {"command": "libra train classifier 'a b.yaml'"})
     assert "```sh\nlibra train classifier 'a b.yaml'\n```\n\nSeed 42;" in text

@@ -6,15 +6,17 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import yaml
+from safetensors import SafetensorError
 
 from libra_guard import Conversation, Label, load_guard
-from libra_guard.errors import UsageError
+from libra_guard.errors import BackendError, UsageError
 from libra_guard.io import file_hash
 from libra_guard.train.card import rewrite_cards
 from libra_guard.train.classifier import train_classifier
@@ -28,6 +30,7 @@ from libra_guard.train.recipe import Encoder, Recipe, Source
 from libra_guard.train.wide import fit_wide
 
 LABELS = Outputs.of("libra").labels
+RESULTS = Path(__file__).resolve().parents[2] / "results"
 KINDS = {"ngrams": ("ngrams",), "encoder": ("encoder",), "both": ("encoder", "ngrams")}
 SEED = {"set": "libra-seed", "path": "seed.jsonl"}
 SMILE = {"set": "smile", "path": "smile.jsonl"}
@@ -419,7 +422,85 @@ def test_a_kill_while_saving_leaves_no_mark_of_an_earlier_recipe(
     assert stages(data, recipe, finished) == [True, False]
 
 
+# The libraries' own words.
+FULL = "No space left on device (os error 28)"
+
+
+@pytest.mark.parametrize(
+    ("writer", "error", "place", "kept"),
+    [
+        ("libra_guard.train.encoder.EncoderTrainer.save", Exception(FULL), "stage-second", [True, False]),
+        ("safetensors.torch.save_file", SafetensorError(f"I/O error: {FULL}"), "stage-second", [True, False]),
+        ("libra_guard.train.export.export_guard", Exception(FULL), "run", [True, True]),
+        ("libra_guard.train.hub.save_file", SafetensorError(f"I/O error: {FULL}"), "hub", [True, True]),
+    ],
+)
+def test_a_full_disk_is_told_of_and_the_run_goes_on(
+    trained: Callable[[str], Trained],
+    finished: Path,
+    data: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    writer: str,
+    error: Exception,
+    place: str,
+    kept: list[bool],
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise error
+
+    recipe = trained("encoder").recipe
+    if not kept[1]:
+        (finished / "stage-second" / "done").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(writer, full)
+        with pytest.raises(BackendError, match=f"{place}: the disk is full; make room and run the same again"):
+            train_classifier(recipe, data, finished, report=lambda _: None)
+    assert stages(data, recipe, finished) == kept
+
+
 # The export
+
+
+@pytest.mark.parametrize(
+    ("found", "told"),
+    [
+        ((0.995, 0.02, 0.5), []),
+        ((0.99499, 0.01, 0.5), ["99.499 % of the labels are the same (wanted: 99.5 % or more)", "differs by 0.01 in"]),
+        (
+            (1.0, 0.02001, 0.5),
+            ["100 % of the labels are the same", "differs by 0.02001 in the median (wanted: 0.02 or less)"],
+        ),
+        # No text could be compared.
+        ((), []),
+    ],
+)
+def test_a_file_that_is_far_from_its_parts_is_told_of(
+    data: Path,
+    make_recipe: Callable[..., Recipe],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    found: tuple[float, ...],
+    told: list[str],
+) -> None:
+    names = ("label_agreement", "median_score_difference", "largest_score_difference")
+    made = {"compared": 9.0, "longer": 0.0, **dict(zip(names, found, strict=False))}
+    monkeypatch.setattr("libra_guard.train.export.parity", lambda *_: made)
+    lines: list[str] = []
+    train_classifier(make_recipe("ngrams"), data, tmp_path, report=lines.append)
+    short = [line for line in lines if "not near enough to its parts" in line]
+    assert len(short) == bool(told)
+    assert all(part in line for line in short for part in told)
+
+
+def test_the_bundled_guard_in_int8_says_what_its_parts_say() -> None:
+    told = json.loads((RESULTS / "mini-train.json").read_text(encoding="utf-8"))
+    config = json.loads((files("libra_guard") / "assets" / "mini" / "config.json").read_text(encoding="utf-8"))
+    # So it is this file that was compared.
+    for key in ("name", "threshold", "question_threshold"):
+        assert told[key] == config[key]
+    assert told["parity"]["compared"] > 1000
+    assert told["parity"]["label_agreement"] >= 0.995
+    assert told["parity"]["median_score_difference"] <= 0.02
 
 
 def test_both_parts_in_one_file(base: Path, data: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -541,6 +542,50 @@ def test_a_disk_that_is_full_at_the_end(
     assert "  going on from update 3 of 3" in lines
 
 
+TWO = QUICK | {"stages": [{**QUICK["stages"][0], "name": name} for name in ("first", "second")]}
+
+
+@pytest.mark.parametrize("spread", [None, "is_fsdp_enabled", "is_deepspeed_enabled"])
+def test_a_model_that_was_spread_over_gpus_is_read_from_disk_by_the_next_stage(
+    data: Path, make_generative: MakeGenerative, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spread: str | None
+) -> None:
+    fit, save = generative.fit, GuardSFTTrainer.save_model
+    given, left = [], []
+
+    def fits(model: Any, *values: Any, **options: Any) -> Any:
+        given.append(model)
+        trainer = fit(model, *values, **options)
+        left.append(trainer.model)
+        return trainer
+
+    def saves(self: Any, folder: str, **options: Any) -> None:
+        save(self, folder, **options)
+        if spread and folder.endswith("model"):
+            setattr(self, spread, True)
+
+    monkeypatch.setattr(generative, "fit", fits)
+    monkeypatch.setattr(GuardSFTTrainer, "save_model", saves)
+    train_generative(make_generative(**TWO), data, tmp_path, report=silent)
+    assert len(given) == 2
+    assert (given[1] is left[0]) == (spread is None)
+
+
+def test_a_stages_optimiser_is_gone_before_the_next_one_trains(
+    data: Path, make_generative: MakeGenerative, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit, optimisers, there = generative.fit, [], []
+
+    def fits(*values: Any, **options: Any) -> Any:
+        there.append([one() is not None for one in optimisers])
+        trainer = fit(*values, **options)
+        optimisers.append(weakref.ref(trainer.optimizer))
+        return trainer
+
+    monkeypatch.setattr(generative, "fit", fits)
+    train_generative(make_generative(**TWO), data, tmp_path, report=silent)
+    assert there == [[], [False]]
+
+
 def test_stages_can_be_shared(
     data: Path, make_generative: MakeGenerative, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -587,6 +632,18 @@ def test_an_adapter_of_a_copy_is_made_ready_for_the_hub(
         assert "A LoRA adapter of `owner/name`" in card.read_text(encoding="utf-8")
         assert json.loads(adapter.read_text()) == before | {"base_model_name_or_path": "owner/name"}
     assert found_finished(tmp_path, recipe, data, str(causal_base))
+
+
+# The project's own recipes
+
+CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "train").glob("*.yaml"))
+FOR_A_GPU = [path for path in CONFIGS if "a GPU of" in path.read_text(encoding="utf-8")]
+
+
+@pytest.mark.parametrize("path", FOR_A_GPU, ids=lambda path: path.stem)
+def test_a_recipe_for_a_gpu_saves_its_memory(path: Path) -> None:
+    """At 1,024 tokens the activations of all layers would be more than the GPU that the recipe names."""
+    assert GenerativeRecipe.read(path).model.gradient_checkpointing
 
 
 # Several processes

@@ -22,6 +22,7 @@ from libra_guard.evaluate.significance import intervals
 from libra_guard.guards.classifier import probabilities
 from libra_guard.io import write_atomic
 from libra_guard.train.card import write_cards
+from libra_guard.train.disk import full_disk
 from libra_guard.train.join import Joint, choose_threshold, fit_joint
 from libra_guard.train.mixture import Example, Reader, Split
 from libra_guard.train.outputs import Outputs
@@ -31,6 +32,9 @@ from libra_guard.train.wide import fit_wide
 
 Report = Callable[[str], None]
 _RESAMPLES = 1000
+# How near an exported file should be to the parts it was made of: labels that are the same, the unsafe score's median
+# difference.
+_SAME_LABELS, _SCORES_APART = 0.995, 0.02
 
 
 def train_classifier(
@@ -62,6 +66,7 @@ def train_classifier(
     Raises:
         UsageError: A set is missing or empty, training or calibration have one label only, no sample has one of the
             categories that were named, or the base cannot be loaded: before anything is trained.
+        BackendError: The disk is full; stages that are done are not trained again when it is started anew.
     """
     # Here, and not where it is used: a missing library must show before hours of training, not after.
     from libra_guard.train.export import export_guard, exported_scores, parity, set_thresholds
@@ -107,14 +112,15 @@ def train_classifier(
     shutil.rmtree(out / "hub", ignore_errors=True)
     told = {"labels": list(outputs.labels), "system": outputs.system, "field": outputs.field}
     config: dict[str, Any] = {**told, "scenario_threshold": 0.5}
-    export_guard(
-        made,
-        trainer=trainer,
-        wide=wide,
-        joint=joint,
-        config={"name": recipe.name, **config},
-        samples=[e.text for e in fitted_on + questions],
-    )
+    with full_disk(out):
+        export_guard(
+            made,
+            trainer=trainer,
+            wide=wide,
+            joint=joint,
+            config={"name": recipe.name, **config},
+            samples=[e.text for e in fitted_on + questions],
+        )
     thresholds = _thresholds(recipe, scores, calibration, benign, questions, report)
     set_thresholds(made, thresholds)
     # At once: a kill must not leave new weights beside an old threshold, or beside what an earlier run told.
@@ -124,12 +130,14 @@ def train_classifier(
     hub = _write_hub(out / "hub", trainer, None if wide else joint, config, thresholds) if trainer else None
     tested = parts([e.text for e in test]) if test else (None, None)
     limits = _limits(test, thresholds)
+    compared = parity(guard, [e.text for e in test], _logits(joint, *tested), limits) if test else {}
+    _tell_parity(compared, report)
     result: dict[str, Any] = {
         "name": recipe.name,
         **({"base": named_base(base), "base_model": hub_name(base)} if base else {}),
         **thresholds,
         "test": _measure(joint, *tested, test, limits) if test else {},
-        "parity": parity(guard, [e.text for e in test], _logits(joint, *tested), limits) if test else {},
+        "parity": compared,
         "examples": {
             "stages": {s.name: _counts(x) for s, x in stages},
             "ngrams": _counts(wide_examples),
@@ -152,9 +160,23 @@ def _write_hub(
     from libra_guard.train.hub import write_hub
 
     made = folder.with_name(f".{folder.name}")
-    form = write_hub(made, trainer, joint, {**config, **(thresholds if joint else {"threshold": 0.5})})
+    with full_disk(folder):
+        form = write_hub(made, trainer, joint, {**config, **(thresholds if joint else {"threshold": 0.5})})
     made.rename(folder)
     return {"form": form, "pooling": trainer.backbone.pooling}
+
+
+def _tell_parity(found: dict[str, float], report: Report) -> None:
+    """Says where the exported file is further from its parts than it should be."""
+    if "label_agreement" not in found:
+        return
+    same, apart = found["label_agreement"], found["median_score_difference"]
+    if same < _SAME_LABELS or apart > _SCORES_APART:
+        report(
+            f"the exported file is not near enough to its parts: {100 * same:.5g} % of the labels are the same (wanted:"
+            f" {100 * _SAME_LABELS:.5g} % or more), the unsafe score differs by {apart:.5g} in the median (wanted:"
+            f" {_SCORES_APART:.5g} or less)"
+        )
 
 
 def _tell_untaught(outputs: Outputs, examples: list[Example], report: Report) -> None:
@@ -227,7 +249,8 @@ def _train_stages(
         trainer.fit(stage, examples)
         # An earlier recipe's mark must not stand beside these weights, not even for a moment.
         mark.unlink(missing_ok=True)
-        trainer.save(folder)
+        with full_disk(folder):
+            trainer.save(folder)
         write_atomic(mark, key)
 
 

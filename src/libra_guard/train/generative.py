@@ -27,13 +27,14 @@ from libra_guard.records import Conversation, Label, Sample
 from libra_guard.train.base_model import check_model, load_base, load_base_tokenizer, load_trained, narrow
 from libra_guard.train.card import write_generative_card
 from libra_guard.train.classifier import rounded
+from libra_guard.train.disk import full_disk
 from libra_guard.train.generative_recipe import GenerativeRecipe, GenerativeStage, Training
 from libra_guard.train.join import choose_threshold
 from libra_guard.train.lessons import Lesson, Teacher, lessons
 from libra_guard.train.mixture import Reader, Split, as_example
 from libra_guard.train.provenance import hub_name, named_base, provenance_of
 from libra_guard.train.recipe import Source
-from libra_guard.train.sft import fit, full_disk
+from libra_guard.train.sft import fit
 
 Report = Callable[[str], None]
 _NAMED = 3
@@ -243,7 +244,6 @@ def _train_stages(
             trainer = fit(
                 model, tokenizer, made, stage, recipe.model, seed=seed, folder=checkpoints, lora=lora, report=say
             )
-            model = trainer.model
             with full_disk(folder):
                 trainer.save_model(str(folder / "model"))
             if state.is_main_process:
@@ -252,6 +252,11 @@ def _train_stages(
                 write_atomic(mark, key)
                 shutil.rmtree(checkpoints, ignore_errors=True)
             state.wait_for_everyone()
+            # FSDP and DeepSpeed leave it wrapped or in shards: then the next stage reads what was saved.
+            model = None if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled else trainer.model
+            # The optimiser's states would take their memory beside those of the next stage's.
+            del trainer
+            gc.collect()
         losses[stage.name] = json.loads(logged.read_text())
         say(f"stage '{stage.name}': loss {_ends(losses[stage.name])}")
         before = folder / "model"

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
-import re
 import shutil
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +24,8 @@ from torch.utils.data import Sampler
 from transformers.trainer_pt_utils import get_length_grouped_indices
 from trl import SFTConfig, SFTTrainer
 
-from libra_guard.errors import BackendError
 from libra_guard.train.base_model import quiet_peft
+from libra_guard.train.disk import full_disk
 from libra_guard.train.generative_recipe import GenerativeStage, Model
 from libra_guard.train.lessons import IGNORED, Lesson
 
@@ -36,8 +34,6 @@ STATE = "trainer_state.json"
 """The file of a checkpoint that is written last."""
 # What FSDP and DeepSpeed write in place of the optimiser's file, before the trainer's state.
 _SHARDED = ("optimizer.bin", "optimizer_0", "latest")
-# A full disk or quota; torch and safetensors say it in texts of their own.
-_FULL = re.compile(r"\[Errno (28|122)\]|os error (28|122)\)|iostream error|inline_container|PytorchStreamWriter failed")
 
 
 # Newer versions of transformers have given it another name.
@@ -242,26 +238,6 @@ def fit(
     with full_disk(folder):
         trainer.train(resume_from_checkpoint=last_checkpoint(folder))
     return trainer
-
-
-@contextmanager
-def full_disk(folder: Path) -> Iterator[None]:
-    """A full disk in words, whichever library meets it.
-
-    Args:
-        folder: What is written to.
-
-    Raises:
-        BackendError: The disk is full, or the quota used up.
-    """
-    try:
-        yield
-    except (OSError, RuntimeError, SafetensorError) as error:
-        if not _FULL.search(str(error)):
-            raise
-        raise BackendError(
-            f"{folder}: the disk is full; make room and run the same again: it goes on from the last whole checkpoint"
-        ) from error
 
 
 def last_checkpoint(folder: Path) -> str | None:
