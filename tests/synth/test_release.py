@@ -12,6 +12,7 @@ from libra_guard.data.registry import load_dataset_rows
 from libra_guard.errors import LibraError
 from libra_guard.io import Row, read_rows
 from libra_guard.synth.run import Run
+from libra_guard.synth.seats import roles
 
 MakeRun = Callable[..., Run]
 
@@ -47,15 +48,30 @@ def test_children_of_a_query_that_a_person_touched_stay_together(
     assert all(len(found) == 1 for found in sides.values())
 
 
-def test_a_split_that_leaves_all_out_stops_the_run(
-    run_in: MakeRun, make_config: Any, scripted: dict[str, ScriptedBackend], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def unsure(self: ScriptedBackend, prompts: Any, **options: Any) -> Any:
+@pytest.fixture
+def unsure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Judges whose verdicts are no label."""
+
+    def generate(self: ScriptedBackend, prompts: Any, **options: Any) -> Any:
         found = spoken(self, prompts, **options)
         return ['{"答案": "有争议", "分析": "难说。"}' if "答案" in text else text for text in found]
 
     spoken = ScriptedBackend.generate
-    monkeypatch.setattr(ScriptedBackend, "generate", unsure)
+    monkeypatch.setattr(ScriptedBackend, "generate", generate)
+
+
+def test_a_judge_that_cannot_be_read_stops_the_run(
+    run_in: MakeRun, scripted: dict[str, ScriptedBackend], unsure: None
+) -> None:
+    with pytest.raises(LibraError, match="the judge libra:obedient: none of its first 32 answers could be read"):
+        run_in().go()
+
+
+def test_a_split_that_leaves_all_out_stops_the_run(
+    run_in: MakeRun, scripted: dict[str, ScriptedBackend], unsure: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Of a run of few pairs.
+    monkeypatch.setattr(roles, "_TRIAL", 10_000)
     run = run_in()
     with pytest.raises(LibraError, match=r"split: no pair went into a stage: \d+ × .*left_out\.jsonl"):
         run.go()
