@@ -11,8 +11,9 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from libra_guard.errors import DataError, UsageError
-from libra_guard.io import BadRow, atomic, bytes_hash, dumps, file_hash, read_rows, write_atomic
+from libra_guard.io import BadRow, atomic, dumps, file_hash, read_rows, write_atomic
 from libra_guard.predict.shards import Shard
+from libra_guard.synth.made_of import content
 from libra_guard.synth.records import Answered, Query, text_id
 from libra_guard.synth.work import Reject
 
@@ -94,11 +95,11 @@ class Folder:
     def changed(self, record: dict[str, Any]) -> list[Path]:
         """Which of the files that a step wrote besides its own are there and were changed since."""
         files = {self.out / name: known for name, known in record["files"].items()}
-        return [path for path, known in files.items() if path.exists() and _hash(path) != known]
+        return [path for path, known in files.items() if path.exists() and content(path) != known]
 
     def hashes(self, files: Iterable[str]) -> dict[str, str]:
         """Of files that a step wrote besides its own, for its record."""
-        return {name: _hash(self.out / name) for name in files}
+        return {name: content(self.out / name) for name in files}
 
     def forget(self, name: str, cut: Shard | None = None) -> None:
         """Takes the record away: what has none is made again."""
@@ -191,10 +192,6 @@ def _rows(path: Path, row: type[BaseModel]) -> Iterator[tuple[str, BaseModel]]:
 def _write(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     with atomic(path) as stream:
         stream.writelines(dumps(row) + "\n" for row in rows)
-
-
-def _hash(path: Path) -> str:
-    return file_hash(path) if path.suffix == ".jsonl" else bytes_hash(path.read_bytes())
 
 
 def _delete(name: str) -> str:

@@ -177,6 +177,7 @@ class Run:
             self._say(f"{name} needs all parts: once they are there, run it without --shard")
             return False
         try:
+            work = self._with_records(name, work)
             fits = self._folder.edited(name, record) or record["made_of"] == self._made_of(name, Shard(), work)
         except UsageError as error:
             self._say(f"{name}: {error}")
@@ -195,6 +196,7 @@ class Run:
         for one in step.needs:
             if not self._own_part(one, step, cut):
                 self._check_parts(one, work)
+        work = self._with_records(name, work)
         made_of = self._made_of(name, cut, work)
         record = self._folder.record(name, cut)
         if record and self.path(name, cut).exists():
@@ -210,7 +212,6 @@ class Run:
         if step.records:
             # It writes more than its own file: what it leaves when it is stopped is not what the record tells of.
             self._folder.forget(name, cut)
-            work = replace(work, records=self._folder.records(_before(name)))
         # What a part is made of is a part already.
         elif any(self._own_part(one, step, cut) for one in step.needs):
             work = replace(work, shard=Shard())
@@ -275,13 +276,17 @@ class Run:
         for one in STEPS[name].needs:
             self._check_parts(one, work)
 
+    def _with_records(self, name: str, work: Work) -> Work:
+        """The work with what the steps before wrote down, for a step that tells of them."""
+        return replace(work, records=self._folder.records(_before(name))) if STEPS[name].records else work
+
     def _made_of(self, name: str, cut: Shard, work: Work) -> dict[str, Any]:
         """Everything that the rows of a step, or of a part of it, depend on; as JSON gives it back."""
         step = STEPS[name]
         inputs = {one: [file_hash(path) for path in self._files(one, step, cut)] for one in step.needs}
         found = {**settings_of(step.sections, step.seats, work), "inputs": inputs, "files": files_of(name, work)}
         if step.records:
-            found["records"] = bytes_hash(json.dumps(self._folder.records(_before(name))).encode())
+            found["records"] = bytes_hash(json.dumps(work.records).encode())
         return dict(json.loads(json.dumps(found, default=str)))
 
     def _read(self, name: str, reader: Step, cut: Shard) -> list[Any]:

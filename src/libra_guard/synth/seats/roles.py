@@ -38,6 +38,49 @@ class UselessModelError(LibraError):
     """None of a model's first answers can be read; the others would cost as much and be no better."""
 
 
+class _Trial:
+    """Whether a model is of any use, which one answer that can be read shows.
+
+    Args:
+        who: The model, for the error.
+        remedy: What to do instead.
+    """
+
+    def __init__(self, who: str, remedy: str) -> None:
+        self._who, self._remedy = who, remedy
+        self._unread: Counter[str] | None = Counter()
+        """Reasons, as long as no answer could be read."""
+
+    @property
+    def first(self) -> int:
+        """Answers to look at before all are asked for; 0 once it is of use."""
+        return _TRIAL if self._unread is not None else 0
+
+    def look(self, unread: Sequence[str], *, read: bool) -> None:
+        """Looks at answers as long as none could be read.
+
+        Args:
+            unread: Why those could not be that the model is to blame for; empty where nothing is told.
+            read: Whether any of the others could.
+
+        Raises:
+            UselessModelError: It is of none.
+        """
+        if self._unread is None:
+            return
+        if read:
+            self._unread = None
+            return
+        self._unread.update(unread)
+        if (count := self._unread.total()) >= _TRIAL:
+            reasons = ", ".join(f"{times} × {reason}" for reason, times in self._unread.most_common(3) if reason)
+            told = f": {reasons}" if reasons else ""
+            raise UselessModelError(
+                f"{self._who}: none of its first {count} answers could be read{told}; nothing more is asked: "
+                f"{self._remedy}"
+            )
+
+
 class Writer:
     """A model that writes in a form that can be read.
 
@@ -56,8 +99,7 @@ class Writer:
     ) -> None:
         self.name, self.backend = name, backend
         self._settings, self._seed, self._attempts = settings, seed, attempts
-        self._unread: Counter[str] | None = Counter()
-        """Reasons, as long as no answer could be read."""
+        self._trial = _Trial(f"models.{name}", "let another model write, or leave out what this one cannot")
 
     @property
     def raw(self) -> bool:
@@ -91,8 +133,8 @@ class Writer:
         readers = [parse] * len(prompts) if callable(parse) else list(parse)
         written: list[tuple[Parsed | Failure, int]] = []
         # The first ones alone: whether it is of any use is to be known before all are asked for.
-        trial = _TRIAL if self._unread is not None else 0
-        for part in (slice(trial), slice(trial, None)):
+        first = self._trial.first
+        for part in (slice(first), slice(first, None)):
             written += self._written(prompts[part], readers[part], begins, max_tokens, lines=lines)
         return written
 
@@ -133,20 +175,9 @@ class Writer:
         return MadeBy(step=step, model=self.name, prompt=prompt, seed=seed, method=method)
 
     def _try(self, brought: Sequence[object]) -> None:
-        """Looks at one attempt's answers as long as none could be read."""
-        if self._unread is None:
-            return
         failures = [one for one in brought if isinstance(one, Failure)]
-        if len(failures) < len(brought):
-            self._unread = None
-            return
-        self._unread.update(reason_kind(one.reason) for one in failures if not one.model)
-        if (count := self._unread.total()) >= _TRIAL:
-            reasons = ", ".join(f"{times} × {reason}" for reason, times in self._unread.most_common(3))
-            raise UselessModelError(
-                f"models.{self.name}: none of its first {count} answers could be read: {reasons}; nothing more is "
-                "asked: let another model write, or leave out what this one cannot"
-            )
+        unread = [reason_kind(one.reason) for one in failures if not one.model]
+        self._trial.look(unread, read=len(failures) < len(brought))
 
     def _read(
         self, answer: Completion | BackendError, begins: str, parse: Callable[[str], Parsed], *, lines: bool
@@ -242,8 +273,7 @@ class Judge:
 
     def __init__(self, name: str, guard: Guard) -> None:
         self.name, self.guard = name, guard
-        self._unread: int | None = 0
-        """Answers, as long as none could be read."""
+        self._trial = _Trial(f"the judge {name}", "let another model judge, or ask this one by another guard")
 
     @property
     def lane(self) -> Hashable | None:
@@ -266,28 +296,14 @@ class Judge:
             UselessModelError: None of its first answers can be read.
         """
         # The first ones alone, as of a writer.
-        trial = _TRIAL if self._unread is not None else 0
+        first = self._trial.first
         found: list[Vote | Failure] = []
-        for part in filter(None, (pairs[:trial], pairs[trial:])):
+        for part in filter(None, (pairs[:first], pairs[first:])):
             brought = self._votes(part, explain=explain)
-            self._try(brought)
+            labels = [one.label for one in brought if isinstance(one, Vote)]
+            self._trial.look([""] * len(labels), read=any(labels))
             found += brought
         return found
-
-    def _try(self, brought: Sequence[Vote | Failure]) -> None:
-        """Looks at the answers as long as none could be read."""
-        if self._unread is None:
-            return
-        labels = [one.label for one in brought if isinstance(one, Vote)]
-        if any(labels):
-            self._unread = None
-            return
-        self._unread += len(labels)
-        if self._unread >= _TRIAL:
-            raise UselessModelError(
-                f"the judge {self.name}: none of its first {self._unread} answers could be read; nothing more is "
-                "asked: let another model judge, or ask this one by another guard"
-            )
 
     def _votes(self, pairs: Sequence[Conversation], *, explain: bool) -> list[Vote | Failure]:
         found = self._at_once(pairs, explain=explain)
