@@ -141,16 +141,14 @@ def shape(rows: Rows) -> Iterable[str]:
         if row["split"] != split_of(row["question"]):
             yield f"{row['id']}: the split is {row['split']}, and the question's {split_of(row['question'])}"
     questions_of: dict[str, set[str]] = {}
+    labels_of: dict[str, set[str]] = {}
     for row in rows:
         questions_of.setdefault(row["pair_id"], set()).add(normalise_question(row["question"]))
+        labels_of.setdefault(row["pair_id"], set()).add(row["question_label"])
     for name, questions in questions_of.items():
         if len(questions) > 1:
             yield f"the pair_id {name} has {len(questions)} questions"
-    labels_of: dict[str, set[str]] = {}
-    for row in rows:
-        labels_of.setdefault(row["pair_id"], set()).add(row["question_label"])
-    for name, labels in labels_of.items():
-        if len(labels) > 1:
+        if len(labels_of[name]) > 1:
             yield f"the question of the pair_id {name} is labelled in two ways"
 
 
@@ -187,21 +185,20 @@ def agreement(rows: Rows) -> dict[str, Any]:
     groups = {"all": twice}
     for row in twice:
         groups.setdefault(row["category_name"] or "benign", []).append(row)
-    found = {}
-    for name, group in groups.items():
-        first, second = [r["label"] for r in group], [r["second_label"] for r in group]
-        same = sum(a == b for a, b in zip(first, second, strict=True))
-        kappa = cohen_kappa_score(first, second) if len({*first, *second}) > 1 else None
-        found[name] = {"rows": len(group), "same": same, "kappa": kappa if kappa is None else round(float(kappa), 4)}
-    return found
+    return {name: _agreed([(row["label"], row["second_label"]) for row in group]) for name, group in groups.items()}
 
 
 def agreement_on_questions(rows: Rows) -> dict[str, Any]:
     """The same of both readings of a question by itself, each question once."""
     twice = {row["pair_id"]: row for row in rows if row.get("second_question_label")}.values()
-    first, second = [r["question_label"] for r in twice], [r["second_question_label"] for r in twice]
+    return _agreed([(row["question_label"], row["second_question_label"]) for row in twice])
+
+
+def _agreed(readings: list[tuple[str, str]]) -> dict[str, Any]:
+    """Of both readings of each."""
+    first, second = [a for a, _ in readings], [b for _, b in readings]
     kappa = round(float(cohen_kappa_score(first, second)), 4) if len({*first, *second}) > 1 else None
-    return {"rows": len(first), "same": sum(a == b for a, b in zip(first, second, strict=True)), "kappa": kappa}
+    return {"rows": len(readings), "same": sum(a == b for a, b in readings), "kappa": kappa}
 
 
 def near_duplicates(rows: Rows) -> list[list[str]]:

@@ -16,12 +16,15 @@ from urllib.parse import urlsplit
 
 import stamina
 
+from libra_guard.backends._options import option_names
 from libra_guard.backends._retries import MAX_RETRY_AFTER, Notice, retry_after
 from libra_guard.errors import BackendError, BusyError, HaltedError, RefusedError, UsageError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+_NO_MATTER = frozenset({"base_url", "api_key", "concurrency", "timeout", "retries", "backoff", "max_backoff"})
+"""Options that change no answer, and the address, which the provenance has by itself."""
 _REFUSALS = frozenset({400, 403, 413, 422})
 """Statuses that speak of what was asked, and not of the server: a content filter (400 at OpenAI and Azure, 403 at
 OpenRouter), a text that is too long (400, 413), a field of the wrong form (422). A wrong key (401) or an unknown model
@@ -230,6 +233,21 @@ class Remote:
         if status is None:
             return str(error)
         return f"the server answered {status}: {_message(getattr(error, 'body', None)) or error}"
+
+
+def deciding(backend: type, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a backend's options that may change an answer, for its provenance.
+
+    Which there are, its constructor says: one that is new is told, or stands among those that do not matter.
+
+    Args:
+        backend: The backend.
+        options: What they are.
+
+    Raises:
+        KeyError: One of them is not told.
+    """
+    return {name: options[name] for name in option_names(backend) if name not in _NO_MATTER}
 
 
 def check_address(address: str | None) -> None:

@@ -8,16 +8,14 @@ from typing import Any, ClassVar
 
 import anthropic
 
-from libra_guard.backends._options import at_least, more_than, option_names
-from libra_guard.backends._remote import Remote, bounded_client, check_address, reading
+from libra_guard.backends._options import at_least, more_than
+from libra_guard.backends._remote import Remote, bounded_client, check_address, deciding, reading
 from libra_guard.backends.base import Backend, Completion, Prompt
 from libra_guard.backends.control_tokens import KNOWN, neutralise
 from libra_guard.errors import UsageError
 from libra_guard.records import Method, Role
 
 _SAMPLING_VERSION = "2023-06-01"
-_NO_MATTER = frozenset({"base_url", "api_key", "concurrency", "timeout", "retries", "backoff", "max_backoff"})
-"""Options that change no answer, and the address, which the provenance has by itself."""
 
 
 class AnthropicBackend(Backend):
@@ -133,8 +131,7 @@ class AnthropicBackend(Backend):
             "backend": self.name,
             "model": self._model,
             "base_url": str(self._client.base_url),
-            # By the signature: one that is new is told here or stands among those that do not matter.
-            "options": {name: options[name] for name in option_names(type(self)) if name not in _NO_MATTER},
+            "options": deciding(type(self), options),
             "anthropic": anthropic.__version__,
         }
 

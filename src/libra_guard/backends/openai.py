@@ -11,16 +11,13 @@ import openai
 from numpy.typing import NDArray
 from openai.types.chat.chat_completion import ChoiceLogprobs
 
-from libra_guard.backends._options import at_least, more_than, option_names
-from libra_guard.backends._remote import Remote, bounded_client, check_address, reading
+from libra_guard.backends._options import at_least, more_than
+from libra_guard.backends._remote import Remote, bounded_client, check_address, deciding, reading
 from libra_guard.backends._top_logprobs import Step, read_choices
 from libra_guard.backends.base import Backend, Completion, Prompt, Scored
 from libra_guard.backends.control_tokens import KNOWN, neutralise
 from libra_guard.errors import UsageError
 from libra_guard.records import Method
-
-_NO_MATTER = frozenset({"base_url", "api_key", "concurrency", "timeout", "retries", "backoff", "max_backoff"})
-"""Options that change no answer, and the address, which the provenance has by itself."""
 
 
 class OpenAIBackend(Backend):
@@ -177,8 +174,7 @@ class OpenAIBackend(Backend):
             "backend": self.name,
             "model": self._model,
             "base_url": str(self._client.base_url),
-            # By the signature: one that is new is told here or stands among those that do not matter.
-            "options": {name: options[name] for name in option_names(type(self)) if name not in _NO_MATTER},
+            "options": deciding(type(self), options),
             "openai": openai.__version__,
         }
 

@@ -49,10 +49,7 @@ def find_files(path: Path) -> Files:
 
 def is_record(file: Path) -> bool:
     """Whether a file is a ``run.json``: by its content, and by its name where the content is damaged."""
-    first = _first(file)
-    if first is None:
-        return _RECORD.fullmatch(file.name) is not None
-    return bool(first.keys() & _TOLD) if _RECORD.fullmatch(file.name) else first.keys() >= _RENAMED
+    return _records(file, _first(file))
 
 
 def is_replaceable(file: Path) -> bool:
@@ -71,8 +68,16 @@ def readable_report(name: str, json: bool) -> bool:
 
 
 def _of_no_rows(file: Path) -> bool:
-    first = _first(file) or {}
-    return first.keys().isdisjoint(ADDED) and (is_record(file) or first.keys() >= _REJECT or first.keys() >= _REPORT)
+    first = _first(file)
+    keys = (first or {}).keys()
+    return keys.isdisjoint(ADDED) and (_records(file, first) or keys >= _REJECT or keys >= _REPORT)
+
+
+def _records(file: Path, first: dict[str, Any] | None) -> bool:
+    named = _RECORD.fullmatch(file.name) is not None
+    if first is None:
+        return named
+    return bool(first.keys() & _TOLD) if named else first.keys() >= _RENAMED
 
 
 def _first(file: Path) -> dict[str, Any] | None:

@@ -107,7 +107,8 @@ class Folder:
         self._record(name, cut).unlink(missing_ok=True)
 
     def write_rows(self, name: str, cut: Shard, rows: Iterable[BaseModel], rejects: Iterable[Reject]) -> None:
-        """Writes the file and what did not pass; without a record, another run makes them again."""
+        """Writes the file and what did not pass, in place of what stood there, without a record yet."""
+        self.forget(name, cut)
         path = self.path(name, cut)
         _write(path, (row.model_dump(mode="json") for row in rows))
         _write(path.with_suffix(".rejects.jsonl"), (reject._asdict() for reject in rejects))

@@ -237,7 +237,6 @@ class Run:
             )
         # A part may well be empty; where all are, the next step finds nothing.
         if not done.rows and cut.count == 1 and (done.rejects or done.figures.get("lacking") or not step.cut):
-            self._folder.forget(name, cut)
             self._folder.write_rows(name, cut, (), done.rejects)
             raise LibraError(
                 f"{name} made nothing{_most(reasons)}; see {self.path(name).with_suffix('.rejects.jsonl')}"
@@ -254,7 +253,6 @@ class Run:
             "usage": dict(_since(before, work.cast)),
             "versions": {"libra-guard": __version__, "python": platform.python_version()},
         }
-        self._folder.forget(name, cut)
         self._folder.write_rows(name, cut, done.rows, done.rejects)
         # What was read more than once may have been two things.
         if step.streams and self._made_of(name, cut, work) != made_of:

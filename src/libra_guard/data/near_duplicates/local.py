@@ -6,12 +6,12 @@ import functools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from scipy import sparse
 
-from libra_guard.data.near_duplicates.pairs import NearPairs, near, neighbours
+from libra_guard.data.near_duplicates.pairs import NearPairs, Similarities, near, neighbours
 from libra_guard.data.near_duplicates.settings import NearSettings
 from libra_guard.data.near_duplicates.signed import HeldOut, Near, Signed
 from libra_guard.data.near_duplicates.text import BATCH, Bands, Rows, gram_sets, jaccard, signatures
@@ -117,7 +117,7 @@ def _across(ours: Bands, theirs: Bands) -> Iterator[tuple[Rows, Rows]]:
         yield mine, order[begin[mine] + distance]
 
 
-def _keep_nearest(found: Near, mine: Rows, other: Rows, similarity: Any, threshold: float) -> None:
+def _keep_nearest(found: Near, mine: Rows, other: Rows, similarity: Similarities, threshold: float) -> None:
     """Notes pairs, each of ours in one of them at most."""
     known = found.similarity[mine]
     nearer = (similarity > known) | ((similarity == known) & (other < found.of[mine]))
