@@ -264,6 +264,8 @@ class Vote(BaseModel):
     score: float | None = None
     """Unsafe score in [0, 1]; None where the judge gives none."""
     analysis: str = ""
+    asked: int = Field(default=1, ge=1)
+    """Times that the judge was asked until it could be read, each with a seed of its own."""
 
 
 def differ(labels: Iterable[str | None]) -> bool | None:

@@ -121,9 +121,16 @@ def test_the_prompt_of_a_base_model_is_that_without_a_chat_template(
     assert found[0] != found[1]
 
 
-def test_the_attempts_of_the_writer_count(about: Callable[..., Any]) -> None:
-    assert about() == about()
-    assert about(queries={"attempts": 1}) != about()
+@pytest.mark.parametrize("seat", ["writer", "responders", "judges", "arbiter"])
+def test_the_attempts_count_wherever_a_model_is_asked(
+    make_config: Callable[..., Any], tmp_path: Path, seat: str
+) -> None:
+    def about(seats: tuple[str, ...], **changes: Any) -> Any:
+        with work_of(make_config(**changes), tmp_path) as work:
+            return settings_of((), seats, work)
+
+    assert about((seat,), attempts=1) != about((seat,))
+    assert about((), attempts=1) == about(())
 
 
 def test_lists_of_elements_and_sets_count_with_their_content(make_config: Callable[..., Any], tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from libra_guard.data.registry import load_dataset_rows
 from libra_guard.errors import LibraError
 from libra_guard.io import Row, read_rows
 from libra_guard.synth.run import Run
-from libra_guard.synth.seats import roles
+from libra_guard.synth.seats import trial
 
 MakeRun = Callable[..., Run]
 
@@ -71,7 +71,7 @@ def test_a_split_that_leaves_all_out_stops_the_run(
     run_in: MakeRun, scripted: dict[str, ScriptedBackend], unsure: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Of a run of few pairs.
-    monkeypatch.setattr(roles, "_TRIAL", 10_000)
+    monkeypatch.setattr(trial, "_FIRST", 10_000)
     run = run_in()
     with pytest.raises(LibraError, match=r"split: no pair went into a stage: \d+ × .*left_out\.jsonl"):
         run.go()

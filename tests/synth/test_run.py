@@ -20,6 +20,7 @@ from libra_guard.predict.shards import Shard
 from libra_guard.records import Sample
 from libra_guard.synth import folder
 from libra_guard.synth.made_of import content as file_content
+from libra_guard.synth.progress import counted
 from libra_guard.synth.run import STEPS, Outcome, Run
 from libra_guard.synth.seats import cast
 from libra_guard.synth.seats.budget import BudgetSpentError
@@ -401,6 +402,32 @@ def test_the_bar_of_a_step_moves_with_its_pieces(
         total, *steps = moved[name]
         assert len(steps) > 1
         assert sum(steps) == total
+
+
+@pytest.mark.parametrize(("each", "told"), [(1000, [4]), (2, [2, 2, 0]), (3, [3, 1])])
+def test_rows_that_are_only_gone_through_are_counted_to_the_last(
+    monkeypatch: pytest.MonkeyPatch, each: int, told: list[int]
+) -> None:
+    monkeypatch.setattr("libra_guard.synth.progress._TOLD_AT", each)
+    moved: list[int] = []
+    assert [*counted("天地玄黄", moved.append)] == [*"天地玄黄"]
+    assert moved == told
+
+
+def test_the_steps_that_ask_nobody_have_bars_too(run_in: MakeRun, make_config: Any, scripted: Models) -> None:
+    moved: dict[str, list[int]] = {}
+
+    @contextmanager
+    def bar(name: str, total: int | None) -> Iterator[Any]:
+        moved[name] = [total or 0]
+        yield moved[name].append
+
+    run = run_in(config=make_config(queries={"harmful": 1, "borderline": 0, "benign": 2}), progress=bar)
+    run.go()
+    for name in ("dedup", "split", "split: files"):
+        total, *steps = moved[name]
+        assert sum(steps) == total > 0
+    assert "split: card" in moved
 
 
 def test_a_missing_part_is_named(run_in: MakeRun, scripted: Models) -> None:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import hashlib
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from math import inf, isnan
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from libra_guard.backends.base import Backend, Prompt
 from libra_guard.errors import UsageError
@@ -87,6 +88,12 @@ class GenerativeGuard(Guard):
         self.gives_scores = self.method is Method.CHOOSE
         self.temperature = temperature
         self.seed = seed
+
+    def decoding(self, *, temperature: float, seed: int) -> Self:
+        """This guard, on the same backend, with other settings for generated text; see ``__init__``."""
+        other = copy(self)
+        other.temperature, other.seed = temperature, seed
+        return other
 
     @abstractmethod
     def ask(self, conversation: Conversation, *, prefix: str = "") -> Prompt:

@@ -132,8 +132,6 @@ class QuerySettings(Strict):
     only: tuple[Annotated[str, AfterValidator(_sub_category)], ...] = ()
     """Sub-categories, by any of their names; none: all 39."""
     per_call: int = Field(default=10, ge=1, le=50)
-    attempts: int = Field(default=3, ge=1)
-    """Times that a malformed answer is asked for, each with another seed; once of a model at temperature 0."""
     rounds: int = Field(default=4, ge=1)
     """Times that a sub-category that came short is asked for again."""
 
@@ -199,6 +197,8 @@ class SynthConfig(ConfigFile):
     models: dict[str, ModelSettings] = Field(default_factory=dict)
     seats: Seats
     budget: BudgetSettings = BudgetSettings()
+    attempts: int = Field(default=3, ge=1)
+    """Times that an answer is asked for that cannot be read or used, each with another seed."""
     failures: Probability = 0.02
     """Share of a step's rows that may be lost to failing models; with more the run stops, and goes on when repeated."""
     elements: ElementSettings = ElementSettings()
@@ -252,11 +252,6 @@ class SynthConfig(ConfigFile):
                 told = "it would decide for itself" if place == "seats.arbiter" else "their agreement would say nothing"
                 raise ValueError(f"{place}: '{judge.name}' judges with what {other} judges with, {model}: {told}")
         return self
-
-    @property
-    def attempts(self) -> int:
-        """Times that a malformed answer is asked for, whatever it was to be."""
-        return self.queries.attempts
 
     @property
     def few_responders(self) -> str:

@@ -24,13 +24,12 @@ def settings_of(sections: Iterable[str], seats: Iterable[str], work: Work) -> di
 
     It is written down: what is secret or says how a server is reached is left out.
     """
-    config = work.config
+    config, seats = work.config, [*seats]
     return {
         "seed": config.seed,
         "settings": _lasting(config.model_dump(mode="json", include=set(sections))),
         "seats": {seat: _lasting(_seat(seat, work)) for seat in seats},
-        # Times that a writer is asked; a setting of the queries that holds for all that it writes.
-        **({"attempts": config.queries.attempts} if "writer" in seats else {}),
+        **({"attempts": config.attempts} if seats else {}),
         "texts": _texts_hash(),
     }
 

@@ -13,12 +13,14 @@ from libra_guard.data.base import SPLITS, split_of
 from libra_guard.errors import LibraError
 from libra_guard.io import atomic, dumps
 from libra_guard.records import Sample
+from libra_guard.synth.progress import counted
 from libra_guard.synth.records import Judged, Query
 from libra_guard.synth.report import card
 from libra_guard.synth.seats.budget import Usage
 from libra_guard.synth.steps.split import NOBODY, Placed, Stage, place
 from libra_guard.synth.work import Done, Work
 
+STEP = "split"
 STAGES: tuple[Stage, ...] = ("stage1", "stage2")
 LEFT_OUT = "left_out.jsonl"
 
@@ -44,18 +46,22 @@ def release(work: Work, pairs: Sequence[Judged], queries: Sequence[Query], out: 
     Raises:
         LibraError: No pair went into a stage.
     """
-    placed = list(place(pairs, [*queries, *_lost(queries)], work.config.split, _sitting(work)))
+    placing = place(pairs, [*queries, *_lost(queries)], work.config.split, _sitting(work))
+    with work.progress(STEP, len(pairs)) as advance:
+        placed = [*counted(placing, advance)]
     folder = out / "data"
     rows = [Placement(id=str(p.sample.id), stage=p.stage, split=_split(p), reason=p.reason) for p in placed]
     groups: dict[tuple[Stage | None, str], list[Sample]] = {}
     for row, one in zip(rows, placed, strict=True):
         groups.setdefault((row.stage, row.split), []).append(one.sample)
-    for stage in STAGES:
-        for split in SPLITS:
-            _write(folder / stage / f"{split}.jsonl", groups.get((stage, split), ()))
-    left = [_left_out(one) for one in placed if one.stage is None]
-    _write(folder / LEFT_OUT, left)
-    card.write_card(folder, _figures(work, placed))
+    left = [one for one in placed if one.stage is None]
+    with work.progress(f"{STEP}: files", len(pairs)) as advance:
+        for stage in STAGES:
+            for split in SPLITS:
+                _write(folder / stage / f"{split}.jsonl", counted(groups.get((stage, split), ()), advance))
+        _write(folder / LEFT_OUT, map(_left_out, counted(left, advance)))
+    with work.progress(f"{STEP}: card", None):
+        card.write_card(folder, _figures(work, placed))
     if len(left) == len(rows):
         reasons = Counter(row.reason for row in rows).most_common(3)
         told = ", ".join(f"{count} × {reason}" for reason, count in reasons)

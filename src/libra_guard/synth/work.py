@@ -15,11 +15,10 @@ from pydantic import BaseModel
 from libra_guard.data.near_duplicates import Engine
 from libra_guard.predict.shards import Shard
 from libra_guard.synth.config import SynthConfig
+from libra_guard.synth.progress import Advance
 from libra_guard.synth.seats.cast import Cast
 from libra_guard.synth.seats.failure import Failure
 
-Advance = Callable[[int], None]
-"""Told how many more rows are done."""
 AT_ONCE = 256
 """Rows that are asked for between two looks at the progress."""
 _EACH = 4

@@ -16,8 +16,8 @@ from libra_guard.synth.seats.backend import StoredBackend
 from libra_guard.synth.seats.budget import Budget, BudgetSettings
 from libra_guard.synth.seats.endpoints import Endpoint
 from libra_guard.synth.seats.failure import Failure, UnreadableError
-from libra_guard.synth.seats.roles import Writer
 from libra_guard.synth.seats.store import CallStore
+from libra_guard.synth.seats.writer import Writer
 
 SETTINGS = TranslateSettings()
 QUESTION = "How do I bake bread at {place} for 500 g of flour?"

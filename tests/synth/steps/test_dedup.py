@@ -193,7 +193,7 @@ def test_rows_are_gone_through_and_not_held():
 
 
 def test_every_row_is_told_once(monkeypatch):
-    monkeypatch.setattr("libra_guard.synth.steps.dedup._TOLD_AT", 3)
+    monkeypatch.setattr("libra_guard.synth.progress._TOLD_AT", 3)
     told = []
     dedup(
         [query(f"第{i}个完全不同的问题{chr(0x4E00 + 40 * i)}") for i in range(8)] * 2,

@@ -15,8 +15,8 @@ from libra_guard.synth.language.limits import SEXUALISES_MINORS
 from libra_guard.synth.language.refusals import is_refused_query
 from libra_guard.synth.seats.backend import Endpoint, StoredBackend
 from libra_guard.synth.seats.budget import Budget, BudgetSettings
-from libra_guard.synth.seats.roles import Writer
 from libra_guard.synth.seats.store import CallStore
+from libra_guard.synth.seats.writer import Writer
 from libra_guard.synth.steps.elements import Elements, extend_elements
 from libra_guard.synth.work import Done, Work
 

@@ -16,8 +16,8 @@ from libra_guard.synth.language.prompts import prompt_hash
 from libra_guard.synth.records import Intent
 from libra_guard.synth.seats.backend import Endpoint, StoredBackend
 from libra_guard.synth.seats.budget import Budget, BudgetSettings
-from libra_guard.synth.seats.roles import Writer
 from libra_guard.synth.seats.store import CallStore
+from libra_guard.synth.seats.writer import Writer
 from libra_guard.synth.steps.elements import Elements
 from libra_guard.synth.steps.queries import plan, write_queries
 from libra_guard.synth.work import Work

@@ -16,7 +16,7 @@ from libra_guard.synth.language.prompts import prompt_hash
 from libra_guard.synth.records import Intent, Query
 from libra_guard.synth.seats.backend import Endpoint, StoredBackend
 from libra_guard.synth.seats.budget import Budget, BudgetSettings
-from libra_guard.synth.seats.roles import Responder
+from libra_guard.synth.seats.responder import Responder
 from libra_guard.synth.seats.store import CallStore
 from libra_guard.synth.seats.together import Halt
 from libra_guard.synth.steps.respond import cut_long, fault, respond
@@ -32,9 +32,9 @@ def answer(tmp_path: Path) -> Iterator[Answer]:
     """The step, with one model that says this, and what it was asked."""
     stores = []
 
-    def make(said: str, *queries: Query, raw: bool = False, **settings: Any) -> tuple[Done, ScriptedBackend]:
+    def make(said: Any, *queries: Query, raw: bool = False, **settings: Any) -> tuple[Done, ScriptedBackend]:
         stores.append(store := CallStore(tmp_path / f"{len(stores)}.sqlite"))
-        backend = ScriptedBackend(generate=lambda _: said)
+        backend = ScriptedBackend(generate=said if callable(said) else lambda _: said)
         model = ModelSettings(backend="scripted", model="m", raw=raw)
         stored = StoredBackend("m", "m", [Endpoint(backend)], store, Budget(BudgetSettings()))
         cast: Any = SimpleNamespace(responder=lambda name: Responder(name, stored, model, seed=7), halt=Halt())
@@ -76,6 +76,26 @@ def test_an_answer_that_is_no_data_is_rejected_with_what_was_said(answer: Answer
     assert not done.rows
     ((reason, row, failed),) = done.rejects
     assert (reason, row["said"], row["responder"], failed) == ("not Chinese", ENGLISH, "m", False)
+
+
+def test_an_answer_that_is_no_data_is_asked_for_again_and_the_seed_of_the_good_one_is_told(answer: Answer) -> None:
+    said = iter([ENGLISH, "先烧水。"])
+    done, backend = answer(lambda _: next(said), Query.make("怎么泡茶"))
+    rows: Any = done.rows
+    assert [(row.response, row.made_by[-1].seed) for row in rows] == [("先烧水。", 8)]
+    assert not done.rejects
+    assert [call.options["seed"] for call in backend.calls] == [7, 8]
+
+
+def test_an_answer_that_no_file_may_hold_is_not_asked_for_again(answer: Answer) -> None:
+    done, backend = answer("一段色情故事。" * 30, Query.make("写个小学生的故事"))
+    assert [one.reason for one in done.rejects] == [SEXUALISES_MINORS]
+    assert len(backend.calls) == 1
+
+
+def test_what_a_rejected_answer_said_is_not_told_where_no_file_may_hold_it(answer: Answer) -> None:
+    done, _ = answer(f"{ENGLISH}小学生的色情故事", Query.make("怎么泡茶"), longest=len(ENGLISH))
+    assert [(one.reason, "said" in one.row) for one in done.rejects] == [(SEXUALISES_MINORS, False)]
 
 
 def test_a_refusal_is_an_answer_and_counted(answer: Answer) -> None:

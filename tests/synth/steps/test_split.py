@@ -56,6 +56,14 @@ def test_beside_a_label_stands_how_its_judges_were_asked() -> None:
     ]
 
 
+def test_the_seed_beside_a_label_is_that_of_the_attempt_that_could_be_read() -> None:
+    row = judged(SAFE, SAFE)
+    votes = (row.votes[0], row.votes[1].model_copy(update={"asked": 3}))
+    sitting = [{"seat": "judge", "name": name, "prompt": "p", "seed": 42} for name in ("j0", "j1")]
+    (placed,) = place([row.model_copy(update={"votes": votes})], [], SplitSettings(), sitting)
+    assert [by["seed"] for by in (placed.sample.model_extra or {})["made_by"]] == [42, 44]
+
+
 @pytest.mark.parametrize(("where", "stage"), [("leave", None), ("stage1", "stage1"), ("stage2", "stage2")])
 def test_real_pairs_that_all_agree_on_go_where_the_settings_say(where: str, stage: str | None) -> None:
     row = judged(SAFE, SAFE, origin=Origin.REAL)

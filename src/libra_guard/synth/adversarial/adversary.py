@@ -15,7 +15,7 @@ from libra_guard.synth.language.reading import pairs
 from libra_guard.synth.records import MadeBy, text_id
 from libra_guard.synth.seats.cast import Cast
 from libra_guard.synth.seats.failure import Failure
-from libra_guard.synth.seats.roles import Judge
+from libra_guard.synth.seats.judge import Judge
 from libra_guard.synth.seats.together import Task, side_by_side
 from libra_guard.synth.steps.respond import fault
 from libra_guard.synth.work import Reject

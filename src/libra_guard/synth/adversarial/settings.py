@@ -46,7 +46,7 @@ class AdversarialConfig(ConfigFile):
     seats: AdversarySeats
     budget: BudgetSettings = BudgetSettings()
     attempts: int = Field(default=3, ge=1)
-    """Times that a malformed answer is asked for."""
+    """Times that an answer is asked for that cannot be read."""
     rounds: int = Field(default=3, ge=1)
     """At most."""
     gain: float = Field(default=0.002, ge=0)

@@ -25,7 +25,7 @@ from libra_guard.synth.language.refusals import is_refusal
 from libra_guard.synth.seats.failure import Failure, UnreadableError
 
 if TYPE_CHECKING:
-    from libra_guard.synth.seats.roles import Writer
+    from libra_guard.synth.seats.writer import Writer
 
 STEP = "translate"
 TEMPLATE = "translate.j2"

@@ -20,10 +20,12 @@ from libra_guard.synth.seats.absent import Absent, AbsentError
 from libra_guard.synth.seats.backend import StoredBackend, is_served
 from libra_guard.synth.seats.budget import FREE, Budget, BudgetSettings, Price, Usage
 from libra_guard.synth.seats.endpoints import Endpoint
-from libra_guard.synth.seats.roles import Judge, Responder, Writer
+from libra_guard.synth.seats.judge import Judge
+from libra_guard.synth.seats.responder import Responder
 from libra_guard.synth.seats.servers import Servers, addresses, with_key
 from libra_guard.synth.seats.store import CallStore, key_of
 from libra_guard.synth.seats.together import Halt
+from libra_guard.synth.seats.writer import Writer
 
 CONNECTION = {
     "api_key",
@@ -77,7 +79,7 @@ class CastSettings(Protocol):
 
     @property
     def attempts(self) -> int:
-        """Times that a malformed answer is asked for."""
+        """Times that an answer is asked for that cannot be read or used."""
 
 
 class Used(NamedTuple):
@@ -130,7 +132,8 @@ class Cast:
 
     def responder(self, name: str) -> Responder:
         """The model of that name, as one that answers."""
-        return Responder(name, self.backend(name), self._config.models[name], seed=self._config.seed)
+        settings, seed = self._config.models[name], self._config.seed
+        return Responder(name, self.backend(name), settings, seed=seed, attempts=self._config.attempts)
 
     def judge(self, settings: JudgeSettings) -> Judge:
         """A guard, on a model of this run or one of its own.
@@ -143,7 +146,8 @@ class Cast:
             return self.backend(str(settings.model))
 
         spec, options = self._loaded_by(settings)
-        return Judge(settings.name, load_guard(spec, open_backend=shared if settings.model else self._own, **options))
+        guard = load_guard(spec, open_backend=shared if settings.model else self._own, **options)
+        return Judge(settings.name, guard, attempts=self._config.attempts)
 
     def unloaded(self, settings: JudgeSettings) -> GenerativeGuard | None:
         """A judge without its model, its options and the files that they name read; None where it asks none in words.

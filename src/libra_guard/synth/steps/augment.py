@@ -27,7 +27,7 @@ from libra_guard.synth.records import Intent, MadeBy, Query
 from libra_guard.synth.seats.failure import Failure, UnreadableError
 
 if TYPE_CHECKING:
-    from libra_guard.synth.seats.roles import Writer
+    from libra_guard.synth.seats.writer import Writer
 
 STEP = "augment"
 COAXING = ("role_play", "hypothetical", "step_by_step", "instruction_hijack")

@@ -16,10 +16,8 @@ from libra_guard.data.near_duplicates import Engine, NearSettings, Signed, dupli
 from libra_guard.synth.again import Again
 from libra_guard.synth.contamination import Contamination, compare
 from libra_guard.synth.language.evasion import METHODS
+from libra_guard.synth.progress import counted
 from libra_guard.synth.records import Query
-
-_TOLD_AT = 1000
-"""Rows between two looks at the progress."""
 
 
 class DedupSettings(NearSettings):
@@ -66,10 +64,8 @@ class _Read:
 
     def texts(self, rows: Iterable[Query], advance: Callable[[int], None]) -> Iterator[str]:
         """What is asked, in one wording or two; notes the rest on the way."""
-        for row in rows:
+        for row in counted(rows, advance):
             self.rows += 1
-            if self.rows % _TOLD_AT == 0:
-                advance(_TOLD_AT)
             if row.id in self.different:
                 continue
             number, method = len(self.different), row.made_by[-1].method if row.parent and row.made_by else ""
@@ -77,7 +73,6 @@ class _Read:
             for text in (row.question, *([untranslated(row.original)] if row.original else ())):
                 self.of.append(number)
                 yield text
-        advance(self.rows % _TOLD_AT)
 
 
 def dedup(

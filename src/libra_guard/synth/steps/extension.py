@@ -14,7 +14,7 @@ from libra_guard.synth.language.prompts import render
 from libra_guard.synth.language.reading import is_chinese, numbered_lines
 from libra_guard.synth.language.refusals import is_refused_query
 from libra_guard.synth.seats.failure import Failure
-from libra_guard.synth.seats.roles import Writer
+from libra_guard.synth.seats.writer import Writer
 from libra_guard.synth.work import Reject, pieces
 
 TEMPLATE = "elements.j2"

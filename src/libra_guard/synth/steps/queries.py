@@ -21,7 +21,7 @@ from libra_guard.synth.language.reading import numbered_lines
 from libra_guard.synth.language.refusals import is_refused_query
 from libra_guard.synth.records import Intent, MadeBy, Query
 from libra_guard.synth.seats.failure import Failure
-from libra_guard.synth.seats.roles import Writer
+from libra_guard.synth.seats.writer import Writer
 from libra_guard.synth.steps.elements import TITLES, Elements
 from libra_guard.synth.work import Done, Reject, Work, pieces
 from libra_guard.taxonomy import scenario, sub_category

@@ -9,13 +9,14 @@ from functools import partial
 from typing import Protocol
 
 from libra_guard.records import check_text
+from libra_guard.synth.config import RespondSettings
 from libra_guard.synth.language.grammar import Grammar
 from libra_guard.synth.language.limits import SEXUALISES_MINORS, sexualises_minors
 from libra_guard.synth.language.reading import is_chinese, repeats
 from libra_guard.synth.language.refusals import is_refusal
 from libra_guard.synth.records import Answered, Intent, MadeBy, Query, text_id
 from libra_guard.synth.seats.failure import Failure
-from libra_guard.synth.seats.roles import Reply, Responder
+from libra_guard.synth.seats.responder import Reply, Responder
 from libra_guard.synth.seats.together import Task, side_by_side
 from libra_guard.synth.work import Done, Reject, Work, at_once, pieces
 
@@ -45,7 +46,7 @@ class _Answering(Protocol):
 
     def answer_all(self, queries: Sequence[Query]) -> list[Reply | Failure]: ...
 
-    def made(self, query: Query) -> MadeBy: ...
+    def made(self, query: Query, reply: Reply) -> MadeBy: ...
 
 
 def respond(work: Work, queries: Collection[Query]) -> Done:
@@ -106,31 +107,35 @@ def cut_long(text: str, longest: int) -> str:
 
 
 class _ByModel:
-    def __init__(self, responder: Responder, max_tokens: int) -> None:
+    def __init__(self, responder: Responder, settings: RespondSettings) -> None:
         self.name, self.lane, self.workers = responder.name, responder.lane, responder.workers
-        self._responder, self._max_tokens = responder, max_tokens
+        self._responder, self._settings = responder, settings
 
     def answer_all(self, queries: Sequence[Query]) -> list[Reply | Failure]:
-        return self._responder.answer([query.question for query in queries], max_tokens=self._max_tokens)
+        unfit = partial(_unfit, longest=self._settings.longest)
+        questions = [query.question for query in queries]
+        return self._responder.answer(questions, max_tokens=self._settings.max_tokens, unfit=unfit)
 
-    def made(self, query: Query) -> MadeBy:
-        return self._responder.made(STEP)
+    def made(self, query: Query, reply: Reply) -> MadeBy:
+        return self._responder.made(STEP, seed=reply.seed)
 
 
 class _ByGrammar:
     lane, workers = None, 1
 
-    def __init__(self, name: str, seed: int) -> None:
-        self.name, self._seed, self._grammar = name, seed, Grammar.load()
+    def __init__(self, name: str, seed: int, longest: int) -> None:
+        self.name, self._seed, self._longest, self._grammar = name, seed, longest, Grammar.load()
 
     def answer_all(self, queries: Sequence[Query]) -> list[Reply | Failure]:
-        return [Reply(self._answer(query)) for query in queries]
+        return [self._answer(query) for query in queries]
 
-    def made(self, query: Query) -> MadeBy:
-        return MadeBy(step=STEP, model=self.name, seed=self._seed, method=self._kind(query)[0])
+    def made(self, query: Query, reply: Reply) -> MadeBy:
+        return MadeBy(step=STEP, model=self.name, seed=reply.seed, method=self._kind(query)[0])
 
-    def _answer(self, query: Query) -> str:
-        return self._grammar.answer(query, *self._kind(query))
+    def _answer(self, query: Query) -> Reply | Failure:
+        text = self._grammar.answer(query, *self._kind(query))
+        reason = _unfit(query.question, text, longest=self._longest)
+        return Failure(reason, text) if reason else Reply(text, seed=self._seed)
 
     def _kind(self, query: Query) -> tuple[str, random.Random]:
         """In which way a query is answered, and what draws the sentence."""
@@ -141,8 +146,8 @@ class _ByGrammar:
 
 def _seat(work: Work, name: str) -> _Answering:
     if name in work.config.models:
-        return _ByModel(work.cast.responder(name), work.config.respond.max_tokens)
-    return _ByGrammar(name, work.config.seed)
+        return _ByModel(work.cast.responder(name), work.config.respond)
+    return _ByGrammar(name, work.config.seed, work.config.respond.longest)
 
 
 def _drawn(query: Query, work: Work) -> list[str]:
@@ -154,20 +159,27 @@ def _drawn(query: Query, work: Work) -> list[str]:
     return [name for name in names if name in drawn]
 
 
-def _row(query: Query, seat: _Answering, answer: Reply | Failure, work: Work) -> Answered | Reject:
-    about = query.model_dump(mode="json") | {"responder": seat.name}
-    if isinstance(answer, Failure):
-        return Reject.of(answer, about)
-    text = cut_long(answer.text.strip(), work.config.respond.longest)
-    if sexualises_minors(f"{query.question}\n{text}"):
-        # The answer is in no file of the steps, not even among the rejects; the store of calls has it.
-        return Reject(SEXUALISES_MINORS, about)
+def _unfit(question: str, answer: str, *, longest: int) -> str:
+    """Why an answer is asked for again, and rejected at last; empty where it is good, or no file may hold it."""
+    text = cut_long(answer.strip(), longest)
+    if sexualises_minors(f"{question}\n{text}"):
+        return ""
     try:
         check_text(text, "the answer")
     except ValueError as error:
-        return Reject(str(error), {**about, "said": answer.text})
-    if reason := fault(query.question, text):
-        return Reject(reason, {**about, "said": answer.text})
+        return str(error)
+    return fault(question, text)
+
+
+def _row(query: Query, seat: _Answering, answer: Reply | Failure, work: Work) -> Answered | Reject:
+    about = query.model_dump(mode="json") | {"responder": seat.name}
+    text = cut_long(answer.text.strip(), work.config.respond.longest)
+    said = answer.text if isinstance(answer, Failure) else text
+    if sexualises_minors(f"{query.question}\n{said}"):
+        # The answer is in no file of the steps, not even among the rejects; the store of calls has it.
+        return Reject(SEXUALISES_MINORS, about)
+    if isinstance(answer, Failure):
+        return Reject.of(answer, about)
     return Answered(
         **query.model_dump(exclude={"id", "made_by"}),
         id=text_id("p", query.id, seat.name, text),
@@ -176,5 +188,5 @@ def _row(query: Query, seat: _Answering, answer: Reply | Failure, work: Work) ->
         responder=seat.name,
         refused=is_refusal(text),
         cut=answer.cut,
-        made_by=(*query.made_by, seat.made(query)),
+        made_by=(*query.made_by, seat.made(query, answer)),
     )

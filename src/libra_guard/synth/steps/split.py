@@ -120,7 +120,8 @@ def _labelled(row: Judged, label_by: str, judges: _Judges) -> Iterator[MadeBy]:
     seat, votes = {"agreement": ("judge", row.votes), "arbiter": ("arbiter", (row.arbiter,))}.get(label_by, ("", ()))
     for vote in votes:
         if vote:
-            yield judges.get((seat, vote.judge), MadeBy(step=STEP, model=vote.judge))
+            made = judges.get((seat, vote.judge), MadeBy(step=STEP, model=vote.judge))
+            yield made.model_copy(update={"seed": made.seed + vote.asked - 1})
 
 
 def _root(row: Judged, known: dict[str, Query]) -> str:
