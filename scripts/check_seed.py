@@ -2,9 +2,11 @@
 
     python scripts/check_seed.py                                          # the set in this repository
     python scripts/check_seed.py --against other.jsonl --out results/libra-seed.json
+    python scripts/check_seed.py --public jade=DATA/jade smile=DATA/benign/smile.jsonl
 
-Prints a summary, writes all figures as JSON with --out, and exits with 1 where the set breaks its own rules. Needs the
-development extra (scikit-learn).
+Prints a summary, writes all figures as JSON with --out, and exits with 1 where the set breaks its own rules. With
+--public it is compared with public sets instead, under the names that `libra data list` tells. Needs the development
+extra (scikit-learn).
 """
 
 from __future__ import annotations
@@ -28,8 +30,10 @@ from sklearn.model_selection import GroupKFold
 
 from libra_guard.data.base import SPLITS, normalise_question, split_of
 from libra_guard.data.libra_seed import PLACES
+from libra_guard.data.registry import DATASETS, load_dataset_rows
 from libra_guard.io import BadRow, read_rows
 from libra_guard.records import Label
+from libra_guard.synth.made_of import content
 from libra_guard.taxonomy import SUB_CATEGORIES
 
 ROOT = Path(__file__).parent.parent
@@ -78,10 +82,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=ROOT / "data" / "libra-seed")
     parser.add_argument("--against", type=Path, nargs="*", default=[ROOT / "examples" / "libra-mini.json"])
+    parser.add_argument("--public", type=_named, nargs="*", default=[], metavar="NAME=PATH")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args(arguments)
     parts = {name: read(options.data / name) for name in FOLDERS if (options.data / name).is_dir()}
     everything = [row for rows in parts.values() for row in rows]
+    if options.public:
+        return compare_with_public(everything, options.public, options.out)
     edited, crossed = parts.get("edited", []), parts.get("crossed", [])
     groups = {
         "before_edits": parts["."],
@@ -99,7 +106,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "agreement": agreement([*groups["pairs_and_crossed"], *parts.get("hard", [])]),
         "agreement_on_questions": agreement_on_questions(groups["short"]),
         "near_duplicates": near_duplicates(everything),
-        "near_others": {path.name: near_others(everything, path) for path in options.against},
+        "near_questions_in_two_splits": near_in_two_splits(everything),
+        "near_others": {path.name: near_others(everything, read(path)) for path in options.against},
         "leakage": {name: {"rows": len(rows), **leakage(rows)} for name, rows in pairs.items()},
     }
     faults = [*shape(everything), *rules(found)]
@@ -111,10 +119,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return int(bool(faults))
 
 
-def read(folder: Path) -> Rows:
-    """The rows of a folder's files, not of its sub-folders."""
+def _named(text: str) -> tuple[str, str]:
+    name, sign, path = text.partition("=")
+    if not sign or name not in DATASETS:
+        raise argparse.ArgumentTypeError(f"'{text}': write NAME=PATH, with a name that `libra data list` tells")
+    return name, path
+
+
+def compare_with_public(rows: Rows, sets: Sequence[tuple[str, str]], out: Path | None) -> int:
+    """Which rows are near a row of a public set; returns 1 where any is."""
+    found = {}
+    for name, path in sets:
+        # Rows that its importer cannot read are none of its samples or questions.
+        others = [
+            {"question": row.question, "response": getattr(row, "response", ""), "id": row.id}
+            for row in load_dataset_rows(name, path)
+            if not isinstance(row, BadRow)
+        ]
+        found[name] = {"rows": len(others), "hash": content(path), "near": near_others(rows, others)}
+        print(f"{name}: {len(found[name]['near'])} rows near one of {len(others)}", flush=True)
+    if out:
+        about = {"rows": len(rows), "sets": found}
+        out.write_text(json.dumps(about, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    return int(any(one["near"] for one in found.values()))
+
+
+def read(place: Path) -> Rows:
+    """The rows of a file, or of a folder's files, not of its sub-folders."""
     rows = []
-    for row in read_rows(folder):
+    for row in read_rows(place):
         if isinstance(row, BadRow):
             sys.exit(f"{row.file}:{row.line}: {row.reason}")
         rows.append(row.data)
@@ -131,9 +164,11 @@ def shape(rows: Rows) -> Iterable[str]:
             yield f"{row['id']}: the taxonomy has no such place"
         if row["label"] not in (Label.SAFE, Label.UNSAFE) or row["question_label"] not in (Label.SAFE, Label.UNSAFE):
             yield f"{row['id']}: no label"
-        seconds = (row["second_label"], row.get("second_question_label", ""))
-        if any(second not in ("", Label.SAFE, Label.UNSAFE) for second in seconds):
+        seconds = (row["second_label"], row.get("second_question_label") or row["second_label"])
+        if any(second not in (Label.SAFE, Label.UNSAFE) for second in seconds):
             yield f"{row['id']}: a second reading that is no label"
+        if not row["analyze"].strip():
+            yield f"{row['id']}: no analysis"
         if row["kind"] not in KINDS:
             yield f"{row['id']}: no kind is called '{row['kind']}'"
         if not row["question"].strip() or not row["response"].strip():
@@ -226,9 +261,19 @@ def near_duplicates(rows: Rows) -> list[list[str]]:
     ]
 
 
-def near_others(rows: Rows, path: Path) -> list[list[str]]:
+def near_in_two_splits(rows: Rows) -> list[list[str]]:
+    """Questions, each by its ``pair_id``, that nearly are one and stand in two splits."""
+    once = [*{row["pair_id"]: row for row in rows}.values()]
+    grams = _grams([_question(row) for row in once])
+    return [
+        [once[i]["pair_id"], once[j]["pair_id"]]
+        for i, j in _near(grams, grams)
+        if i < j and once[i]["split"] != once[j]["split"]
+    ]
+
+
+def near_others(rows: Rows, others: Rows) -> list[list[str]]:
     """Rows near a row of another set, by the question or the whole text."""
-    others = [row.data for row in read_rows(path) if not isinstance(row, BadRow)]
     found = set()
     for text in (_text, _question):
         both = _grams([text(row) for row in [*rows, *others]])
@@ -276,6 +321,8 @@ def rules(found: dict[str, Any]) -> Iterable[str]:
         yield f"kappa is {found['agreement']['all']['kappa']}"
     for a, b in found["near_duplicates"]:
         yield f"{a} and {b} are nearly one"
+    for a, b in found["near_questions_in_two_splits"]:
+        yield f"the questions {a} and {b} are nearly one, and stand in two splits"
     for path, near in found["near_others"].items():
         for a, b in near:
             yield f"{a} is nearly {b} of {path}"

@@ -27,6 +27,7 @@ def row(number: int, label: str, **fields: Any) -> dict[str, Any]:
         "kind": "redirect" if label == "安全" else "agreement",
         "pair_id": f"values-{number:03d}",
         "second_label": label,
+        "analyze": "照规则看得出来。",
         "question_label": "安全",
         "split": split_of(question),
         **fields,
@@ -57,6 +58,8 @@ def test_good_rows_have_no_fault() -> None:
         ({"pair_id": "values-001", "question_label": "不安全"}, "labelled in two ways"),
         ({"kind": "xyz"}, "no kind is called 'xyz'"),
         ({"second_label": "garbage"}, "a second reading that is no label"),
+        ({"second_label": ""}, "a second reading that is no label"),
+        ({"analyze": " "}, "no analysis"),
         ({"second_question_label": "garbage"}, "a second reading that is no label"),
         ({"response": " "}, "an empty text"),
     ],
@@ -75,11 +78,39 @@ def test_near_duplicates() -> None:
     assert check["near_duplicates"]([first, {**twin, "pair_id": first["pair_id"]}]) == []
 
 
-def test_near_another_set(tmp_path: Path) -> None:
+def test_near_another_set() -> None:
     other = {"id": "theirs", "question": "第1个问题，怎么办才好？", "response": "完全另外的话。"}
-    (tmp_path / "other.jsonl").write_text(json.dumps(other, ensure_ascii=False), encoding="utf-8")
-    assert check["near_others"]([row(1, "安全")], tmp_path / "other.jsonl") == [["values-001-安全", "theirs"]]
-    assert check["near_others"]([row(2, "安全", question="猫为什么爱晒太阳")], tmp_path / "other.jsonl") == []
+    assert check["near_others"]([row(1, "安全")], [other]) == [["values-001-安全", "theirs"]]
+    assert check["near_others"]([row(2, "安全", question="猫为什么爱晒太阳")], [other]) == []
+
+
+@pytest.mark.parametrize(("asked", "near"), [("第1个问题怎么办才好呀", 1), ("月亮上有没有水", 0)])
+def test_near_a_public_set(tmp_path: Path, capsys: pytest.CaptureFixture[str], asked: str, near: int) -> None:
+    seed, theirs = tmp_path / "seed", tmp_path / "theirs.jsonl"
+    seed.mkdir()
+    (seed / "a.jsonl").write_text(json.dumps(row(1, "安全"), ensure_ascii=False), encoding="utf-8")
+    sample = row(9, "安全", question=asked, source="theirs", analyze="")
+    theirs.write_text(json.dumps(sample, ensure_ascii=False) + "\n{broken\n", encoding="utf-8")
+    out = tmp_path / "out.json"
+    assert check["main"](["--data", str(seed), "--public", f"samples={theirs}", "--out", str(out)]) == near
+    found = json.loads(out.read_text(encoding="utf-8"))
+    assert (found["rows"], found["sets"]["samples"]["rows"]) == (1, 1)
+    assert found["sets"]["samples"]["hash"].startswith("sha256:")
+    assert len(found["sets"]["samples"]["near"]) == near
+    assert f"samples: {near} rows near one of 1" in capsys.readouterr().out
+
+
+def test_a_public_set_needs_a_known_name(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        check["main"](["--public", "nothing=here"])
+    assert "libra data list" in capsys.readouterr().err
+
+
+def test_near_questions_stand_in_one_split() -> None:
+    rows = [row(n, "安全", question=f"自家的无线网密码忘了怎么办{'呢' * (n == 2)}", split="train") for n in (1, 2)]
+    assert check["near_in_two_splits"](rows) == []
+    rows[1]["split"] = "test"
+    assert check["near_in_two_splits"](rows) == [["values-001", "values-002"]]
 
 
 def test_leakage_is_found_where_it_is() -> None:
@@ -122,6 +153,7 @@ def test_rules_of_the_whole() -> None:
         "counts": check["counts"](rows),
         "agreement": check["agreement"](rows),
         "near_duplicates": [["a", "b"]],
+        "near_questions_in_two_splits": [["e", "f"]],
         "near_others": {"x.json": [["c", "d"]]},
         "leakage": {
             "pairs": dict.fromkeys(("first_8_characters", "last_8_characters", "length"), 0.5)
@@ -132,6 +164,7 @@ def test_rules_of_the_whole() -> None:
     for said in (
         "no row for",
         "a and b are nearly one",
+        "e and f are nearly one, and stand in two splits",
         "c is nearly d of x.json",
         "the question alone tells",
         "the answer alone tells",
