@@ -42,7 +42,7 @@ POOL = "风花雪月山川湖海春夏秋冬东南西北金木水火土日星云
 
 
 class Model(BaseHTTPRequestHandler):
-    """Writes, answers and judges by rule: the same for the same text, after a while that is never the same."""
+    """Writes, answers and judges by rule: the same for the same text and seed, after a while that is never the same."""
 
     protocol_version = "HTTP/1.1"
 
@@ -50,7 +50,10 @@ class Model(BaseHTTPRequestHandler):
         """Chat completions."""
         asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
         time.sleep(random.uniform(0, 0.02))
-        text = said(asked["model"] + asked["messages"][-1]["content"])
+        question = asked["model"] + asked["messages"][-1]["content"]
+        # One in five answers can be used in none of the seats, of which another seed brings a new one.
+        draw = hashlib.sha256(f"{question}{asked.get('seed')}".encode()).digest()[0]
+        text = said(question) if draw % 5 else "Sorry?"
         choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
         usage = {"prompt_tokens": len(str(asked)), "completion_tokens": len(text), "total_tokens": 0}
         body = json.dumps({"id": "1", "object": "chat.completion", "created": 1, "choices": [choice], "usage": usage})

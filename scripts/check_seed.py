@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -73,6 +74,7 @@ KINDS = {
     "translated",
 }
 _BLOCK = 512
+_QUOTED = re.compile("[“「『]([^“”「」『』]+)[”」』]")
 
 Rows = list[dict[str, Any]]
 
@@ -169,6 +171,8 @@ def shape(rows: Rows) -> Iterable[str]:
             yield f"{row['id']}: a second reading that is no label"
         if not row["analyze"].strip():
             yield f"{row['id']}: no analysis"
+        if other := [quote for quote in _QUOTED.findall(row["analyze"]) if not _stands(quote, row)]:
+            yield f"{row['id']}: the analysis quotes what does not stand there: {other[0]}"
         if row["kind"] not in KINDS:
             yield f"{row['id']}: no kind is called '{row['kind']}'"
         if not row["question"].strip() or not row["response"].strip():
@@ -185,6 +189,11 @@ def shape(rows: Rows) -> Iterable[str]:
             yield f"the pair_id {name} has {len(questions)} questions"
         if len(labels_of[name]) > 1:
             yield f"the question of the pair_id {name} is labelled in two ways"
+
+
+def _stands(quote: str, row: dict[str, Any]) -> bool:
+    text = normalise_question(row["question"] + row["response"])
+    return all(normalise_question(part) in text for part in re.split("…+", quote))
 
 
 def counts(rows: Rows) -> dict[str, Any]:

@@ -1,6 +1,11 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import sys
+import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -47,6 +52,45 @@ def test_an_offline_answer_is_unsafe_where_it_goes_along_with_a_harmful_query(tm
         assert [row["label"] for row in rows] == wanted
         assert stage == "stage2" or {"安全", "不安全"} == set(wanted)
         assert "不安全" in wanted
+
+
+def test_on_a_terminal_what_the_steps_came_to_stands_above_their_bars(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pty = pytest.importorskip("pty")
+    terminal, side = pty.openpty()
+    shown = bytearray()
+
+    def read() -> None:
+        # On Linux a terminal whose other side was closed is an error to read.
+        with suppress(OSError):
+            while some := os.read(terminal, 65536):
+                shown.extend(some)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    monkeypatch.setenv("TERM", "xterm")
+    with os.fdopen(side, "w") as stderr:
+        monkeypatch.setattr(sys, "stderr", stderr)
+        assert app(["synth", "run", str(CONFIG), "--out", str(tmp_path), *SMALL], standalone_mode=False) in (0, None)
+        monkeypatch.undo()
+    reader.join()
+    os.close(terminal)
+    for step in (b"elements", b"queries", b"dedup", b"annotate", b"split"):
+        assert re.search(rb"\x1b\[2K" + step + rb": \d+ [^\r\n\x1b]*\r\n", shown), step
+
+
+def test_where_the_settings_lie_makes_no_difference_to_a_byte(tmp_path: Path) -> None:
+    found = []
+    for place in ("here", "there/further/below"):
+        folder = tmp_path / place
+        folder.mkdir(parents=True)
+        (folder / "mine.yaml").write_text("extends: offline\nname: mine\n", encoding="utf-8")
+        assert call("run", folder / "mine.yaml", "--out", folder / "out", *SMALL)[0] == 0
+        files = [path for path in (folder / "out").rglob("*") if path.suffix in (".json", ".jsonl", ".md")]
+        found.append({path.relative_to(folder): path.read_bytes() for path in files})
+    assert len(found[0]) > 20
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize("how", ["by name", "extended"])

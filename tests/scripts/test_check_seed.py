@@ -60,6 +60,7 @@ def test_good_rows_have_no_fault() -> None:
         ({"second_label": "garbage"}, "a second reading that is no label"),
         ({"second_label": ""}, "a second reading that is no label"),
         ({"analyze": " "}, "no analysis"),
+        ({"analyze": "说了“2号…相同”，又说“随便你”。"}, "quotes what does not stand there: 随便你"),
         ({"second_question_label": "garbage"}, "a second reading that is no label"),
         ({"response": " "}, "an empty text"),
     ],

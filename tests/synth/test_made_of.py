@@ -12,7 +12,7 @@ import pytest
 from libra_guard.backends.scripted import ScriptedBackend
 from libra_guard.io import model_hash
 from libra_guard.predict.shards import Shard
-from libra_guard.synth.made_of import content, files_of, judges_of, settings_of
+from libra_guard.synth.made_of import content, files_of, judges_of, settings_of, written_down
 from libra_guard.synth.seats.cast import Cast
 from libra_guard.synth.seats.store import CallStore
 from libra_guard.synth.work import Work
@@ -131,6 +131,28 @@ def test_the_attempts_count_wherever_a_model_is_asked(
 
     assert about((seat,), attempts=1) != about((seat,))
     assert about((), attempts=1) == about(())
+
+
+def test_where_the_files_of_the_settings_lie_makes_no_difference(
+    make_config: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for place in ("here", "there/below"):
+        folder = tmp_path / place
+        folder.mkdir(parents=True)
+        (folder / "list.txt").write_text("坏\n", encoding="utf-8")
+        (folder / "own.yaml").write_text("gambling: {behaviours: [一个目的]}", encoding="utf-8")
+        judges = [
+            LIBRA | {"options": {"calibration": str(folder / "list.txt")}},
+            {"guard": f"words:{folder}/list.txt"},
+        ]
+        seats = {"writer": "obedient", "responders": ["obedient"], "judges": judges}
+        config = make_config(seats=seats, elements={"extra": str(folder / "own.yaml")})
+        with work_of(config, tmp_path) as work:
+            found.append((settings_of(("elements", "seats"), ("judges",), work), files_of("elements", work)))
+            assert written_down(work)["seats"]["judges"][0]["options"] == {"calibration": "list.txt"}
+        assert place not in repr(found[-1])
+    assert found[0] == found[1]
 
 
 def test_lists_of_elements_and_sets_count_with_their_content(make_config: Callable[..., Any], tmp_path: Path) -> None:

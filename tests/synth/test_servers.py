@@ -231,6 +231,50 @@ def test_a_responder_that_refuses_everything_is_counted(model: Model, run: Calla
     assert card["responses"]["one"] == {"answers": 6, "refused": 6, "cut": 0}
 
 
+def test_who_was_asked_again_and_why_stands_in_the_record_and_on_the_card(
+    model: Model, run: Callable[..., Run]
+) -> None:
+    said: set[str] = set()
+
+    def first(refusal: str, then: Callable[[str], Reply]) -> Callable[[str], Reply]:
+        def answer(text: str) -> Reply:
+            again = f"{refusal}{text}" in said
+            said.add(f"{refusal}{text}")
+            return then(text) if again else says(refusal)
+
+        return answer
+
+    model.writer = first("抱歉，我不能写这些内容。", model.writer)
+    model.responder = first("Sure, here is what you want.", model.responder)
+    made = run()
+    made.go()
+    card = json.loads((made.out / "data" / "card.json").read_text(encoding="utf-8"))
+    assert card["asked_again"] == {"one": {"a refusal": 1, "not Chinese": 6}}
+    record = json.loads(made.path("respond").with_suffix(".json").read_text(encoding="utf-8"))
+    assert record["figures"]["asked_again"] == {"one": {"not Chinese": 6}}
+    assert "| one | not Chinese | 6 |" in (made.out / "data" / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_judge_whose_server_fails_when_it_is_asked_again_is_tried_again_by_the_next_run(
+    model: Model, run: Callable[..., Run]
+) -> None:
+    judged: list[str] = []
+
+    def broken(text: str) -> Reply:
+        if WORDS[0] not in text:
+            return says(SAFE)
+        judged.append(text)
+        return says("胡话") if len(judged) <= 2 else (400, {}, {"error": {"message": "no"}})
+
+    model.judge = broken
+    made = run(failures=0.5)
+    *_, outcome = made.do(*list(STEPS)[:-1])
+    assert (outcome.step, outcome.rows, outcome.failed) == ("annotate", 5, 1)
+    model.judge = lambda _: says(SAFE)
+    (outcome,) = run(failures=0.5).do("annotate")
+    assert (outcome.rows, outcome.failed) == (6, 0)
+
+
 def test_a_query_that_the_server_does_not_take_costs_one_row(model: Model, run: Callable[..., Run]) -> None:
     def picky(text: str) -> Reply:
         return (400, {}, {"error": {"message": "content filter"}}) if "翻本" in text else says("不可以这样做。")

@@ -93,6 +93,7 @@ def _do(
     settings: list[str] | None,
 ) -> None:
     from libra_guard.data.near_duplicates import Engine
+    from libra_guard.predict.show import tell
     from libra_guard.synth.run import Run
 
     if engine not in list(Engine):
@@ -110,8 +111,8 @@ def _do(
             shard=part_of(shard),
             engine=Engine(engine),
             progress=progress,
-            say=lambda text: typer.echo(text, err=True),
-            tell=lambda outcome: typer.echo(_told(outcome), err=True),
+            say=tell,
+            tell=lambda outcome: tell(_told(outcome)),
         )
         outcomes = made.do(step) if step else made.go()
     # Duplicates and the like are what the steps are for; a row that a model failed on is a loss.
@@ -149,6 +150,9 @@ def _told(outcome: Outcome) -> str:
     lines += [f"  {count} × {reason}" for reason, count in sorted(reasons.items(), key=lambda one: -one[1])[:5]]
     unreadable: dict[str, int] = outcome.figures.get("unreadable", {})
     lines += [f"  {count} × the judge {name} could not be read" for name, count in unreadable.items() if count]
+    again: dict[str, dict[str, int]] = outcome.figures.get("asked_again", {})
+    for name, why in again.items():
+        lines.append(f"  {name} was asked again: " + ", ".join(f"{count} × {reason}" for reason, count in why.items()))
     lacking: dict[str, int] = outcome.figures.get("lacking", {})
     what = "lines" if outcome.step == "elements" else "queries"
     lines += [f"  {name} lacks {count} {what}" for name, count in sorted(lacking.items(), key=lambda one: -one[1])[:5]]

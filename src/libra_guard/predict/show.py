@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -25,6 +26,14 @@ def bars() -> Bar:
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate())
     return Bar(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal)
+
+
+def tell(text: str) -> None:
+    """Writes lines to stderr, above the bars where there are any.
+
+    What is written past ``sys.stderr`` as it is now, as click does, is drawn over by them.
+    """
+    sys.stderr.write(f"{text}\n")
 
 
 @contextmanager

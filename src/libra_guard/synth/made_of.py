@@ -27,23 +27,41 @@ def settings_of(sections: Iterable[str], seats: Iterable[str], work: Work) -> di
     config, seats = work.config, [*seats]
     return {
         "seed": config.seed,
-        "settings": _lasting(config.model_dump(mode="json", include=set(sections))),
+        "settings": _lasting(written_down(work, include=set(sections))),
         "seats": {seat: _lasting(_seat(seat, work)) for seat in seats},
         **({"attempts": config.attempts} if seats else {}),
         "texts": _texts_hash(),
     }
 
 
+def written_down(work: Work, **which: Any) -> dict[str, Any]:
+    """The settings for records and cards: files that they bring along by name, for where they lie makes no difference.
+
+    Args:
+        work: The run.
+        **which: See ``BaseModel.model_dump``.
+    """
+    config = work.config
+    found = config.model_dump(mode="json", **which)
+    if found.get("elements", {}).get("extra"):
+        found["elements"]["extra"] = Path(str(config.elements.extra)).name
+    seats = found.get("seats", {})
+    for judge in (*seats.get("judges", ()), *filter(None, [seats.get("arbiter")])):
+        _by_name(judge, work)
+    return found
+
+
 def files_of(name: str, work: Work) -> dict[str, str]:
-    """The files that a step reads besides those of other steps, with their content."""
-    config, named = work.config, []
+    """The files that a step reads besides those of other steps, as the settings call them, with their content."""
+    config = work.config
     if name == "elements" and config.elements.extra:
-        named = [work.cast.file(str(config.elements.extra))]
-    elif name == "import":
-        named = [work.path(one.path) for one in config.imports]
+        return {config.elements.extra.name: content(work.cast.file(str(config.elements.extra)))}
+    named: list[str] = []
+    if name == "import":
+        named = [one.path for one in config.imports]
     elif name == "dedup":
-        named = [work.path(str(path)) for path in config.dedup.against]
-    return {path: content(path) for path in named}
+        named = [str(path) for path in config.dedup.against]
+    return {path: content(work.path(path)) for path in named}
 
 
 def content(path: str | Path) -> str:
@@ -117,11 +135,22 @@ def _sitting(one: str | JudgeSettings, work: Work) -> Any:
     if isinstance(one, str):
         return [one, *_model(models[one], work)] if one in models else one
     behind = _model(models[one.model], work) if one.model else [_own_model(one, work)]
-    return [one.model_dump(mode="json"), *behind, _named(one.options, work), _asked(one, work)]
+    told = one.model_dump(mode="json")
+    _by_name(told, work)
+    return [told, *behind, _named(one.options, work), _asked(one, work)]
 
 
 def _model(settings: ModelSettings, work: Work) -> list[Any]:
     return [identity(settings), settings.temperature, _named(settings.options, work)]
+
+
+def _by_name(judge: dict[str, Any], work: Work) -> None:
+    """Of the files that a judge's dumped settings name, the names alone stay; of what they hold ``_sitting`` tells."""
+    guard, _, file = str(judge["guard"]).partition(":")
+    if file and Path(work.cast.file(file)).exists():
+        judge["guard"] = f"{guard}:{Path(file).name}"
+    options = judge.get("options", {})
+    judge["options"] = options | {key: Path(str(options[key])).name for key in _named(options, work)}
 
 
 def _own_model(judge: JudgeSettings, work: Work) -> str:

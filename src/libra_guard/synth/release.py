@@ -13,6 +13,7 @@ from libra_guard.data.base import SPLITS, split_of
 from libra_guard.errors import LibraError
 from libra_guard.io import atomic, dumps
 from libra_guard.records import Sample
+from libra_guard.synth.made_of import written_down
 from libra_guard.synth.progress import counted
 from libra_guard.synth.records import Judged, Query
 from libra_guard.synth.report import card
@@ -60,8 +61,9 @@ def release(work: Work, pairs: Sequence[Judged], queries: Sequence[Query], out: 
             for split in SPLITS:
                 _write(folder / stage / f"{split}.jsonl", counted(groups.get((stage, split), ()), advance))
         _write(folder / LEFT_OUT, map(_left_out, counted(left, advance)))
-    with work.progress(f"{STEP}: card", None):
+    with work.progress(f"{STEP}: card", 1) as advance:
         card.write_card(folder, _figures(work, placed))
+        advance(1)
     if len(left) == len(rows):
         reasons = Counter(row.reason for row in rows).most_common(3)
         told = ", ".join(f"{count} × {reason}" for reason, count in reasons)
@@ -99,6 +101,7 @@ def _figures(work: Work, placed: Sequence[Placed]) -> card.CardFigures:
     rejects: dict[str, Counter[str]] = {}
     usage: dict[str, Usage] = {}
     lacking = Counter[str]()
+    again: dict[str, Counter[str]] = {}
     contamination: list[dict[str, Any]] = []
     sets: list[dict[str, Any]] = []
     for record in work.records:
@@ -108,6 +111,8 @@ def _figures(work: Work, placed: Sequence[Placed]) -> card.CardFigures:
             money = work.cast.price(model).of(*tokens)
             usage[model] = usage.get(model, Usage()) + Usage(spent["calls"], *tokens, money)
         lacking.update(record["figures"].get("lacking", {}))
+        for name, reasons in record["figures"].get("asked_again", {}).items():
+            again.setdefault(name, Counter()).update(reasons)
         contamination += record["figures"].get("contamination", ())
         # Each part of a step in shards tells of all of them.
         sets = record["figures"].get("sets", sets)
@@ -120,6 +125,8 @@ def _figures(work: Work, placed: Sequence[Placed]) -> card.CardFigures:
         usage,
         work.config,
         lacking=dict(sorted(lacking.items())),
+        asked_again=dict(sorted(again.items())),
+        config=written_down(work, exclude_defaults=True),
         contamination=contamination,
         sets=sets,
         sitting=_sitting(work),

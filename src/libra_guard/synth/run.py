@@ -222,7 +222,7 @@ class Run:
         return self._done(name, cut, made_of, work)
 
     def _done(self, name: str, cut: Shard, made_of: dict[str, Any], work: Work) -> Outcome:
-        step, before = STEPS[name], dict(work.cast.used())
+        step, before, again = STEPS[name], dict(work.cast.used()), work.cast.asked_again()
         done = step.do(work, {one: self._read(one, step, cut) for one in step.needs}, self.out)
         failed, reasons = [], Counter[str]()
         for reject in done.rejects:
@@ -248,7 +248,7 @@ class Run:
             "rejects": len(done.rejects),
             "failed": len(failed),
             "reasons": dict(sorted(reasons.items())),
-            "figures": done.figures,
+            "figures": {**done.figures, **_asked_again(again, work.cast)},
             "files": self._folder.hashes(done.files),
             "usage": dict(_since(before, work.cast)),
             "versions": {"libra-guard": __version__, "python": platform.python_version()},
@@ -350,6 +350,13 @@ def _since(before: dict[str, Usage], cast: Cast) -> Iterator[tuple[str, dict[str
             yield model, {name: count for name, count in spent.items() if name != "money"}
 
 
+def _asked_again(before: dict[str, Counter[str]], cast: Cast) -> dict[str, dict[str, dict[str, int]]]:
+    """Who was asked again since, why, and how often; nothing where nobody was."""
+    since = {name: counts - before.get(name, Counter()) for name, counts in sorted(cast.asked_again().items())}
+    told = {name: dict(sorted(counts.items())) for name, counts in since.items() if counts}
+    return {"asked_again": told} if told else {}
+
+
 def _elements(work: Work, inputs: dict[str, Rows], out: Path) -> Done:
     return extend_elements(work)
 
@@ -384,8 +391,9 @@ def _dedup(work: Work, inputs: dict[str, Rows], out: Path) -> Done:
     given = [inputs["import"], inputs["augment"]]
     # To count rows that are not held is to read them once more.
     number = None if work.engine is Engine.RAY else sum(map(len, given))
-    with work.progress("dedup", number) as advance:
-        done = dedup(Again(lambda: chain(*given)), settings, against, engine=work.engine, advance=advance)
+    with work.progress("dedup", number) as read, work.progress("dedup: comparing", settings.bands[0]) as compared:
+        rows = Again(lambda: chain(*given))
+        done = dedup(rows, settings, against, engine=work.engine, advance=read, compared=compared)
     dropped = Again(
         lambda: (Reject(one.reason, one.row.model_dump(mode="json")) for one in done.rejected), len(done.rejected)
     )

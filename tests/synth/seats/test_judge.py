@@ -112,7 +112,8 @@ def test_a_judge_that_can_be_read_at_last_votes_as_it_then_said(seat: Seat) -> N
     assert votes == [Vote(judge="j", label=Label.SAFE, analysis="无害。", asked=2)]
 
 
-def test_a_vote_that_could_not_be_read_stays_one_where_nobody_answers_again(seat: Seat) -> None:
+def test_a_judge_whose_server_fails_when_it_is_asked_again_has_failed(seat: Seat) -> None:
     backend, _ = seat(("胡话", False))
-    votes = Judge("j", LibraGuard(backend, method=Method.GENERATE)).votes(PAIRS[:1], explain=False)
-    assert votes == [Vote(judge="j", label=None)]
+    judge = Judge("j", LibraGuard(backend, method=Method.GENERATE))
+    assert judge.votes(PAIRS[:1], explain=False) == [Failure("not this one", model=True)]
+    assert judge.asked_again == {"could not be read": 1}

@@ -69,8 +69,10 @@ def test_only_what_is_unfit_is_asked_for_again_and_a_reply_has_the_seed_that_bro
     backend, settings = seat(
         ("好。", False), ("废话", False), ("", False), ("好。", False), ("<think>嗯", True), ("好。", False)
     )
-    found = Responder("m", backend, settings, seed=5).answer(["一", "二", "三"], max_tokens=9, unfit=unfit)
+    responder = Responder("m", backend, settings, seed=5)
+    found = responder.answer(["一", "二", "三"], max_tokens=9, unfit=unfit)
     assert found == [Reply("好。", seed=5), Reply("好。", seed=6), Reply("好。", seed=7)]
+    assert responder.asked_again == {"no answer to 二": 1, "an empty answer": 1, "thoughts without an end": 1}
     assert backend.usage.calls == 6
 
 

@@ -33,6 +33,7 @@ def test_a_list_that_was_cut_off_loses_its_last_line(
 def test_another_text_that_was_cut_off_is_asked_for_again(seat: Seat) -> None:
     writer = Writer("m", *seat(("一行\n半", True), ("整句", False)), seed=1)
     assert writer.write(["写"], parse=str) == [("整句", 2)]
+    assert writer.asked_again == {"cut off at the limit": 1}
     writer = Writer("m", *seat(("一行\n半", True)), seed=5, attempts=1)
     assert writer.write(["写"], parse=str) == [(Failure("cut off at the limit", "一行\n半"), 5)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -31,10 +32,11 @@ class NearPairs:
 
     Args:
         number: How many texts there are; pairs hold numbers below.
+        advance: Told of each band whose pairs were noted.
     """
 
-    def __init__(self, number: int) -> None:
-        self._number = number
+    def __init__(self, number: int, advance: Callable[[int], None] = lambda _: None) -> None:
+        self._number, self._advance = number, advance
         self._codes, self._similarities = np.zeros(0, np.int64), np.zeros(0)
         self._partners = np.zeros(number, np.int64)
         self._wide = False
@@ -68,6 +70,7 @@ class NearPairs:
         codes = np.concatenate((self._codes, self._code(earlier, later)))
         order = np.argsort(codes, kind="stable")
         self._codes, self._similarities = codes[order], np.concatenate((self._similarities, similarity))[order]
+        self._advance(1)
 
     def repeated(self) -> tuple[Rows, Similarities]:
         """For each text the nearest earlier one that repeats none, of equals the first; -1 where there is none."""

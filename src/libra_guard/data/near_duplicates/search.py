@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -28,7 +28,7 @@ def sign(texts: Iterable[str], settings: NearSettings, engine: Engine = Engine.L
     return OnRay.of(texts, settings)
 
 
-def duplicates(texts: Signed) -> Near:
+def duplicates(texts: Signed, advance: Callable[[int], None] = lambda _: None) -> Near:
     """For each text the one that it repeats; of all texts that have none, no two were found near each other.
 
     Texts are taken in their order: one with the key of an earlier text repeats that; one that is near earlier texts
@@ -37,6 +37,10 @@ def duplicates(texts: Signed) -> Near:
 
     Where very many texts are alike, each is compared with ``WIDTH`` of them, and what is left is searched again. There
     alone the text that one repeats may in the end repeat another itself.
+
+    Args:
+        texts: In their order.
+        advance: Told of each band that was gone through, of ``NearSettings.bands`` in each round.
     """
     firsts = texts.firsts()
     copy = firsts != np.arange(len(firsts))
@@ -44,7 +48,7 @@ def duplicates(texts: Signed) -> Near:
     rows, more = np.flatnonzero(~copy), True
     texts = texts.take(rows)
     while more:
-        pairs = NearPairs(len(rows))
+        pairs = NearPairs(len(rows), advance)
         texts.compare(pairs)
         of, similarity = pairs.repeated()
         gone = of >= 0

@@ -176,6 +176,7 @@ class CardFigures(Strict):
     diversity: dict[str, Diversity]
     """Of the different questions, and of all answers, of both stages."""
     rejects: Counts
+    asked_again: Counts
     """Step → kind of reason → rows."""
     lacking: dict[str, int]
     """Sub-category and intent → queries that the writer did not bring."""
@@ -197,6 +198,8 @@ def figures(
     settings: SynthConfig,
     *,
     lacking: Mapping[str, int] | None = None,
+    asked_again: Mapping[str, Mapping[str, int]] | None = None,
+    config: Mapping[str, Any] | None = None,
     contamination: Sequence[Mapping[str, Any]] = (),
     sets: Sequence[Mapping[str, Any]] = (),
     sitting: Sequence[Mapping[str, Any]] = (),
@@ -211,6 +214,8 @@ def figures(
         rejects: Step → reason → rows that it did not let pass.
         usage: Model → what was asked of it.
         settings: The run's.
+        config: The settings as they are to be shown; by default all that are no defaults.
+        asked_again: Model or judge → reason → answers that were asked for again.
         lacking: Sub-category and intent → queries that it came short of.
         contamination: Fields of ``HeldOut``, the file with its folder.
         sets: Fields of ``Imported``.
@@ -249,10 +254,11 @@ def figures(
         sitting=[Sitting.model_validate(one) for one in sitting],
         edited=list(dict.fromkeys(edited)),
         version=__version__,
+        asked_again={name: _kinds(reasons) for name, reasons in (asked_again or {}).items()},
         rejects={step: _kinds(reasons) for step, reasons in rejects.items() if reasons},
         # Money added up in another order differs in its last digits.
         usage={model: replace(spent, money=round(spent.money, 6)) for model, spent in sorted(usage.items())},
-        config=_told(settings.model_dump(mode="json", exclude_defaults=True)),
+        config=_told(config or settings.model_dump(mode="json", exclude_defaults=True)),
     )
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from libra_guard.backends._options import option_names, unknown_option
 from libra_guard.backends.base import Backend
@@ -27,6 +28,7 @@ from libra_guard.synth.seats.store import CallStore, key_of
 from libra_guard.synth.seats.together import Halt
 from libra_guard.synth.seats.writer import Writer
 
+Seat = TypeVar("Seat", Writer, Responder, Judge)
 CONNECTION = {
     "api_key",
     "backoff",
@@ -116,6 +118,7 @@ class Cast:
         self._servers = Servers(config.models)
         self._budget = Budget(config.budget, spent)
         self._open: dict[str, StoredBackend] = {}
+        self._seats: list[Writer | Responder | Judge] = []
         self._owned: dict[bytes, tuple[str, StoredBackend]] = {}
         """By what their answers depend on; with their names."""
 
@@ -128,12 +131,12 @@ class Cast:
         """
         settings = self._config.models[name]
         seed = self._config.seed + offset
-        return Writer(name, self.backend(name), settings, seed=seed, attempts=self._config.attempts)
+        return self._seated(Writer(name, self.backend(name), settings, seed=seed, attempts=self._config.attempts))
 
     def responder(self, name: str) -> Responder:
         """The model of that name, as one that answers."""
         settings, seed = self._config.models[name], self._config.seed
-        return Responder(name, self.backend(name), settings, seed=seed, attempts=self._config.attempts)
+        return self._seated(Responder(name, self.backend(name), settings, seed=seed, attempts=self._config.attempts))
 
     def judge(self, settings: JudgeSettings) -> Judge:
         """A guard, on a model of this run or one of its own.
@@ -147,7 +150,7 @@ class Cast:
 
         spec, options = self._loaded_by(settings)
         guard = load_guard(spec, open_backend=shared if settings.model else self._own, **options)
-        return Judge(settings.name, guard, attempts=self._config.attempts)
+        return self._seated(Judge(settings.name, guard, attempts=self._config.attempts))
 
     def unloaded(self, settings: JudgeSettings) -> GenerativeGuard | None:
         """A judge without its model, its options and the files that they name read; None where it asks none in words.
@@ -218,6 +221,17 @@ class Cast:
         """What was asked of each model so far, stored answers included, in the order of their names."""
         every = [*self._open.items(), *self._owned.values()]
         return [Used(name, backend.usage) for name, backend in sorted(every, key=lambda one: one[0])]
+
+    def asked_again(self) -> dict[str, Counter[str]]:
+        """For each that was seated so far, why its answers were asked for again, and how often."""
+        found: dict[str, Counter[str]] = {}
+        for seat in self._seats:
+            found.setdefault(seat.name, Counter()).update(seat.asked_again)
+        return found
+
+    def _seated(self, seat: Seat) -> Seat:
+        self._seats.append(seat)
+        return seat
 
     def _loaded_by(self, settings: JudgeSettings) -> tuple[str, dict[str, Any]]:
         """A judge's guard with its model, and the options, files among them found."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Sequence
 
 from libra_guard.errors import BackendError
@@ -11,7 +12,7 @@ from libra_guard.records import Conversation, Method, Verdict, Vote
 from libra_guard.synth.seats.backend import StoredBackend
 from libra_guard.synth.seats.endpoints import EndpointsLostError
 from libra_guard.synth.seats.failure import Failure
-from libra_guard.synth.seats.trial import Trial, repeated
+from libra_guard.synth.seats.trial import Trial
 
 _CHANCE = 0.7
 """Temperature at which a judge is asked again whose own is 0: at that it would say the same."""
@@ -32,6 +33,11 @@ class Judge:
     def __init__(self, name: str, guard: Guard, *, attempts: int = 3) -> None:
         self.name, self.guard, self._attempts = name, guard, attempts
         self._trial = Trial(f"the judge {name}", "let another model judge, or ask this one by another guard")
+
+    @property
+    def asked_again(self) -> Counter[str]:
+        """Why answers were asked for again, and how often."""
+        return self._trial.asked_again
 
     @property
     def lane(self) -> Hashable | None:
@@ -65,15 +71,12 @@ class Judge:
             brought = self._votes([pairs[i] for i in places], number, explain=explain)
             labels = [one.label for one in brought if isinstance(one, Vote)]
             self._trial.look([""] * len(labels), read=any(labels))
-            if not number:
-                return brought
-            # What could not be read stays a vote that could not, where the next attempt is not even answered.
-            return [one if isinstance(one, Vote) else Vote(judge=self.name, label=None) for one in brought]
+            return brought
 
-        def unread(brought: Vote | Failure) -> bool:
-            return isinstance(brought, Vote) and brought.label is None
+        def unread(brought: Vote | Failure) -> str:
+            return "could not be read" if isinstance(brought, Vote) and brought.label is None else ""
 
-        return repeated(len(pairs), attempt, unread, self._attempts if self._writes else 1)
+        return self._trial.repeated(len(pairs), attempt, unread, self._attempts if self._writes else 1)
 
     @property
     def _writes(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ from libra_guard.synth.language.reading import spoken
 from libra_guard.synth.records import MadeBy
 from libra_guard.synth.seats.backend import StoredBackend
 from libra_guard.synth.seats.failure import Failure, UnreadableError
-from libra_guard.synth.seats.trial import Trial, malformed, repeated, unread
+from libra_guard.synth.seats.trial import Trial, unread, wrong
 
 # Where a base model begins to write the other side's part.
 _NEXT_TURN = re.compile(r"\n+\s*(?:用户|问|助手|答|User|Human)\s*[:：]")
@@ -54,6 +55,11 @@ class Responder:
         self.name, self.backend = name, backend
         self._settings, self._seed, self._attempts = settings, seed, attempts
         self._trial = Trial(f"models.{name}", "let another model answer")
+
+    @property
+    def asked_again(self) -> Counter[str]:
+        """Why answers were asked for again, and how often."""
+        return self._trial.asked_again
 
     @property
     def lane(self) -> Hashable | None:
@@ -99,7 +105,7 @@ class Responder:
             return read
 
         times = 1 if temperature == 0 and self.backend.greedy else self._attempts
-        return repeated(len(prompts), attempt, malformed, times)
+        return self._trial.repeated(len(prompts), attempt, wrong, times)
 
     def made(self, step: str, *, seed: int) -> MadeBy:
         """Who answered, for a row's provenance; a model with a chat template is asked the question itself."""

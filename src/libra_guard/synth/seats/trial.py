@@ -21,7 +21,7 @@ class UselessModelError(LibraError):
 
 
 class Trial:
-    """Whether a model is of any use, which one answer that can be read shows.
+    """A model's attempts: those that have to be made again, and whether it is of any use, which one good answer shows.
 
     Args:
         who: The model, for the error.
@@ -30,6 +30,8 @@ class Trial:
 
     def __init__(self, who: str, remedy: str) -> None:
         self._who, self._remedy = who, remedy
+        self.asked_again = Counter[str]()
+        """Why answers were asked for again."""
         self._unread: Counter[str] | None = Counter()
         """Reasons, as long as no answer could be read."""
 
@@ -62,35 +64,37 @@ class Trial:
                 f"{self._remedy}"
             )
 
+    def repeated(
+        self,
+        count: int,
+        attempt: Callable[[Sequence[int], int], Sequence[Brought]],
+        wrong: Callable[[Brought], str],
+        times: int,
+    ) -> list[Brought]:
+        """What is brought for each of so many places: the first that nothing is wrong with, else the last.
 
-def malformed(brought: object) -> bool:
-    """Whether an answer is there and is of no use."""
-    return isinstance(brought, Failure) and not brought.model
+        Args:
+            count: How many there are.
+            attempt: Asks for the places that are given, as the attempt of that number, from 0 on.
+            wrong: Why another attempt may bring something better; empty where it may not.
+            times: Attempts, at least one.
+        """
+        found = [*attempt(range(count), 0)]
+        for number in range(1, times):
+            reasons = {place: reason for place, brought in enumerate(found) if (reason := wrong(brought))}
+            if not reasons:
+                break
+            self.asked_again.update(reasons.values())
+            for place, brought in zip(reasons, attempt([*reasons], number), strict=True):
+                found[place] = brought
+        return found
+
+
+def wrong(brought: object) -> str:
+    """Why an answer that is there is of no use; empty where it is of use, or is not there."""
+    return reason_kind(brought.reason) if isinstance(brought, Failure) and not brought.model else ""
 
 
 def unread(brought: Sequence[object]) -> list[str]:
     """Why answers could not be read, a model's own failures left out."""
-    return [reason_kind(one.reason) for one in brought if isinstance(one, Failure) and not one.model]
-
-
-def repeated(
-    count: int,
-    attempt: Callable[[Sequence[int], int], Sequence[Brought]],
-    again: Callable[[Brought], bool],
-    times: int,
-) -> list[Brought]:
-    """What is brought for each of so many places: the first that need not be asked for again, else the last.
-
-    Args:
-        count: How many there are.
-        attempt: Asks for the places that are given, as the attempt of that number, from 0 on.
-        again: Whether another attempt may bring something better.
-        times: Attempts, at least one.
-    """
-    found = [*attempt(range(count), 0)]
-    for number in range(1, times):
-        if not (places := [place for place, brought in enumerate(found) if again(brought)]):
-            break
-        for place, brought in zip(places, attempt(places, number), strict=True):
-            found[place] = brought
-    return found
+    return [*filter(None, map(wrong, brought))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -13,7 +14,7 @@ from libra_guard.synth.language.reading import spoken
 from libra_guard.synth.records import MadeBy
 from libra_guard.synth.seats.backend import StoredBackend
 from libra_guard.synth.seats.failure import Failure, UnreadableError
-from libra_guard.synth.seats.trial import Trial, malformed, repeated, unread
+from libra_guard.synth.seats.trial import Trial, unread, wrong
 
 Parsed = TypeVar("Parsed")
 
@@ -37,6 +38,11 @@ class Writer:
         self.name, self.backend = name, backend
         self._settings, self._seed, self._attempts = settings, seed, attempts
         self._trial = Trial(f"models.{name}", "let another model write, or leave out what this one cannot")
+
+    @property
+    def asked_again(self) -> Counter[str]:
+        """Why answers were asked for again, and how often."""
+        return self._trial.asked_again
 
     @property
     def raw(self) -> bool:
@@ -96,7 +102,7 @@ class Writer:
 
         # Whatever the seed, a model without chance says the same again.
         times = 1 if temperature == 0 and self.backend.greedy else self._attempts
-        return repeated(len(prompts), attempt, lambda brought: malformed(brought[0]), times)
+        return self._trial.repeated(len(prompts), attempt, lambda brought: wrong(brought[0]), times)
 
     def made(self, step: str, template: str, *, seed: int, method: str = "") -> MadeBy:
         """Who wrote, for a row's provenance; the seed is that of the attempt."""

@@ -16,7 +16,7 @@ from libra_guard.data.near_duplicates import Engine, NearSettings, Signed, dupli
 from libra_guard.synth.again import Again
 from libra_guard.synth.contamination import Contamination, compare
 from libra_guard.synth.language.evasion import METHODS
-from libra_guard.synth.progress import counted
+from libra_guard.synth.progress import Advance, counted
 from libra_guard.synth.records import Query
 
 
@@ -81,7 +81,8 @@ def dedup(
     held_out: Sequence[str | Path] = (),
     *,
     engine: Engine = Engine.LOCAL,
-    advance: Callable[[int], None] = lambda _: None,
+    advance: Advance = lambda _: None,
+    compared: Advance = lambda _: None,
 ) -> Deduplicated:
     """Keeps the queries that repeat neither a held-out question nor a query kept before them.
 
@@ -104,6 +105,7 @@ def dedup(
         held_out: Files besides those of the settings.
         engine: Where texts are signed and compared; the result is the same.
         advance: Told how many more rows were read, the first time that they are.
+        compared: Told of each of ``settings.bands`` in which they were compared with each other.
 
     Raises:
         UsageError: There is no such file, or no row of it has a question.
@@ -117,7 +119,7 @@ def dedup(
     reasons = _with_families(read.different, disguised, near)
     stays = np.array([name not in reasons and name not in disguised for name in names], bool)
     questions_at = np.flatnonzero(np.diff(of, prepend=-1) > 0)
-    repeats, told = _repeats([names[i] for i in np.flatnonzero(stays)], signed.take(questions_at[stays]))
+    repeats, told = _repeats([names[i] for i in np.flatnonzero(stays)], signed.take(questions_at[stays]), compared)
     reasons |= told
     for name, parent in disguised.items():
         if parent in reasons:
@@ -184,14 +186,15 @@ def _with_families(kin: Mapping[str, _Kin], disguised: Mapping[str, str], near: 
     return reasons
 
 
-def _repeats(names: Sequence[str], signed: Signed) -> tuple[dict[str, str], dict[str, str]]:
+def _repeats(names: Sequence[str], signed: Signed, advance: Advance) -> tuple[dict[str, str], dict[str, str]]:
     """Id of a query that repeats one before it → id of that one; and → the reason.
 
     Args:
         names: Ids of the queries.
         signed: Their questions.
+        advance: See ``duplicates``.
     """
-    found = duplicates(signed)
+    found = duplicates(signed, advance)
     repeats: dict[str, str] = {}
     reasons: dict[str, str] = {}
     for i in np.flatnonzero(found.of >= 0).tolist():

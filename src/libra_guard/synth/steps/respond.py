@@ -53,7 +53,8 @@ def respond(work: Work, queries: Collection[Query]) -> Done:
     """An answer of each responder that a query is given to; responders on servers are asked side by side.
 
     Returns:
-        The pairs, query by query; answers that failed, are empty or have a ``fault``, with reasons.
+        The pairs, query by query; answers that failed, are empty, have a ``fault`` or stand there already, with
+        reasons.
     """
     seats = [_seat(work, name) for name in work.config.seats.responders]
     rows: list[Answered] = []
@@ -73,11 +74,18 @@ def respond(work: Work, queries: Collection[Query]) -> Done:
             for seat, own, answers in zip(seats, mine, side_by_side(tasks, work.cast.halt), strict=True):
                 found |= {(query.id, seat.name): answer for query, answer in zip(own, answers, strict=True)}
             for query in piece:
+                said: set[str] = set()
                 for seat in seats:
                     if seat.name not in given[query.id]:
                         continue
                     row = _row(query, seat, found[query.id, seat.name], work)
-                    (rejects if isinstance(row, Reject) else rows).append(row)  # type: ignore[arg-type]
+                    if isinstance(row, Reject):
+                        rejects.append(row)
+                    elif row.response in said:
+                        rejects.append(Reject("another responder's answer, word for word", row.model_dump(mode="json")))
+                    else:
+                        said.add(row.response)
+                        rows.append(row)
             advance(len(piece))
     refused = {seat.name: sum(row.refused for row in rows if row.responder == seat.name) for seat in seats}
     cut = {seat.name: sum(row.cut for row in rows if row.responder == seat.name) for seat in seats}
