@@ -11,11 +11,15 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import shlex
 import subprocess
 import sys
 import tempfile
 import time
+from importlib.metadata import version
 from pathlib import Path
+
+from machine import machine
 
 HERE = Path(__file__).parent
 FILES = ("0-of-1.jsonl", "rejects.jsonl", "run.json")
@@ -92,13 +96,16 @@ def main() -> None:
             rounds += 1
             broken += any((out / name).read_bytes() != content for name, content in wanted.items())
     result = {
-        "guard": options.guard,
+        "command": shlex.join(["python", "benchmarks/kill_resume.py", *sys.argv[1:]]),
+        "guard": json.loads(wanted["run.json"])["guard"],
         "rows": rows,
         "quiet_run_seconds": round(quiet_seconds, 2),
         "kills": kills,
         "rounds": rounds,
         "half_written_lines_found": half_lines,
         "differences": broken,
+        "machine": machine(),
+        "versions": {name: version(name) for name in ("libra-guard", "onnxruntime")},
     }
     options.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(result))

@@ -20,7 +20,7 @@ from libra_guard.predict.shards import Shard
 from libra_guard.records import Sample
 from libra_guard.synth import folder
 from libra_guard.synth.made_of import content as file_content
-from libra_guard.synth.progress import counted
+from libra_guard.synth.progress import counted, in_shares
 from libra_guard.synth.run import STEPS, Outcome, Run
 from libra_guard.synth.seats import cast
 from libra_guard.synth.seats.budget import BudgetSpentError
@@ -414,6 +414,17 @@ def test_rows_that_are_only_gone_through_are_counted_to_the_last(
     assert moved == told
 
 
+@pytest.mark.parametrize(("total", "shares", "told"), [(10, 4, [2, 3, 2, 3, 0]), (3, 5, [0, 1, 0, 1, 1])])
+def test_work_that_goes_through_all_rows_again_and_again_tells_of_shares(
+    total: int, shares: int, told: list[int]
+) -> None:
+    moved: list[int] = []
+    advance = in_shares(moved.append, total, shares)
+    for _ in range(5):
+        advance(1)
+    assert moved == told
+
+
 def test_the_steps_that_ask_nobody_have_bars_too(run_in: MakeRun, make_config: Any, scripted: Models) -> None:
     moved: dict[str, list[int]] = {}
 
@@ -424,7 +435,7 @@ def test_the_steps_that_ask_nobody_have_bars_too(run_in: MakeRun, make_config: A
 
     run = run_in(config=make_config(queries={"harmful": 1, "borderline": 0, "benign": 2}), progress=bar)
     run.go()
-    for name in ("dedup", "split", "split: files"):
+    for name in ("dedup", "dedup: comparing", "split", "split: files"):
         total, *steps = moved[name]
         assert sum(steps) == total > 0
     assert "split: card" in moved

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,6 +15,8 @@ from libra_guard.configuration import put
 from libra_guard.errors import UsageError
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from libra_guard.synth.config import SynthConfig
     from libra_guard.synth.run import Outcome
 
@@ -93,7 +95,7 @@ def _do(
     settings: list[str] | None,
 ) -> None:
     from libra_guard.data.near_duplicates import Engine
-    from libra_guard.predict.show import tell
+    from libra_guard.predict.show import bars, tell
     from libra_guard.synth.run import Run
 
     if engine not in list(Engine):
@@ -101,7 +103,7 @@ def _do(
     found = read_config(config, settings)
     if found.few_responders and step in (None, "respond"):
         typer.echo(f"note: {found.few_responders}", err=True)
-    with bars_of_steps() as progress:
+    with bars() as bar:
         made = Run(
             found,
             out,
@@ -110,9 +112,9 @@ def _do(
             store=store,
             shard=part_of(shard),
             engine=Engine(engine),
-            progress=progress,
-            say=tell,
-            tell=lambda outcome: tell(_told(outcome)),
+            progress=bar_of_step(bar),
+            say=partial(tell, bar),
+            tell=lambda outcome: tell(bar, _told(outcome)),
         )
         outcomes = made.do(step) if step else made.go()
     # Duplicates and the like are what the steps are for; a row that a model failed on is a loss.
@@ -164,16 +166,12 @@ def _told(outcome: Outcome) -> str:
     return "\n".join(lines)
 
 
-@contextmanager
-def bars_of_steps() -> Iterator[Any]:
-    """A bar for each step, with rate and remaining time; silent where stderr is no terminal."""
-    from libra_guard.predict.show import bars
+def bar_of_step(bar: Progress) -> Callable[[str, int | None], AbstractContextManager[Callable[[int], None]]]:
+    """For ``Work.progress``: a bar for each step."""
 
-    with bars() as bar:
+    @contextmanager
+    def one(name: str, total: int | None) -> Iterator[Callable[[int], None]]:
+        task = bar.add_task(name, total=total)
+        yield partial(bar.advance, task)
 
-        @contextmanager
-        def one(name: str, total: int | None) -> Iterator[Any]:
-            task = bar.add_task(name, total=total)
-            yield partial(bar.advance, task)
-
-        yield one
+    return one

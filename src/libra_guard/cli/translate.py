@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from libra_guard.cli.options import spare_inputs
-from libra_guard.cli.synth import ConfigArgument, SetOption, bars_of_steps, read_config
+from libra_guard.cli.synth import ConfigArgument, SetOption, bar_of_step, read_config
 from libra_guard.errors import UsageError
 
 
@@ -31,6 +31,7 @@ def translate(
     """
     from libra_guard.data.registry import load_dataset_rows, load_importer
     from libra_guard.io import BadRow, dumps, write_atomic
+    from libra_guard.predict.show import bars
     from libra_guard.synth.language.translate import translate as into_chinese
     from libra_guard.synth.seats.cast import Cast
     from libra_guard.synth.seats.store import CallStore
@@ -52,10 +53,10 @@ def translate(
     rows = [row for row in read if not isinstance(row, BadRow)]
     rejects = [Reject(row.reason, row._asdict()) for row in read if isinstance(row, BadRow)]
     done = []
-    with CallStore(calls_file) as calls, bars_of_steps() as progress:
+    with CallStore(calls_file) as calls, bars() as bar:
         cast = Cast(found, calls, config.parent)
         writer = cast.writer(seat)
-        with progress("translate", len(rows)) as advance:
+        with bar_of_step(bar)("translate", len(rows)) as advance:
             for piece in pieces(rows):
                 told, failed = into_chinese(piece, found.translate, writer)
                 done += told

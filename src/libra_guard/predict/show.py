@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -28,12 +27,9 @@ def bars() -> Bar:
     return Bar(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal)
 
 
-def tell(text: str) -> None:
-    """Writes lines to stderr, above the bars where there are any.
-
-    What is written past ``sys.stderr`` as it is now, as click does, is drawn over by them.
-    """
-    sys.stderr.write(f"{text}\n")
+def tell(bar: Bar, text: str) -> None:
+    """Writes lines to stderr, above the bars, which draw over what click writes; the terminal wraps them."""
+    bar.console.print(Text.from_ansi(text), soft_wrap=True, highlight=False)
 
 
 @contextmanager

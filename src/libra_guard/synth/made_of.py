@@ -149,8 +149,8 @@ def _by_name(judge: dict[str, Any], work: Work) -> None:
     guard, _, file = str(judge["guard"]).partition(":")
     if file and Path(work.cast.file(file)).exists():
         judge["guard"] = f"{guard}:{Path(file).name}"
-    options = judge.get("options", {})
-    judge["options"] = options | {key: Path(str(options[key])).name for key in _named(options, work)}
+    if options := judge.get("options"):
+        judge["options"] = options | {key: Path(str(options[key])).name for key in _named(options, work)}
 
 
 def _own_model(judge: JudgeSettings, work: Work) -> str:

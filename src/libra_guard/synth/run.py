@@ -30,6 +30,7 @@ from libra_guard.synth.checks import check
 from libra_guard.synth.config import SynthConfig
 from libra_guard.synth.folder import Folder, StepRows
 from libra_guard.synth.made_of import files_of, held_out, judges_of, settings_of
+from libra_guard.synth.progress import in_shares
 from libra_guard.synth.records import Answered, Judged, Query
 from libra_guard.synth.release import Placement, release
 from libra_guard.synth.seats.budget import BudgetSettings, Usage
@@ -391,14 +392,15 @@ def _dedup(work: Work, inputs: dict[str, Rows], out: Path) -> Done:
     given = [inputs["import"], inputs["augment"]]
     # To count rows that are not held is to read them once more.
     number = None if work.engine is Engine.RAY else sum(map(len, given))
-    with work.progress("dedup", number) as read, work.progress("dedup: comparing", settings.bands[0]) as compared:
+    with work.progress("dedup", number) as read, work.progress("dedup: comparing", number) as told:
+        banded = in_shares(told, number or 0, settings.bands[0])
         rows = Again(lambda: chain(*given))
-        done = dedup(rows, settings, against, engine=work.engine, advance=read, compared=compared)
+        done = dedup(rows, settings, against, engine=work.engine, advance=read, compared=banded)
     dropped = Again(
         lambda: (Reject(one.reason, one.row.model_dump(mode="json")) for one in done.rejected), len(done.rejected)
     )
-    compared = [{**one._asdict(), **held_out(one.file)} for one in done.contamination]
-    return Done(done.kept, dropped, {"contamination": compared})
+    contamination = [{**one._asdict(), **held_out(one.file)} for one in done.contamination]
+    return Done(done.kept, dropped, {"contamination": contamination})
 
 
 def _respond(work: Work, inputs: dict[str, Rows], out: Path) -> Done:

@@ -19,9 +19,9 @@ from libra_guard.synth.progress import Advance
 from libra_guard.synth.seats.cast import Cast
 from libra_guard.synth.seats.failure import Failure
 
-AT_ONCE = 64
+AT_ONCE = 256
 """Rows that are asked for between two looks at the progress."""
-_EACH = 8
+_EACH = 4
 """Rows for each worker of a model between two looks: towards their end some have nothing to do."""
 
 

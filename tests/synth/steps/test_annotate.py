@@ -103,7 +103,7 @@ def test_the_arbiter_is_asked_while_the_judges_have_the_next_pairs() -> None:
     assert [row.arbiter and row.arbiter.label for row in rows] == [SAFE, None, None, None]
 
 
-@pytest.mark.parametrize(("workers", "sizes"), [(1, [64, 64, 64, 8]), (20, [192, 8]), (25, [200])])
+@pytest.mark.parametrize(("workers", "sizes"), [(1, [64, 64, 64, 8]), (40, [192, 8]), (50, [200])])
 def test_a_judge_with_many_workers_is_given_enough_to_do(workers: int, sizes: list[int]) -> None:
     given = []
 

@@ -98,24 +98,6 @@ def test_what_a_rejected_answer_said_is_not_told_where_no_file_may_hold_it(answe
     assert [(one.reason, "said" in one.row) for one in done.rejects] == [(SEXUALISES_MINORS, False)]
 
 
-def test_what_two_responders_say_word_for_word_is_one_answer(tmp_path: Path) -> None:
-    with CallStore(tmp_path / "calls.sqlite") as store:
-
-        def responder(name: str) -> Responder:
-            backend = ScriptedBackend(generate=lambda _: "别急。" if name == "c" else "先烧水。")
-            stored = StoredBackend(name, name, [Endpoint(backend)], store, Budget(BudgetSettings()))
-            return Responder(name, stored, ModelSettings(backend="scripted", model=name), seed=7)
-
-        models = {name: {"backend": "scripted", "model": name} for name in "abc"}
-        seats = {"responders": [*"abc"], "judges": [{"guard": "a"}, {"guard": "b"}]}
-        config = SynthConfig.checked({"name": "small", "models": models, "seats": seats}, "test")
-        cast: Any = SimpleNamespace(responder=responder, halt=Halt())
-        done = respond(Work(config, cast, tmp_path), [Query.make("怎么泡茶"), Query.make("怎么煮饭")])
-    rows: Any = done.rows
-    assert [(row.responder, row.response) for row in rows] == [("a", "先烧水。"), ("c", "别急。")] * 2
-    assert [one.reason for one in done.rejects] == ["another responder's answer, word for word"] * 2
-
-
 def test_a_refusal_is_an_answer_and_counted(answer: Answer) -> None:
     done, _ = answer("抱歉，我不能帮你做这件事。", Query.make("怎么泡茶"), Query.make("怎么煮饭"))
     rows: Any = done.rows

@@ -64,6 +64,14 @@ def test_the_seed_beside_a_label_is_that_of_the_attempt_that_could_be_read() -> 
     assert [by["seed"] for by in (placed.sample.model_extra or {})["made_by"]] == [42, 44]
 
 
+def test_what_two_responders_say_word_for_word_is_one_sample() -> None:
+    rows = [judged(SAFE, SAFE, responder=name, id=f"p-{name}") for name in "ab"]
+    other = judged(SAFE, SAFE, responder="c", id="p-c", response="茶要现泡。")
+    first, second, third = place([*rows, other], [], SplitSettings())
+    assert (first.stage, third.stage) == ("stage1", "stage1")
+    assert (second.stage, second.reason) == (None, "another responder's answer, word for word")
+
+
 @pytest.mark.parametrize(("where", "stage"), [("leave", None), ("stage1", "stage1"), ("stage2", "stage2")])
 def test_real_pairs_that_all_agree_on_go_where_the_settings_say(where: str, stage: str | None) -> None:
     row = judged(SAFE, SAFE, origin=Origin.REAL)

@@ -176,8 +176,9 @@ class CardFigures(Strict):
     diversity: dict[str, Diversity]
     """Of the different questions, and of all answers, of both stages."""
     rejects: Counts
-    asked_again: Counts
     """Step → kind of reason → rows."""
+    asked_again: Counts
+    """Model or judge → kind of reason → answers."""
     lacking: dict[str, int]
     """Sub-category and intent → queries that the writer did not bring."""
     sets: list[Imported]
@@ -223,6 +224,8 @@ def figures(
         edited: Steps whose files a person changed, each part for itself.
     """
     rows, judged = [*stage1, *stage2], [*stage1, *stage2, *(one.sample for one in left_out)]
+    # What several responders say is judged once.
+    different = {(one.question, one.response): one for one in judged}.values()
     per_sub = _counts(rows, "sub_category_name")
     wanted = {name: sum(per_sub.get(name, {}).values()) for name in settings.queries.sub_categories}
     arbiter = settings.seats.arbiter
@@ -242,7 +245,7 @@ def figures(
         starved=_starved(wanted),
         one_sided=[name for name in wanted if wanted[name] in per_sub.get(name, {}).values()],
         evenness=_evenness(list(wanted.values())),
-        agreement=agreement([_judgement(row) for row in judged]),
+        agreement=agreement([_judgement(row) for row in different]),
         responses=_responses(judged),
         diversity={
             "questions": diversity(list({row.question for row in rows}), settings.seed),
@@ -371,6 +374,8 @@ def _told(settings: Any) -> Any:
     if isinstance(settings, dict):
         kept = (key for key in settings if key not in _ADDRESSES and not is_secret(key))
         return {key: _told(settings[key]) for key in kept}
+    if isinstance(settings, str) and Path(settings).is_absolute():
+        return Path(settings).name
     return [_told(one) for one in settings] if isinstance(settings, list) else settings
 
 

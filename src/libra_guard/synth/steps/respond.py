@@ -21,6 +21,7 @@ from libra_guard.synth.seats.together import Task, side_by_side
 from libra_guard.synth.work import Done, Reject, Work, at_once, pieces
 
 STEP = "respond"
+_CHUNK = 64
 _SENTENCE_END = re.compile(r"[。！？!?…\n](?=[^。！？!?…\n]*$)")
 # How often the grammar answers in which way: both labels come of every intent that can have them.
 _KINDS = {
@@ -53,8 +54,7 @@ def respond(work: Work, queries: Collection[Query]) -> Done:
     """An answer of each responder that a query is given to; responders on servers are asked side by side.
 
     Returns:
-        The pairs, query by query; answers that failed, are empty, have a ``fault`` or stand there already, with
-        reasons.
+        The pairs, query by query; answers that failed, are empty or have a ``fault``, with reasons.
     """
     seats = [_seat(work, name) for name in work.config.seats.responders]
     rows: list[Answered] = []
@@ -66,7 +66,7 @@ def respond(work: Work, queries: Collection[Query]) -> Done:
         else:
             part.append(query)
     with work.progress(STEP, len(part)) as advance:
-        for piece in pieces(part, at_once(seat.workers for seat in seats)):
+        for piece in pieces(part, at_once((seat.workers for seat in seats), _CHUNK)):
             given = {query.id: _drawn(query, work) for query in piece}
             mine = [[query for query in piece if seat.name in given[query.id]] for seat in seats]
             tasks = [Task(seat.lane, partial(seat.answer_all, own)) for seat, own in zip(seats, mine, strict=True)]
@@ -74,18 +74,11 @@ def respond(work: Work, queries: Collection[Query]) -> Done:
             for seat, own, answers in zip(seats, mine, side_by_side(tasks, work.cast.halt), strict=True):
                 found |= {(query.id, seat.name): answer for query, answer in zip(own, answers, strict=True)}
             for query in piece:
-                said: set[str] = set()
                 for seat in seats:
                     if seat.name not in given[query.id]:
                         continue
                     row = _row(query, seat, found[query.id, seat.name], work)
-                    if isinstance(row, Reject):
-                        rejects.append(row)
-                    elif row.response in said:
-                        rejects.append(Reject("another responder's answer, word for word", row.model_dump(mode="json")))
-                    else:
-                        said.add(row.response)
-                        rows.append(row)
+                    (rejects if isinstance(row, Reject) else rows).append(row)  # type: ignore[arg-type]
             advance(len(piece))
     refused = {seat.name: sum(row.refused for row in rows if row.responder == seat.name) for seat in seats}
     cut = {seat.name: sum(row.cut for row in rows if row.responder == seat.name) for seat in seats}

@@ -18,6 +18,7 @@ from libra_guard.synth.steps.annotate import STEP
 Stage = Literal["stage1", "stage2"]
 NOBODY = "nobody"
 """``label_by`` of a pair that is undecided: its label stands for none."""
+REPEATED = "another responder's answer, word for word"
 _Judges = Mapping[tuple[str, str], MadeBy]
 """Seat and name → who stands beside a label."""
 
@@ -53,8 +54,15 @@ def place(
         for one in sitting
     }
     known = {query.id: query for query in queries}
+    seen: set[tuple[str, str]] = set()
     for row in rows:
-        yield _placed(row, row.root_question or _root(row, known), settings, judges)
+        placed = _placed(row, row.root_question or _root(row, known), settings, judges)
+        # Not before: whoever answers what others do has answered, and was perhaps refused.
+        if placed.stage and (row.question, row.response) in seen:
+            placed = Placed(placed.sample, None, REPEATED)
+        elif placed.stage:
+            seen.add((row.question, row.response))
+        yield placed
 
 
 def _placed(row: Judged, root: str, settings: SplitSettings, judges: _Judges) -> Placed:
