@@ -56,7 +56,7 @@ STAGE1 = [
     sample(0),
     sample(1),
     sample(2, "ss", label="安全", refused=True, cut=True),
-    sample(2, "ss", label="安全", responder="gemma", id="b-2"),
+    sample(2, "ss", label="安全", responder="gemma", id="b-2", response="好好好"),
     sample(4, "ss", label="安全", category_name="", sub_category_name="", intent="benign"),
 ]
 STAGE2 = [
@@ -182,6 +182,13 @@ def test_coverage():
     two = made(stage1=[*STAGE1, *STAGE1], queries={"only": [GAMBLING, CYBER]})
     assert two.starved == {CYBER: 1}
     assert made(queries={"only": [GAMBLING]}).evenness is None
+
+
+def test_what_several_responders_say_counts_once_in_the_agreement_and_for_each_of_them_in_the_answers():
+    twice = LeftOut(sample(0, responder="gemma", id="b-0", refused=True), "another responder's answer, word for word")
+    found = made(left_out=[*LEFT_OUT, twice])
+    assert found.agreement == made().agreement
+    assert (found.responses["gemma"].answers, found.responses["gemma"].refused) == (2, 1)
 
 
 def test_agreement_is_over_all_judged_pairs():
