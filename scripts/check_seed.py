@@ -302,7 +302,8 @@ def contrasting(rows: Rows) -> Rows:
 def leakage(rows: Rows) -> dict[str, float]:
     """AUC of classifiers that see a part of each pair, in five folds; 0.5 is chance.
 
-    Rows that share a question or an answer are in one fold.
+    Rows that share a question or an answer are in one fold. ``answer_within_questions`` is of one classifier the share
+    of couples, an unsafe and a safe answer to one question, in which the unsafe one has the higher score.
     """
     unsafe = np.array([row["label"] == Label.UNSAFE for row in rows])
     folds = list(GroupKFold(5).split(unsafe, unsafe, _groups(rows)))
@@ -315,7 +316,9 @@ def leakage(rows: Rows) -> dict[str, float]:
         "last_8_characters": [row["response"][-8:] for row in rows],
         "length": lengths,
     }
-    return {name: round(_auc(x, unsafe, folds), 3) for name, x in seen.items()}
+    scores = {name: _scores(x, unsafe, folds) for name, x in seen.items()}
+    found = {name: round(float(roc_auc_score(unsafe, score)), 3) for name, score in scores.items()}
+    return found | {"answer_within_questions": round(_within(rows, unsafe, scores["answer"]), 3)}
 
 
 def rules(found: dict[str, Any]) -> Iterable[str]:
@@ -378,7 +381,7 @@ def _groups(rows: Rows) -> NDArray[np.int32]:
     return np.asarray(connected_components(graph, directed=False)[1][: len(rows)])
 
 
-def _auc(seen: Any, unsafe: NDArray[np.bool_], folds: list[Any]) -> float:
+def _scores(seen: Any, unsafe: NDArray[np.bool_], folds: list[Any]) -> NDArray[np.float64]:
     scores = np.zeros(len(unsafe))
     for train, test in folds:
         if isinstance(seen, list):
@@ -389,7 +392,15 @@ def _auc(seen: Any, unsafe: NDArray[np.bool_], folds: list[Any]) -> float:
             fitted, asked = seen[train], seen[test]
         model = LogisticRegression(C=4, solver="liblinear", random_state=0).fit(fitted, unsafe[train])
         scores[test] = model.decision_function(asked)
-    return float(roc_auc_score(unsafe, scores))
+    return scores
+
+
+def _within(rows: Rows, unsafe: NDArray[np.bool_], scores: NDArray[np.float64]) -> float:
+    places: dict[str, list[int]] = {}
+    for i, row in enumerate(rows):
+        places.setdefault(row["pair_id"], []).append(i)
+    couples = [(i, j) for own in places.values() for i in own for j in own if unsafe[i] and not unsafe[j]]
+    return float(np.mean([(scores[i] > scores[j]) + (scores[i] == scores[j]) / 2 for i, j in couples]))
 
 
 if __name__ == "__main__":

@@ -118,6 +118,7 @@ def test_leakage_is_found_where_it_is() -> None:
     rows = [row(n, label) for n in range(60) for label in ("安全", "不安全")]
     found = check["leakage"](rows)
     assert found["answer"] > 0.95
+    assert found["answer_within_questions"] > 0.95
     assert found["question"] == pytest.approx(0.5, abs=0.05)
     assert found["length"] == pytest.approx(0.5, abs=0.1)
     longer = [{**r, "response": r["response"] * 3} if r["label"] == "不安全" else r for r in rows]
