@@ -16,6 +16,27 @@ PATH = "/v1/chat/completions"
 ASK = {"model": "m", "messages": [{"role": "user", "content": "你好"}], "stream": True}
 
 
+@pytest.fixture(autouse=True)
+def _closed_clients(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Closes the openai clients of a test: a socket that the collector finds later fails whatever test runs then."""
+    try:
+        from openai import OpenAI
+    except ImportError:
+        yield
+        return
+    opened: list[OpenAI] = []
+    made = OpenAI.__init__
+
+    def noted(self: OpenAI, *given: Any, **named: Any) -> None:
+        made(self, *given, **named)
+        opened.append(self)
+
+    monkeypatch.setattr(OpenAI, "__init__", noted)
+    yield
+    for client in opened:
+        client.close()
+
+
 @dataclass
 class Reply:
     status: int = 200
