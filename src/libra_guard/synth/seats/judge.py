@@ -12,7 +12,7 @@ from libra_guard.records import Conversation, Method, Verdict, Vote
 from libra_guard.synth.seats.backend import StoredBackend
 from libra_guard.synth.seats.endpoints import EndpointsLostError
 from libra_guard.synth.seats.failure import Failure
-from libra_guard.synth.seats.trial import Trial
+from libra_guard.synth.seats.trial import UNREADABLE, Trial, wrong
 
 _CHANCE = 0.7
 """Temperature at which a judge is asked again whose own is 0: at that it would say the same."""
@@ -59,24 +59,11 @@ class Judge:
             EndpointsLostError: The model is gone.
             UselessModelError: None of its first answers can be read.
         """
-        # The first ones alone, as of a writer.
-        first = self._trial.first
-        found: list[Vote | Failure] = []
-        for part in filter(None, (pairs[:first], pairs[first:])):
-            found += self._voted(part, explain=explain)
-        return found
 
-    def _voted(self, pairs: Sequence[Conversation], *, explain: bool) -> list[Vote | Failure]:
         def attempt(places: Sequence[int], number: int) -> list[Vote | Failure]:
-            brought = self._votes([pairs[i] for i in places], number, explain=explain)
-            labels = [one.label for one in brought if isinstance(one, Vote)]
-            self._trial.look([""] * len(labels), read=any(labels))
-            return brought
+            return self._votes([pairs[i] for i in places], number, explain=explain)
 
-        def unread(brought: Vote | Failure) -> str:
-            return "could not be read" if isinstance(brought, Vote) and brought.label is None else ""
-
-        return self._trial.repeated(len(pairs), attempt, unread, self._attempts if self._writes else 1)
+        return self._trial.answers(len(pairs), attempt, _wrong, self._attempts if self._writes else 1)
 
     @property
     def _writes(self) -> bool:
@@ -123,3 +110,7 @@ class Judge:
         analysis = (verdict.analysis or "").strip()
         score = verdict.unsafe_score
         return Vote(judge=self.name, label=verdict.label, score=score, analysis=analysis, asked=attempt + 1)
+
+
+def _wrong(brought: Vote | Failure) -> str | None:
+    return UNREADABLE if isinstance(brought, Vote) and brought.label is None else wrong(brought)

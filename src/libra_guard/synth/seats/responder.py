@@ -15,7 +15,7 @@ from libra_guard.synth.language.reading import spoken
 from libra_guard.synth.records import MadeBy
 from libra_guard.synth.seats.backend import StoredBackend
 from libra_guard.synth.seats.failure import Failure, UnreadableError
-from libra_guard.synth.seats.trial import Trial, unread, wrong
+from libra_guard.synth.seats.trial import Trial, wrong
 
 # Where a base model begins to write the other side's part.
 _NEXT_TURN = re.compile(r"\n+\s*(?:用户|问|助手|答|User|Human)\s*[:：]")
@@ -86,13 +86,6 @@ class Responder:
             EndpointsLostError: The model is gone.
             UselessModelError: None of its first answers is of use.
         """
-        found: list[Reply | Failure] = []
-        first = self._trial.first
-        for part in filter(None, (questions[:first], questions[first:])):
-            found += self._answered(part, max_tokens, unfit)
-        return found
-
-    def _answered(self, questions: Sequence[str], max_tokens: int, unfit: Unfit) -> list[Reply | Failure]:
         raw, temperature = self._settings.raw, self._settings.temperature
         texts = [render(_RAW, question=_one_turn(question)) if raw else question for question in questions]
         prompts = [Prompt.from_user(text, raw=raw) for text in texts]
@@ -100,12 +93,10 @@ class Responder:
         def attempt(places: Sequence[int], number: int) -> list[Reply | Failure]:
             asked, seed = [prompts[i] for i in places], self._seed + number
             answers = self.backend.attempt(asked, max_tokens=max_tokens, temperature=temperature, seed=seed)
-            read = [self._read(one, seed, questions[i], unfit) for i, one in zip(places, answers, strict=True)]
-            self._trial.look(unread(read), read=any(isinstance(one, Reply) for one in read))
-            return read
+            return [self._read(one, seed, questions[i], unfit) for i, one in zip(places, answers, strict=True)]
 
         times = 1 if temperature == 0 and self.backend.greedy else self._attempts
-        return self._trial.repeated(len(prompts), attempt, wrong, times)
+        return self._trial.answers(len(prompts), attempt, wrong, times)
 
     def made(self, step: str, *, seed: int) -> MadeBy:
         """Who answered, for a row's provenance; a model with a chat template is asked the question itself."""

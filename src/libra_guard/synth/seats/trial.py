@@ -12,6 +12,8 @@ from libra_guard.synth.seats.failure import Failure
 
 Brought = TypeVar("Brought")
 
+UNREADABLE = "could not be read"
+"""What is wrong with an answer of which no more is known."""
 _FIRST = 32
 """Answers after which a model is given up where none of them could be read."""
 
@@ -35,21 +37,53 @@ class Trial:
         self._unread: Counter[str] | None = Counter()
         """Reasons, as long as no answer could be read."""
 
-    @property
-    def first(self) -> int:
-        """Answers to look at before all are asked for; 0 once it is of use."""
-        return _FIRST if self._unread is not None else 0
-
-    def look(self, unread: Sequence[str], *, read: bool) -> None:
-        """Looks at answers as long as none could be read.
+    def answers(
+        self,
+        count: int,
+        attempt: Callable[[Sequence[int], int], Sequence[Brought]],
+        wrong: Callable[[Brought], str | None],
+        times: int,
+    ) -> list[Brought]:
+        """What is brought for each of so many places: the first that is not to be asked for again, else the last.
 
         Args:
-            unread: Why those could not be that the model is to blame for; empty where nothing is told.
-            read: Whether any of the others could.
+            count: How many there are.
+            attempt: Asks for the places that are given, as the attempt of that number, from 0 on.
+            wrong: What is wrong with what was brought, see ``wrong``.
+            times: Attempts, at least one.
 
         Raises:
-            UselessModelError: It is of none.
+            UselessModelError: None of the first answers is of use.
         """
+        # The first ones alone: whether it is of any use is to be known before all are asked for.
+        first = min(count, _FIRST if self._unread is not None else 0)
+        found: list[Brought] = []
+        for part in filter(None, (range(first), range(first, count))):
+            found += self._repeated(part, attempt, wrong, times)
+        return found
+
+    def _repeated(
+        self,
+        part: Sequence[int],
+        attempt: Callable[[Sequence[int], int], Sequence[Brought]],
+        wrong: Callable[[Brought], str | None],
+        times: int,
+    ) -> list[Brought]:
+        found: dict[int, Brought] = {}
+        places = [*part]
+        for number in range(times):
+            brought = dict(zip(places, attempt(places, number), strict=True))
+            found |= brought
+            reasons = {place: wrong(one) for place, one in brought.items()}
+            self._look([reason for reason in reasons.values() if reason], read=None in reasons.values())
+            places = [place for place, reason in reasons.items() if reason]
+            if not places or number == times - 1:
+                break
+            self.asked_again.update(reason for reason in reasons.values() if reason)
+        return [found[place] for place in part]
+
+    def _look(self, unread: Sequence[str], *, read: bool) -> None:
+        """Looks at answers as long as none could be read."""
         if self._unread is None:
             return
         if read:
@@ -57,44 +91,17 @@ class Trial:
             return
         self._unread.update(unread)
         if (count := self._unread.total()) >= _FIRST:
-            reasons = ", ".join(f"{times} × {reason}" for reason, times in self._unread.most_common(3) if reason)
+            most = ((reason, times) for reason, times in self._unread.most_common(3) if reason != UNREADABLE)
+            reasons = ", ".join(f"{times} × {reason}" for reason, times in most)
             told = f": {reasons}" if reasons else ""
             raise UselessModelError(
                 f"{self._who}: none of its first {count} answers could be read{told}; nothing more is asked: "
                 f"{self._remedy}"
             )
 
-    def repeated(
-        self,
-        count: int,
-        attempt: Callable[[Sequence[int], int], Sequence[Brought]],
-        wrong: Callable[[Brought], str],
-        times: int,
-    ) -> list[Brought]:
-        """What is brought for each of so many places: the first that nothing is wrong with, else the last.
 
-        Args:
-            count: How many there are.
-            attempt: Asks for the places that are given, as the attempt of that number, from 0 on.
-            wrong: Why another attempt may bring something better; empty where it may not.
-            times: Attempts, at least one.
-        """
-        found = [*attempt(range(count), 0)]
-        for number in range(1, times):
-            reasons = {place: reason for place, brought in enumerate(found) if (reason := wrong(brought))}
-            if not reasons:
-                break
-            self.asked_again.update(reasons.values())
-            for place, brought in zip(reasons, attempt([*reasons], number), strict=True):
-                found[place] = brought
-        return found
-
-
-def wrong(brought: object) -> str:
-    """Why an answer that is there is of no use; empty where it is of use, or is not there."""
-    return reason_kind(brought.reason) if isinstance(brought, Failure) and not brought.model else ""
-
-
-def unread(brought: Sequence[object]) -> list[str]:
-    """Why answers could not be read, a model's own failures left out."""
-    return [*filter(None, map(wrong, brought))]
+def wrong(brought: object) -> str | None:
+    """What is wrong with an answer: None where nothing is, empty where there is none, for the model failed."""
+    if not isinstance(brought, Failure):
+        return None
+    return "" if brought.model else reason_kind(brought.reason)

@@ -14,7 +14,7 @@ from libra_guard.synth.language.reading import spoken
 from libra_guard.synth.records import MadeBy
 from libra_guard.synth.seats.backend import StoredBackend
 from libra_guard.synth.seats.failure import Failure, UnreadableError
-from libra_guard.synth.seats.trial import Trial, unread, wrong
+from libra_guard.synth.seats.trial import Trial, wrong
 
 Parsed = TypeVar("Parsed")
 
@@ -74,22 +74,6 @@ class Writer:
             UselessModelError: None of its first answers can be read.
         """
         readers = [parse] * len(prompts) if callable(parse) else list(parse)
-        written: list[tuple[Parsed | Failure, int]] = []
-        # The first ones alone: whether it is of any use is to be known before all are asked for.
-        first = self._trial.first
-        for part in (slice(first), slice(first, None)):
-            written += self._written(prompts[part], readers[part], begins, max_tokens, lines=lines)
-        return written
-
-    def _written(
-        self,
-        prompts: Sequence[str],
-        readers: Sequence[Callable[[str], Parsed]],
-        begins: str,
-        max_tokens: int,
-        *,
-        lines: bool,
-    ) -> list[tuple[Parsed | Failure, int]]:
         temperature = self._settings.temperature
 
         def attempt(places: Sequence[int], number: int) -> list[tuple[Parsed | Failure, int]]:
@@ -97,12 +81,11 @@ class Writer:
             seed = self._seed + number
             answers = self.backend.attempt(asked, max_tokens=max_tokens, temperature=temperature, seed=seed)
             read = [self._read(one, begins, readers[i], lines=lines) for i, one in zip(places, answers, strict=True)]
-            self._trial.look(unread(read), read=any(not isinstance(one, Failure) for one in read))
             return [(one, seed) for one in read]
 
         # Whatever the seed, a model without chance says the same again.
         times = 1 if temperature == 0 and self.backend.greedy else self._attempts
-        return self._trial.repeated(len(prompts), attempt, lambda brought: wrong(brought[0]), times)
+        return self._trial.answers(len(prompts), attempt, lambda brought: wrong(brought[0]), times)
 
     def made(self, step: str, template: str, *, seed: int, method: str = "") -> MadeBy:
         """Who wrote, for a row's provenance; the seed is that of the attempt."""
