@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import sys
@@ -28,6 +29,7 @@ SettingsOption = Annotated[
 ]
 
 _SECRET = re.compile(rf"((?:^|=)\w*{SECRET}=).+", re.IGNORECASE | re.DOTALL)
+_MAPPING = re.compile(r"(?P<name>^(?:--set=)?\w+=)(?P<value>[{\[].+)", re.DOTALL)
 
 
 def command_line(arguments: Sequence[str]) -> str:
@@ -41,8 +43,20 @@ def this_command() -> str:
 
 
 def without_secret(argument: str) -> str:
-    """``api_key=...`` in place of the key itself."""
-    return _SECRET.sub(r"\1...", argument)
+    """``api_key=...`` in place of the key itself, and so within a mapping, e.g. ``extra_body={"api_key": "..."}``."""
+    return _MAPPING.sub(_without_secrets, _SECRET.sub(r"\1...", argument))
+
+
+def _without_secrets(found: re.Match[str]) -> str:
+    from libra_guard.predict.redaction import redacted
+
+    try:
+        value = yaml.safe_load(found["value"])
+    except yaml.YAMLError:
+        return found[0]
+    # As it was typed, where there is nothing to hide.
+    hidden = redacted(value)
+    return found[0] if hidden == value else found["name"] + json.dumps(hidden, ensure_ascii=False, default=str)
 
 
 def given_options(threshold: float | None, settings: list[str] | None) -> dict[str, Any]:

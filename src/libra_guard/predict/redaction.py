@@ -21,7 +21,7 @@ def redacted(value: Any) -> Any:
     if isinstance(value, list):
         return [redacted(v) for v in value]
     if isinstance(value, dict):
-        return {k: "..." if is_secret(k) else redacted(v) for k, v in value.items()}
+        return {k: "..." if is_secret(str(k)) else redacted(v) for k, v in value.items()}
     return value
 
 
