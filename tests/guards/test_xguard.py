@@ -10,8 +10,9 @@ import pytest
 from libra_guard import Conversation, load_guard
 from libra_guard.backends.scripted import ScriptedBackend
 from libra_guard.errors import UsageError
-from libra_guard.guards.xguard import SYSTEM, XGuard
+from libra_guard.guards.xguard import XGuard
 from libra_guard.records import Label, Message, Method, Role, Target, Verdict
+from libra_guard.taxonomy import category_system
 
 QUESTION = Conversation.from_pair("如何泡茶？")
 PAIR = Conversation.from_pair("如何泡茶？", "水温八十度。")
@@ -220,8 +221,8 @@ def test_a_policy_adds_a_category(tmp_path: Path) -> None:
 
 def test_the_categories_are_the_model_card_s() -> None:
     ids = "pc dc dw pi ec ac def ti cy ph mh se sci pp cs acc mc ha ps ter sd ext fin med law cm ma md"
-    assert list(SYSTEM.codes) == ids.split()
-    assert (SYSTEM.find("Hacker Attack").code, SYSTEM.find("def").group) == ("ha", "Hate Speech")
+    assert list(category_system("xguard").codes) == ids.split()
+    assert (XGuard.system.find("Hacker Attack").code, XGuard.system.find("def").group) == ("ha", "Hate Speech")
 
 
 def test_on_a_model_of_its_architecture(tiny_llm) -> None:

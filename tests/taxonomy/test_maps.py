@@ -17,7 +17,17 @@ from libra_guard.taxonomy import (
 )
 
 FOREIGN = [name for name in SYSTEMS if not name.startswith("libra")]
-SIZES = {"libra": 7, "libra-sub": 39, "duoguard": 12, "llama-guard-3": 14, "qwen3guard": 9, "openai": 13, "tc260": 31}
+SIZES = {
+    "libra": 7,
+    "libra-sub": 39,
+    "duoguard": 12,
+    "llama-guard-3": 14,
+    "qwen3guard": 9,
+    "shieldgemma": 4,
+    "xguard": 28,
+    "openai": 13,
+    "tc260": 31,
+}
 
 
 @pytest.mark.parametrize(
@@ -108,6 +118,10 @@ def test_each_sub_category_can_be_filed_under_a_tc260_risk(sub):
         ("Special Control", "duoguard", "Indiscriminate weapons"),
         ("Intellectual Property", "qwen3guard", "Copyright Violation"),
         ("Feudal Superstition", "tc260", "A.1-h"),
+        ("Special Control", "xguard", "dw"),
+        ("Personal Data", "xguard", "pp"),
+        ("Pornography", "shieldgemma", "Sexually Explicit Information"),
+        ("Ethnicity", "shieldgemma", "Hate Speech"),
     ],
 )
 def test_ties_that_must_hold(sub, system, code):

@@ -17,18 +17,9 @@ from libra_guard.guards.generative import GenerativeGuard, Reading
 from libra_guard.guards.rendering import Frame
 from libra_guard.guards.windows import merge
 from libra_guard.records import Conversation, Label, Method, Target, Verdict
-from libra_guard.taxonomy import Category, CategorySystem
+from libra_guard.taxonomy import category_system
 
-_SYSTEM = CategorySystem(
-    "shieldgemma",
-    "ShieldGemma: 4 policies",
-    (
-        Category("Dangerous Content", "Dangerous Content", "危险内容"),
-        Category("Harassment", "Harassment", "骚扰"),
-        Category("Hate Speech", "Hate Speech", "仇恨言论"),
-        Category("Sexually Explicit Information", "Sexually Explicit Information", "露骨色情信息"),
-    ),
-)
+_SYSTEM = category_system("shieldgemma")
 _HARMS = {
     "Dangerous Content": "harming oneself and/or others (e.g., accessing or building firearms and explosive devices, "
     "promotion of terrorism, instructions for suicide).",

@@ -19,51 +19,12 @@ from libra_guard.guards.generative import LEFT_OUT, LITTLE, Reading
 from libra_guard.guards.texts import text_or_file
 from libra_guard.guards.thoughts import without_thoughts
 from libra_guard.records import Conversation, Label, Message, Method, Role, Target, Verdict
-from libra_guard.taxonomy import Category, CategorySystem
+from libra_guard.taxonomy import category_system
 
 THRESHOLD, QUESTION_THRESHOLD = 0.8, 0.5
 """The report's, for answers and for questions."""
 SAFE = "sec"
-_RISKS = {
-    "Crimes and Illegal Activities": (
-        ("pc", "Pornographic Contraband", "色情违禁"),
-        ("dc", "Drug Crimes", "毒品犯罪"),
-        ("dw", "Dangerous Weapons", "危险武器"),
-        ("pi", "Property Infringement", "侵犯财产"),
-        ("ec", "Economic Crimes", "经济犯罪"),
-    ),
-    "Hate Speech": (
-        ("ac", "Abusive Curses", "辱骂诅咒"),
-        ("def", "Defamation", "诽谤"),
-        ("ti", "Threats and Intimidation", "威胁恐吓"),
-        ("cy", "Cyberbullying", "网络欺凌"),
-    ),
-    "Physical and Mental Health": (("ph", "Physical Health", "身体健康"), ("mh", "Mental Health", "心理健康")),
-    "Ethics and Morality": (("se", "Social Ethics", "社会伦理"), ("sci", "Science Ethics", "科技伦理")),
-    "Data Privacy": (("pp", "Personal Privacy", "个人隐私"), ("cs", "Commercial Secret", "商业秘密")),
-    "Cybersecurity": (
-        ("acc", "Access Control", "访问控制"),
-        ("mc", "Malicious Code", "恶意代码"),
-        ("ha", "Hacker Attack", "黑客攻击"),
-        ("ps", "Physical Security", "物理安全"),
-    ),
-    "Extremism": (
-        ("ter", "Violent Terrorist Activities", "暴力恐怖活动"),
-        ("sd", "Social Disruption", "扰乱社会"),
-        ("ext", "Extremist Ideological Trends", "极端思潮"),
-    ),
-    "Inappropriate Suggestions": (("fin", "Finance", "金融"), ("med", "Medicine", "医疗"), ("law", "Law", "法律")),
-    "Risks Involving Minors": (
-        ("cm", "Corruption of Minors", "教唆未成年人"),
-        ("ma", "Minor Abuse and Exploitation", "虐待与剥削未成年人"),
-        ("md", "Minor Delinquency", "未成年人不良行为"),
-    ),
-}
-SYSTEM = CategorySystem(
-    "xguard",
-    "YuFeng-XGuard: 28 risks in 9 dimensions",
-    tuple(Category(*names, group=dimension) for dimension, risks in _RISKS.items() for names in risks),
-)
+_SYSTEM = category_system("xguard")
 # A policy's categories: "- id: Name" at the beginning of a line; what they mean stands indented below.
 _NAMED = re.compile(r"^-[ \t]*([^\s:：]+)[ \t]*[:：]", re.MULTILINE)
 _OPEN, _CLOSE = "<explanation>", "</explanation>"
@@ -88,7 +49,7 @@ class XGuard(DeferredGuard):
     """
 
     name = "xguard"
-    system = SYSTEM
+    system = _SYSTEM
     answer_tokens = 200
 
     def __init__(
@@ -107,7 +68,7 @@ class XGuard(DeferredGuard):
             raise UsageError(f"reason_first: the explanation comes first, and '{backend.name}' cannot generate it")
         self.policy = None if policy is None else text_or_file(policy, "policy")
         self.reason_first = reason_first
-        risks = dict.fromkeys((*SYSTEM.codes, *_new_ids(self.policy)), Label.UNSAFE)
+        risks = dict.fromkeys((*_SYSTEM.codes, *_new_ids(self.policy)), Label.UNSAFE)
         self._labels = {SAFE: Label.SAFE, **risks}
 
     def ask(self, conversation: Conversation, *, prefix: str = "") -> Prompt:
@@ -179,7 +140,7 @@ def _new_ids(policy: str | None) -> list[str]:
     named = _NAMED.findall(policy or "")
     if policy and not named:
         raise UsageError("the policy names no category: a line '- a: Name' adds one, '- dw: Name' changes the model's")
-    new = [code for code in dict.fromkeys(named) if code not in (SAFE, *SYSTEM.codes)]
+    new = [code for code in dict.fromkeys(named) if code not in (SAFE, *_SYSTEM.codes)]
     if wrong := next((code for code in new if not re.fullmatch("[A-Za-z]", code)), None):
         raise UsageError(f"the policy names '{wrong}': a new category has one letter, as in '- a: Name'")
     return new

@@ -16,14 +16,42 @@ from libra_guard.taxonomy.systems import LIBRA, LIBRA_SUB, SYSTEMS, CategorySyst
 _Codes = dict[str, tuple[str, ...]]
 
 
-def _ties(*, duoguard: str = "", llama: str = "", qwen: str = "", openai: str = "", tc260: str) -> _Codes:
-    columns = {"duoguard": duoguard, "llama-guard-3": llama, "qwen3guard": qwen, "openai": openai, "tc260": tc260}
+def _ties(
+    *,
+    duoguard: str = "",
+    llama: str = "",
+    qwen: str = "",
+    gemma: str = "",
+    xguard: str = "",
+    openai: str = "",
+    tc260: str,
+) -> _Codes:
+    columns = {
+        "duoguard": duoguard,
+        "llama-guard-3": llama,
+        "qwen3guard": qwen,
+        "shieldgemma": gemma,
+        "xguard": xguard,
+        "openai": openai,
+        "tc260": tc260,
+    }
     return {system: tuple(c.strip() for c in codes.split(",") if c.strip()) for system, codes in columns.items()}
 
 
-def _crime(tc260: str, *, duoguard: str = "", llama: str = "", qwen: str = "", openai: str = "") -> _Codes:
+def _crime(
+    tc260: str,
+    *,
+    duoguard: str = "",
+    llama: str = "",
+    qwen: str = "",
+    gemma: str = "",
+    xguard: str = "",
+    openai: str = "",
+) -> _Codes:
     """A crime without force, and what it is tied to besides."""
     return _ties(
+        gemma=gemma,
+        xguard=xguard,
         duoguard=f"Non-violent crimes, {duoguard}",
         llama=f"S2, {llama}",
         qwen=f"Non-violent Illegal Acts, {qwen}",
@@ -33,7 +61,16 @@ def _crime(tc260: str, *, duoguard: str = "", llama: str = "", qwen: str = "", o
 
 
 def _bias(tc260: str) -> _Codes:
-    return _ties(duoguard="Hate", llama="S10", qwen="Unethical Acts", openai="hate", tc260=tc260)
+    # XGuard has no risk for it: of its ethics, those of society come nearest.
+    return _ties(
+        duoguard="Hate",
+        llama="S10",
+        qwen="Unethical Acts",
+        gemma="Hate Speech",
+        xguard="se",
+        openai="hate",
+        tc260=tc260,
+    )
 
 
 _RELATION: dict[str, _Codes] = {
@@ -43,6 +80,8 @@ _RELATION: dict[str, _Codes] = {
         qwen="Violent",
         openai="illicit/violent, violence, violence/graphic",
         tc260="A.1-d, A.1-f, A.1-h, A.4-a",
+        gemma="Dangerous Content",
+        xguard="ter, ph",
     ),
     "personal_crimes": _crime(
         "A.1-h, A.4-a, A.4-g",
@@ -50,23 +89,33 @@ _RELATION: dict[str, _Codes] = {
         llama="S1, S3",
         qwen="Violent",
         openai="illicit/violent",
+        gemma="Dangerous Content",
+        xguard="ti, ph",
     ),
-    "financial_crimes": _crime("A.1-h, A.3-b, A.3-e"),
-    "property_infringement": _crime("A.1-h, A.4-g"),
-    "contraband_crimes": _crime("A.1-h"),
+    "financial_crimes": _crime("A.1-h, A.3-b, A.3-e", xguard="ec"),
+    "property_infringement": _crime("A.1-h, A.4-g", xguard="pi"),
+    "contraband_crimes": _crime("A.1-h", xguard="dc, ec"),
     "special_control": _crime(
-        "A.1-h", duoguard="Indiscriminate weapons", llama="S9", qwen="Violent", openai="illicit/violent"
+        "A.1-h",
+        duoguard="Indiscriminate weapons",
+        llama="S9",
+        qwen="Violent",
+        openai="illicit/violent",
+        gemma="Dangerous Content",
+        xguard="dw",
     ),
-    "cybersecurity": _crime("A.1-h, A.4-g"),
-    "gambling": _crime("A.1-h"),
+    "cybersecurity": _crime("A.1-h, A.4-g", xguard="acc, mc, ha, ps"),
+    "gambling": _crime("A.1-h", xguard="ec"),
     "pornography": _ties(
         duoguard="Sexual content, Sex-related crimes",
         llama="S3, S12",
         qwen="Sexual Content or Sexual Acts",
         openai="sexual",
         tc260="A.1-f",
+        gemma="Sexually Explicit Information",
+        xguard="pc",
     ),
-    "illegal_services": _crime("A.1-h, A.3-b, A.3-e"),
+    "illegal_services": _crime("A.1-h, A.3-b, A.3-e", xguard="ec"),
     "wildlife_protection": _crime("A.1-h"),
     "environmental_protection": _crime("A.1-h"),
     # 封建迷信 is forbidden content in China (互联网信息服务管理办法, article 15) and no category elsewhere.
@@ -78,6 +127,8 @@ _RELATION: dict[str, _Codes] = {
         llama="S4",
         qwen="Sexual Content or Sexual Acts",
         openai="sexual/minors",
+        gemma="Sexually Explicit Information",
+        xguard="pc, cm, ma, md",
     ),
     "gender": _bias("A.2-e"),
     "sexual_orientation": _bias("A.2-i"),
@@ -88,19 +139,29 @@ _RELATION: dict[str, _Codes] = {
     "occupation": _bias("A.2-g"),
     "vulnerable_groups": _bias("A.2-f, A.2-h"),
     "specific_groups": _bias("A.2-h, A.2-i"),
-    "personal_data": _ties(duoguard="Privacy", llama="S7", qwen="PII", tc260="A.4-b, A.4-e, A.4-f"),
-    "business_data": _crime("A.3-b, A.3-c, A.3-d"),
-    "sensitive_data": _ties(duoguard="Privacy", llama="S7", qwen="PII", tc260="A.4-e, A.4-f"),
+    "personal_data": _ties(duoguard="Privacy", llama="S7", qwen="PII", tc260="A.4-b, A.4-e, A.4-f", xguard="pp"),
+    "business_data": _crime("A.3-b, A.3-c, A.3-d", xguard="cs"),
+    "sensitive_data": _ties(duoguard="Privacy", llama="S7", qwen="PII", tc260="A.4-e, A.4-f", xguard="pp"),
     "intellectual_property": _ties(
         duoguard="Intellectual property", llama="S8", qwen="Copyright Violation", tc260="A.3-a"
     ),
     # Llama Guard's Elections is false information on how votes are held; Qwen3Guard's political category is false
     # information on governments, history and public figures.
-    "misinformation": _ties(llama="S5, S13", qwen="Politically Sensitive Topics", tc260="A.1-g, A.5-a"),
-    "history_and_common_sense": _ties(qwen="Politically Sensitive Topics", tc260="A.1-g, A.4-d, A.5-a"),
-    "professional_advice": _ties(duoguard="Specialized advice", llama="S6", tc260="A.4-a, A.5-a"),
+    "misinformation": _ties(llama="S5, S13", qwen="Politically Sensitive Topics", tc260="A.1-g, A.5-a", xguard="sd"),
+    "history_and_common_sense": _ties(
+        qwen="Politically Sensitive Topics", tc260="A.1-g, A.4-d, A.5-a", gemma="Harassment"
+    ),
+    "professional_advice": _ties(
+        duoguard="Specialized advice", llama="S6", tc260="A.4-a, A.5-a", xguard="fin, med, law"
+    ),
     "hatred": _ties(
-        duoguard="Hate", llama="S10", qwen="Unethical Acts", openai="hate, hate/threatening", tc260="A.1-e, A.2-i"
+        duoguard="Hate",
+        llama="S10",
+        qwen="Unethical Acts",
+        openai="hate, hate/threatening",
+        tc260="A.1-e, A.2-i",
+        gemma="Hate Speech",
+        xguard="ac, ext",
     ),
     "hostility_and_aggression": _ties(
         duoguard="Hate",
@@ -108,20 +169,30 @@ _RELATION: dict[str, _Codes] = {
         qwen="Unethical Acts",
         openai="harassment, harassment/threatening",
         tc260="A.1-f, A.4-a",
+        gemma="Harassment",
+        xguard="ti, cy",
     ),
     "humiliation": _ties(
-        duoguard="Hate", llama="S5, S10", qwen="Unethical Acts", openai="harassment", tc260="A.4-a, A.4-c, A.4-d"
+        duoguard="Hate",
+        llama="S5, S10",
+        qwen="Unethical Acts",
+        openai="harassment",
+        tc260="A.4-a, A.4-c, A.4-d",
+        gemma="Harassment",
+        xguard="ac, def, cy",
     ),
     # The political risks of class A.1 have no heading of their own among the 39: its title, the core values, has.
-    "values": _ties(qwen="Unethical Acts, Politically Sensitive Topics", tc260="A.1-a, A.1-b, A.1-c"),
-    "moral_behavior": _ties(qwen="Unethical Acts", tc260="A.1-h, A.4-g"),
-    "artificial_intelligence": _ties(qwen="Unethical Acts", tc260="A.1-h"),
+    "values": _ties(qwen="Unethical Acts, Politically Sensitive Topics", tc260="A.1-a, A.1-b, A.1-c", xguard="sd, ext"),
+    "moral_behavior": _ties(qwen="Unethical Acts", tc260="A.1-h, A.4-g", xguard="se"),
+    "artificial_intelligence": _ties(qwen="Unethical Acts", tc260="A.1-h", xguard="sci"),
     "mental_health": _ties(
         duoguard="Suicide and self-harm",
         llama="S11",
         qwen="Suicide & Self-Harm",
         openai="self-harm, self-harm/intent, self-harm/instructions",
         tc260="A.4-a",
+        gemma="Dangerous Content",
+        xguard="mh",
     ),
     "bodily_harm": _ties(
         duoguard="Suicide and self-harm, Specialized advice",
@@ -129,6 +200,8 @@ _RELATION: dict[str, _Codes] = {
         qwen="Suicide & Self-Harm",
         openai="self-harm, self-harm/instructions",
         tc260="A.4-a",
+        gemma="Dangerous Content",
+        xguard="ph, med",
     ),
 }
 

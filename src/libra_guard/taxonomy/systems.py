@@ -124,6 +124,59 @@ QWEN3GUARD = CategorySystem(
     ),
 )
 
+SHIELDGEMMA = CategorySystem(
+    "shieldgemma",
+    "ShieldGemma: 4 policies",
+    _named(
+        ("Dangerous Content", "危险内容"),
+        ("Harassment", "骚扰"),
+        ("Hate Speech", "仇恨言论"),
+        ("Sexually Explicit Information", "露骨色情信息"),
+    ),
+)
+
+# Dimension → ids, with the names that the model's card gives them.
+_XGUARD_RISKS: dict[str, tuple[tuple[str, str, str], ...]] = {
+    "Crimes and Illegal Activities": (
+        ("pc", "Pornographic Contraband", "色情违禁"),
+        ("dc", "Drug Crimes", "毒品犯罪"),
+        ("dw", "Dangerous Weapons", "危险武器"),
+        ("pi", "Property Infringement", "侵犯财产"),
+        ("ec", "Economic Crimes", "经济犯罪"),
+    ),
+    "Hate Speech": (
+        ("ac", "Abusive Curses", "辱骂诅咒"),
+        ("def", "Defamation", "诽谤"),
+        ("ti", "Threats and Intimidation", "威胁恐吓"),
+        ("cy", "Cyberbullying", "网络欺凌"),
+    ),
+    "Physical and Mental Health": (("ph", "Physical Health", "身体健康"), ("mh", "Mental Health", "心理健康")),
+    "Ethics and Morality": (("se", "Social Ethics", "社会伦理"), ("sci", "Science Ethics", "科技伦理")),
+    "Data Privacy": (("pp", "Personal Privacy", "个人隐私"), ("cs", "Commercial Secret", "商业秘密")),
+    "Cybersecurity": (
+        ("acc", "Access Control", "访问控制"),
+        ("mc", "Malicious Code", "恶意代码"),
+        ("ha", "Hacker Attack", "黑客攻击"),
+        ("ps", "Physical Security", "物理安全"),
+    ),
+    "Extremism": (
+        ("ter", "Violent Terrorist Activities", "暴力恐怖活动"),
+        ("sd", "Social Disruption", "扰乱社会"),
+        ("ext", "Extremist Ideological Trends", "极端思潮"),
+    ),
+    "Inappropriate Suggestions": (("fin", "Finance", "金融"), ("med", "Medicine", "医疗"), ("law", "Law", "法律")),
+    "Risks Involving Minors": (
+        ("cm", "Corruption of Minors", "教唆未成年人"),
+        ("ma", "Minor Abuse and Exploitation", "虐待与剥削未成年人"),
+        ("md", "Minor Delinquency", "未成年人不良行为"),
+    ),
+}
+XGUARD = CategorySystem(
+    "xguard",
+    "YuFeng-XGuard: 28 risks in 9 dimensions",
+    tuple(Category(*names, group=dimension) for dimension, risks in _XGUARD_RISKS.items() for names in risks),
+)
+
 OPENAI = CategorySystem(
     "openai",
     "OpenAI moderation: the 13 categories of omni-moderation",
@@ -227,7 +280,8 @@ def _tc260() -> CategorySystem:
 TC260 = _tc260()
 
 SYSTEMS: dict[str, CategorySystem] = {
-    system.name: system for system in (LIBRA, LIBRA_SUB, DUOGUARD, LLAMA_GUARD_3, QWEN3GUARD, OPENAI, TC260)
+    system.name: system
+    for system in (LIBRA, LIBRA_SUB, DUOGUARD, LLAMA_GUARD_3, QWEN3GUARD, SHIELDGEMMA, XGUARD, OPENAI, TC260)
 }
 """Every system by name."""
 
