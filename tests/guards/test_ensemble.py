@@ -206,6 +206,20 @@ def test_whose_reasons_are_given(
     assert verdict.notes == (() if by is None else (f"the analysis is that of policy:m{by}.json",))
 
 
+def test_where_the_surest_member_gives_no_reasons_the_next_one_s_are_given(
+    member: Member, combined: Combined, tmp_path: Path
+) -> None:
+    words = tmp_path / "words.txt"
+    words.write_text("炸弹\n", encoding="utf-8")
+    # Of what is safe a list of words is quite sure, and says nothing.
+    wordless = {"guard": f"words:{words}"}
+    other = member("other", {"": 0.2}, generate={"": '没有问题"}'})
+    guard = load_guard(combined("ensemble", members=[wordless, other]))
+    (verdict,) = guard.judge(ANSWER, explain=True)
+    assert (verdict.label, verdict.analysis) == (Label.SAFE, "没有问题")
+    assert verdict.notes == ("the analysis is that of policy:other.json",)
+
+
 def test_the_lower_score_is_the_surer_one_of_what_is_safe(member: Member, combined: Combined) -> None:
     members = [member("less", {"": 0.4}), member("surer", {"": 0.1})]
     guard = load_guard(combined("ensemble", members=members))

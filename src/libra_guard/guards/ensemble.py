@@ -69,7 +69,7 @@ class EnsembleGuard(CombinedGuard):
 
     ``categories`` holds the weighted mean over the members, a category that one does not name counting 0, where all
     members have the same system; else every member's own, as ``MEMBER: CATEGORY``. The analysis is that of the member
-    that is surest of the same label.
+    that is surest of the same label, of those that give one.
 
     Args:
         backend: One that names an ``EnsembleFile`` as its ``model``.
@@ -140,19 +140,21 @@ class EnsembleGuard(CombinedGuard):
     def _explained(
         self, conversations: Sequence[Conversation], rows: Sequence[Sequence[_Said]], verdicts: Sequence[Verdict]
     ) -> list[Verdict]:
-        """The verdicts with an analysis of the member that is surest of them; each member is asked once."""
-        surest: dict[str, dict[int, Verdict]] = {}
-        for i, (said, verdict) in enumerate(zip(rows, verdicts, strict=True)):
-            agreeing = [one for one in said if one.verdict.label and one.verdict.label is verdict.label]
-            if agreeing:
-                best = max(agreeing, key=_certainty)
-                surest.setdefault(best.member.name, {})[i] = best.verdict
+        """The verdicts with an analysis of the member that is surest of them, of those that give one.
+
+        One that gives none for a text, as a classifier for safe ones, hands it to the next.
+        """
         explained = list(verdicts)
-        for member in self.members:
-            for i, reasoned in member.explained(conversations, surest.get(member.name, {})).items():
-                if reasoned.analysis is not None:
-                    told = (*explained[i].notes, f"the analysis is that of {member.name}")
-                    explained[i] = explained[i].model_copy(update={"analysis": reasoned.analysis, "notes": told})
+        ranked = {i: _surest(said, verdict) for i, (said, verdict) in enumerate(zip(rows, verdicts, strict=True))}
+        while ranked := {i: agreeing for i, agreeing in ranked.items() if agreeing}:
+            surest = {i: agreeing.pop(0) for i, agreeing in ranked.items()}
+            for member in self.members:
+                mine = {i: one.verdict for i, one in surest.items() if one.member.name == member.name}
+                for i, reasoned in member.explained(conversations, mine).items():
+                    if reasoned.analysis is not None:
+                        told = (*explained[i].notes, f"the analysis is that of {member.name}")
+                        explained[i] = explained[i].model_copy(update={"analysis": reasoned.analysis, "notes": told})
+                        del ranked[i]
         return explained
 
 
@@ -165,6 +167,12 @@ def _score(member: Member, verdict: Verdict, target: Target) -> float:
     """The verdict's score where the member's own threshold is 0.5; its vote where it has none."""
     score = _BAND.score(verdict, member.guard.threshold_for(target))
     return _VOTES.get(verdict.label, 0.0) if score is None else score
+
+
+def _surest(said: Sequence[_Said], verdict: Verdict) -> list[_Said]:
+    """The members of the verdict's label, the surest first."""
+    agreeing = (one for one in said if one.verdict.label and one.verdict.label is verdict.label)
+    return sorted(agreeing, key=_certainty, reverse=True)
 
 
 def _certainty(one: _Said) -> float:
