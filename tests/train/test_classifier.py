@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 
 from libra_guard import Conversation, Label, load_guard
 from libra_guard.errors import BackendError, UsageError
+from libra_guard.guards.calibration import Calibration, Platt
 from libra_guard.io import file_hash
 from libra_guard.train.card import rewrite_cards
 from libra_guard.train.classifier import train_classifier
@@ -201,6 +202,69 @@ def test_rows_left_out_are_told(trained: Callable[[str], Trained]) -> None:
     assert trained("ngrams").lines[0] == "rows left out, by set: {'smile': 1}"
 
 
+# What a small set does not tell
+
+
+def small(path: Path, rows: int) -> Path:
+    """A folder with ``own.csv``, whose rows have no category."""
+    lines = [f"第{i}件事怎么办,{said}" for i in range(rows) for said in ("可以帮你,不安全", "不太方便,安全")]
+    path.mkdir()
+    (path / "own.csv").write_text("\n".join(["question,response,label", *lines]), encoding="utf-8")
+    return path
+
+
+OWN_ROWS = {"set": "samples", "path": "own.csv"}
+CARELESS = {"ngrams": {"data": [OWN_ROWS]}, "calibration": {"data": [OWN_ROWS]}, "test": [OWN_ROWS]}
+
+
+@pytest.mark.parametrize("rows", [30, 200])
+def test_the_run_and_the_card_tell_what_a_small_set_does_not(
+    make_recipe: Callable[..., Recipe], tmp_path: Path, rows: int
+) -> None:
+    lines: list[str] = []
+    out = tmp_path / "out"
+    result = train_classifier(make_recipe(**CARELESS), small(tmp_path / "data", rows), out, report=lines.append)
+    enough = rows == 200
+    assert (result["examples"]["calibration"]["samples"]["unsafe"] >= 10) == enough
+    assert result["calibrated"] == (["unsafe"] if enough else [])
+    assert result["untaught"] == list(LABELS[1:])
+    assert any(line.startswith("scores that are not calibrated") for line in lines) == (not enough)
+    assert any("tell little of a threshold" in line for line in result["remarks"]) == (not enough)
+    assert any("no benign pairs, so false_positives limits nothing" in line for line in result["remarks"])
+    card = (out / "guard" / "README.md").read_text(encoding="utf-8")
+    assert "No training example had any of these categories: their scores say nothing.\n" in card
+    assert ("Its unsafe score is calibrated for the mixture above" in card) == enough
+    assert ("Its scores are not calibrated: there were too few calibration examples.\n" in card) != enough
+    for line in result["remarks"]:
+        assert line in lines
+        assert f"\n- {line}\n" in card
+    assert "\n\n\n" not in card
+
+
+def test_a_card_tells_which_categories_were_taught_and_calibrated(trained: Callable[[str], Trained]) -> None:
+    run = trained("both")
+    taught = ["Privacy and Property", "Ethics and Morality"]
+    assert run.result["untaught"] == [name for name in LABELS[1:] if name not in taught]
+    assert run.result["calibrated"] == ["unsafe"]
+    card = (run.out / "guard" / "README.md").read_text(encoding="utf-8")
+    assert f"No training example had {', '.join(run.result['untaught'])}: those scores say nothing.\n" in card
+    assert "too few calibration examples\nhad, or had not, Privacy and Property, Ethics and Morality, so those" in card
+    assert any(line.endswith("not to be: Privacy and Property, Ethics and Morality") for line in run.lines)
+    # The encoder alone is not what was calibrated.
+    alone = (run.out / "hub" / "README.md").read_text(encoding="utf-8")
+    assert "The encoder's scores alone are not calibrated.\n" in alone
+
+
+def test_the_limit_on_questions_goes_by_its_own_name(
+    data: Path, make_recipe: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    asked = {**SEED, "reads": "question", "label": "不安全"}
+    calibration = {"data": [SEED], "benign": [SMILE], "false_positives": 0.2, "questions": [asked]}
+    result = train_classifier(make_recipe("ngrams", calibration=calibration), data, tmp_path, report=lambda _: None)
+    (line,) = [line for line in result["remarks"] if "questions" in line]
+    assert line.endswith("calibration questions are unsafe: they tell no threshold")
+
+
 def test_without_tests(data: Path, make_recipe: Callable[..., Recipe], tmp_path: Path) -> None:
     result = train_classifier(make_recipe("ngrams", test=[]), data, tmp_path, report=lambda _: None)
     assert (result["test"], result["parity"]) == ({}, {})
@@ -326,6 +390,7 @@ def test_a_run_killed_before_its_guard_is_in_place_tells_of_none(
     """Not of the one that stood there before, either."""
     run, out = trained("ngrams"), tmp_path / "run"
     shutil.copytree(run.out, out)
+    (out / "guard" / "config.json").write_text("{}")
 
     class Killed(Exception):
         pass
@@ -354,6 +419,50 @@ def stages(data: Path, recipe: Recipe, out: Path) -> list[bool]:
     lines: list[str] = []
     train_classifier(recipe, data, out, report=lines.append)
     return ["taken from" in line for line in lines if line.startswith("stage")]
+
+
+def calibrate(folder: Path, **options: Any) -> bytes:
+    """Puts a calibration of the guard there beside it; returns the file."""
+    guard = load_guard(f"mini:{folder}", **options)
+    made = Calibration(response=Platt(temperature=2, bias=0.5, threshold=0.75), fitted_on=guard.provenance())
+    (folder / "calibration.json").write_text(made.text(), encoding="utf-8")
+    return (folder / "calibration.json").read_bytes()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_second_run_leaves_a_calibration_in_force(
+    trained: Callable[[str], Trained], data: Path, tmp_path: Path, kind: str
+) -> None:
+    run, out = trained(kind), tmp_path / "run"
+    shutil.copytree(run.out, out)
+    calibrations = {out / "guard": calibrate(out / "guard")}
+    if kind != "ngrams":
+        calibrations[out / "hub"] = b"theirs"
+        (out / "hub" / "calibration.json").write_bytes(b"theirs")
+    (out / "guard" / "README.md").write_text("an old card")
+    lines: list[str] = []
+    assert train_classifier(run.recipe, data, out, report=lines.append) == run.result
+    assert {folder: (folder / "calibration.json").read_bytes() for folder in calibrations} == calibrations
+    assert load_guard(f"mini:{out / 'guard'}").threshold == 0.75
+    assert (out / "guard" / "README.md").read_bytes() == (run.out / "guard" / "README.md").read_bytes()
+    assert {path.name for path in out.iterdir()} == {path.name for path in run.out.iterdir()}
+    assert not [line for line in lines if "calibration.json" in line]
+
+
+def test_a_calibration_of_another_guard_is_kept_apart_and_told_of(
+    trained: Callable[[str], Trained], finished: Path, data: Path
+) -> None:
+    recipe, calibration = trained("encoder").recipe, calibrate(finished / "guard")
+    (finished / "hub" / "notes.txt").write_text("theirs")
+    budget = recipe.calibration.model_copy(update={"data": [Source(**SEED, sample=20)]})
+    lines: list[str] = []
+    result = train_classifier(recipe.model_copy(update={"calibration": budget}), data, finished, report=lines.append)
+    assert load_guard(f"mini:{finished / 'guard'}").threshold == result["threshold"]
+    assert {path.name for path in (finished / "guard").iterdir()} == set(result["files"]["guard"])
+    assert (finished / "guard.old" / "calibration.json").read_bytes() == calibration
+    assert (finished / "hub.old" / "notes.txt").read_text() == "theirs"
+    told = [line for line in lines if " held another guard" in line]
+    assert [line.split(" now: ")[1].partition(";")[0] for line in told] == ["calibration.json", "notes.txt"]
 
 
 def test_stages_are_kept(trained: Callable[[str], Trained], finished: Path, data: Path) -> None:

@@ -24,6 +24,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertMo
 
 from libra_guard import Conversation, Label, load_guard
 from libra_guard.errors import BackendError, UsageError
+from libra_guard.guards.calibration import Calibration, Platt
 from libra_guard.guards.libra_prompt import Critic
 from libra_guard.io import file_hash, model_hash
 from libra_guard.train import generative
@@ -408,6 +409,7 @@ def test_a_run_killed_before_its_guard_is_in_place_is_not_finished(
 ) -> None:
     run = trained("full")
     out = Path(shutil.copytree(run.out, tmp_path / "run"))
+    (out / "guard" / "libra_guard.json").unlink()
     if not earlier:
         (out / "train.json").unlink()
     rename = Path.rename
@@ -452,6 +454,53 @@ def test_a_second_call_trains_nothing(
     assert (again.guard / "libra_guard.json").read_bytes() == (run.guard / "libra_guard.json").read_bytes()
     for name, tensor in run.weights().items():
         assert torch.equal(again.weights()[name], tensor)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_second_call_leaves_a_calibration_in_force(
+    trained: Callable[[str], Trained], data: Path, tmp_path: Path, kind: str
+) -> None:
+    run = trained(kind)
+    out = Path(shutil.copytree(run.out, tmp_path / "run"))
+    fitted_on = load_guard(f"libra:{out / 'guard'}").provenance()
+    made = Calibration(response=Platt(temperature=2, bias=0.5, threshold=0.75), fitted_on=fitted_on)
+    (out / "guard" / "calibration.json").write_text(made.text(), encoding="utf-8")
+    lines: list[str] = []
+    assert train_generative(run.recipe, data, out, report=lines.append) == run.result
+    assert load_guard(f"libra:{out / 'guard'}").threshold == 0.75
+    assert {path.name for path in out.iterdir()} == {path.name for path in run.out.iterdir()}
+    assert not [line for line in lines if "calibration.json" in line]
+
+
+def test_a_calibration_of_another_guard_is_kept_apart_and_told_of(
+    trained: Callable[[str], Trained], finished: Path, data: Path
+) -> None:
+    (finished / "guard" / "calibration.json").write_text("theirs")
+    (finished / "guard" / "libra_guard.json").write_text('{"critic": "none"}')
+    lines: list[str] = []
+    result = train_generative(trained("full").recipe, data, finished, report=lines.append)
+    assert load_guard(f"libra:{finished / 'guard'}").threshold == result["threshold"]
+    assert {path.name for path in (finished / "guard").iterdir()} == set(result["files"]["guard"])
+    assert (finished / "guard.old" / "calibration.json").read_text() == "theirs"
+    (line,) = [line for line in lines if " held another guard" in line]
+    assert " now: calibration.json; " in line
+
+
+def test_the_card_tells_what_was_found_when_the_threshold_was_chosen(
+    data: Path, make_generative: MakeGenerative, tmp_path: Path
+) -> None:
+    lines: list[str] = []
+    calibration = {"data": [{**ANALYSED, "sample": 8}]}
+    recipe = make_generative(**QUICK | {"calibration": calibration})
+    result = train_generative(recipe, data, tmp_path, report=lines.append)
+    few, limit = result["remarks"][0], result["remarks"][-1]
+    assert few.endswith(" safe calibration pairs tell little of a threshold; at least 10 of each are wanted")
+    assert limit.startswith("calibration has no benign pairs, so false_positives limits nothing: the threshold ")
+    card = (tmp_path / "guard" / "README.md").read_text(encoding="utf-8")
+    for line in result["remarks"]:
+        assert line in lines
+        assert f"\n- {line}\n" in card
+    assert "\n\n\n" not in card
 
 
 @pytest.mark.parametrize(

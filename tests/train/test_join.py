@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from libra_guard.train.join import Joint, choose_threshold, fit_joint
+from libra_guard.train.join import Joint, choose_category_threshold, choose_threshold, enough_to_fit, fit_joint
 from libra_guard.train.mixture import Example
 
 NAN = float("nan")
@@ -73,10 +73,16 @@ def test_a_large_source_does_not_outvote_a_small_one() -> None:
 # The threshold
 
 
-def choose(scores: Any, examples: list[Example], benign: Any = (), *, false_positives: float = 0.02) -> float:
-    """The threshold, where it must not complain of any."""
+def chosen(scores: Any, examples: list[Example], benign: Any = (), **options: Any) -> tuple[float, list[str]]:
+    """The threshold, and what is said of it."""
+    said: list[str] = []
     arrays = np.array(scores, dtype=float), np.array(benign, dtype=float)
-    return choose_threshold(arrays[0], examples, arrays[1], false_positives=false_positives, report=pytest.fail)
+    options = {"false_positives": 0.02, "report": said.append, **options}
+    return choose_threshold(arrays[0], examples, arrays[1], **options), said
+
+
+def choose(scores: Any, examples: list[Example], benign: Any = (), **options: Any) -> float:
+    return chosen(scores, examples, benign, **options)[0]
 
 
 def test_threshold_by_hand() -> None:
@@ -93,8 +99,8 @@ def test_threshold_by_hand() -> None:
 
 def test_a_threshold_lies_in_the_middle_of_what_it_parts() -> None:
     assert choose([0.9] * 20 + [0.02] * 20, rows([True] * 20 + [False] * 20)) == 0.475
-    # Two ranges are as good: the lower one's middle, and not a place between them.
-    assert choose([0.9, 0.7, 0.5, 0.3], rows([True, False, False, True])) == choose([0.9, 0.3], rows([True, True]))
+    # From 0.105 to 0.3 and from 0.705 to 0.9 it is as good: the lower one's middle, and not a place between them.
+    assert choose([0.9, 0.7, 0.5, 0.3, 0.1], rows([True, False, False, True, False])) == 0.2
 
 
 def test_sources_weigh_the_same() -> None:
@@ -114,12 +120,12 @@ def test_a_source_without_unsafe_rows_has_no_f1() -> None:
 
 def test_a_budget_that_cannot_be_kept() -> None:
     """The nearest is taken, not the middle, which would flag even more; and that is said."""
-    benign, said = np.array([0.99] * 5 + [0.6] * 5), []
-    options: dict[str, Any] = {"false_positives": 0.02, "report": said.append}
-    assert choose_threshold(np.array([0.9, 0.1]), rows([True, False]), benign, **options) == 0.95
-    (line,) = said
+    threshold, (line,) = chosen([0.9, 0.1], rows([True, False]), [0.99] * 5 + [0.6] * 5)
+    assert threshold == 0.95
     assert "0.95, flags 50.0% of 10 benign texts" in line
-    assert "false_positives: 0.02 allows" in line
+    assert "than false_positives: 0.02 allows" in line
+    (line,) = chosen([0.9, 0.99], rows([True, False]), [0.99], judged="questions")[1]
+    assert "than question_false_positives: 0.02 allows" in line
 
 
 @settings(max_examples=100, deadline=None)
@@ -136,8 +142,110 @@ def test_the_budget_is_kept(scored: list[tuple[float, bool]], benign: list[float
     assert not benign or np.mean(np.array(benign) >= threshold) <= budget
 
 
+WEAK = [0.6, 0.7, 0.8, 0.9] * 5
+"""Scores of ``MIXED``, whose labels they do not tell apart: an AUC of a half."""
+MIXED = rows([True, False, False, True] * 5)
+
+
+def test_not_every_row_is_flagged_where_another_threshold_finds_some() -> None:
+    """Of 20 rows of either label, all flagged would be the best F1: 2/3."""
+    unsafe = [True, False] * 20
+    scores = np.where(unsafe, 0.5, 0.6)
+    # The lowest score of all is an unsafe row's, and the threshold that leaves it out finds all others.
+    scores[0] = 0.3
+    threshold, said = chosen(scores, rows(unsafe))
+    assert threshold == 0.4
+    assert not any("tells the calibration pairs apart" in line for line in said)
+
+
+@pytest.mark.parametrize(
+    ("scores", "told"),
+    [
+        ([0.5] * 20, "flags all of them"),
+        ([0.97] * 20, "flags all of them"),
+        ([0.01] * 20, "flags no unsafe one"),
+        # The safe ones alone are above.
+        ([0.2, 0.6, 0.6, 0.2] * 5, "flags all of them"),
+    ],
+)
+def test_scores_that_no_threshold_parts(scores: list[float], told: str) -> None:
+    said = chosen(scores, MIXED)[1]
+    (line,) = [line for line in said if "no threshold that may be taken tells the calibration pairs apart" in line]
+    assert line.endswith(told)
+
+
+def test_benign_pairs_let_every_other_row_be_flagged() -> None:
+    threshold, said = chosen([0.8] * 10, rows([True] * 10), [0.1] * 10)
+    assert threshold == 0.45
+    assert said == []
+
+
+@pytest.mark.parametrize("benign", [[], [0.1] * 50])
+def test_a_ranking_no_better_than_chance_is_told_of(benign: list[float]) -> None:
+    said = chosen(WEAK, MIXED, benign)[1]
+    assert any("chance alone could rank the calibration pairs as well as the guard does (AUC 0.50)" in x for x in said)
+    better = np.where([e.unsafe for e in MIXED], 0.9, WEAK)
+    assert not any("chance" in line for line in chosen(better, MIXED, benign)[1])
+
+
+@pytest.mark.parametrize(("n_unsafe", "n_safe", "told"), [(9, 30, True), (30, 9, True), (10, 10, False)])
+def test_too_few_rows_for_a_threshold_are_told_of(n_unsafe: int, n_safe: int, told: bool) -> None:
+    said = chosen([0.9] * n_unsafe + [0.1] * n_safe, rows([True] * n_unsafe + [False] * n_safe))[1]
+    words = f"{n_unsafe} unsafe and {n_safe} safe calibration pairs tell little of a threshold"
+    assert any(words in line for line in said) == told
+
+
+@pytest.mark.parametrize(("unsafe", "label"), [(True, "unsafe"), (False, "safe")])
+def test_questions_of_one_label_are_told_of(unsafe: bool, label: str) -> None:
+    harmless = [] if unsafe else [0.4] * 12
+    (line,) = chosen([0.4] * 12, rows([unsafe] * 12), harmless, judged="questions")[1]
+    assert line == f"all 12 calibration questions are {label}: they tell no threshold"
+
+
+def test_what_is_flagged_is_told_where_no_benign_pairs_limit_it() -> None:
+    scores, examples = [0.9] * 12 + [0.8] * 3 + [0.1] * 9, rows([True] * 12 + [False] * 12)
+    threshold, (line,) = chosen(scores, examples)
+    assert line == (
+        f"calibration has no benign pairs, so false_positives limits nothing: the threshold {threshold} flags "
+        "0.0% of 12 safe and 100.0% of 12 unsafe calibration pairs"
+    )
+    assert chosen(scores, examples, [0.1] * 12)[1] == []
+    # Of questions it is the safe ones that are limited, and they are among the examples.
+    assert chosen(scores, examples, scores[12:], judged="questions")[1] == []
+
+
+def test_outputs_with_too_few_rows_of_either_kind_are_not_enough_to_fit() -> None:
+    rare = [Example("x", (1.0, float(n < 9), NAN if n < 3 else 1.0), "s", "x") for n in range(12)]
+    others = [Example("x", (0.0, 0.0, 0.0 if n < 10 else NAN), "s", "x") for n in range(12)]
+    assert enough_to_fit([*rare, *others]).tolist() == [True, False, False]
+    assert enough_to_fit([*rare, *rare, *others]).tolist() == [True, True, True]
+
+
 def test_joint_is_linear() -> None:
     one = np.arange(8.0)
     assert (
         Joint(one, one + 1, one - 1).apply(np.full((2, 8), 2.0), np.ones((2, 8))).tolist() == [(4 * one).tolist()] * 2
     )
+
+
+def having(category: int | None, unsafe: bool = True) -> Example:
+    """One of so many categories, or of none that is known."""
+    known = [NAN] * 3 if category is None else [float(i == category) for i in range(3)]
+    return Example("x", (float(unsafe), *known), "s", "x")
+
+
+def test_categories_are_named_from_where_most_of_them_are_right() -> None:
+    # Each has 0.3 of its own category and 0.1 of the others: at a half none would be named.
+    examples = [having(i % 3) for i in range(12)]
+    given_ = np.full((12, 3), 0.1)
+    given_[np.arange(12), np.arange(12) % 3] = 0.3
+    assert choose_category_threshold(given_, examples) == 0.2
+    # What is safe has no category, and one that is not known is neither right nor wrong.
+    others = [having(0, unsafe=False)] * 50 + [having(None)] * 50
+    assert choose_category_threshold(np.vstack([given_, np.full((100, 3), 0.9)]), examples + others) == 0.2
+
+
+def test_too_few_categories_tell_no_threshold() -> None:
+    assert choose_category_threshold(np.full((9, 3), 0.2), [having(0)] * 9) == 0.5
+    assert choose_category_threshold(np.full((10, 3), 0.2), [having(0)] * 10) < 0.2
+    assert choose_category_threshold(np.zeros((0, 3)), []) == 0.5

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,17 @@ from libra_guard.guards.classifier import probabilities
 from libra_guard.io import write_atomic
 from libra_guard.train.card import write_cards
 from libra_guard.train.disk import full_disk
-from libra_guard.train.join import Joint, choose_threshold, fit_joint
+from libra_guard.train.join import (
+    FEWEST,
+    Joint,
+    choose_category_threshold,
+    choose_threshold,
+    enough_to_fit,
+    fit_joint,
+)
 from libra_guard.train.mixture import Example, Reader, Split
 from libra_guard.train.outputs import Outputs
+from libra_guard.train.placing import clear, names_of, put_in_place, written
 from libra_guard.train.provenance import hub_name, named_base, provenance_of
 from libra_guard.train.recipe import Recipe, Stage
 from libra_guard.train.wide import fit_wide
@@ -49,7 +57,8 @@ def train_classifier(
 ) -> dict[str, Any]:
     """Trains, joins, exports and measures a guard.
 
-    A stage whose result stands in ``out`` and was made by the same recipe is not trained again.
+    A stage whose result stands in ``out`` and was made by the same recipe is not trained again. Where the guard comes
+    out the same, what was put beside it stays; else that goes to a folder of its own, which is told.
 
     Args:
         recipe: What to do.
@@ -83,7 +92,7 @@ def train_classifier(
     for line in reader.left_out:
         report(line)
     taught = [e for _, examples in stages for e in examples]
-    _tell_untaught(outputs, taught + wide_examples, report)
+    untaught = _tell_untaught(outputs, taught + wide_examples, report)
     _need_both_labels("the stages", taught)
     _need_both_labels("ngrams", wide_examples)
     _need_both_labels("calibration", calibration + benign)
@@ -99,7 +108,10 @@ def train_classifier(
         return (trainer.logits(texts) if trainer else None), (wide.logits(texts) if wide else None)
 
     fitted_on = calibration + benign
-    joint = fit_joint(*parts([e.text for e in fitted_on]), fitted_on, seed=recipe.seed)
+    halves = parts([e.text for e in fitted_on])
+    joint = fit_joint(*halves, fitted_on, seed=recipe.seed)
+    named_from = choose_category_threshold(probabilities(_logits(joint, *halves)[:, 1:]), fitted_on)
+    calibrated = _tell_uncalibrated(outputs, fitted_on, untaught, report)
 
     def scores(examples: list[Example]) -> NDArray[np.float64]:
         # Of the file that is used, not of the parts it was made of.
@@ -109,9 +121,8 @@ def train_classifier(
     guard, made = out / "guard", out / ".guard"
     report(f"writing {guard}")
     shutil.rmtree(made, ignore_errors=True)
-    shutil.rmtree(out / "hub", ignore_errors=True)
     told = {"labels": list(outputs.labels), "system": outputs.system, "field": outputs.field}
-    config: dict[str, Any] = {**told, "scenario_threshold": 0.5}
+    config: dict[str, Any] = {**told, "scenario_threshold": named_from}
     with full_disk(out):
         export_guard(
             made,
@@ -121,13 +132,13 @@ def train_classifier(
             config={"name": recipe.name, **config},
             samples=[e.text for e in fitted_on + questions],
         )
-    thresholds = _thresholds(recipe, scores, calibration, benign, questions, report)
+    remarks: list[str] = []
+    thresholds = _thresholds(recipe, scores, calibration, benign, questions, remarks.append)
+    for line in remarks:
+        report(line)
     set_thresholds(made, thresholds)
-    # At once: a kill must not leave new weights beside an old threshold, or beside what an earlier run told.
-    (out / "train.json").unlink(missing_ok=True)
-    shutil.rmtree(guard, ignore_errors=True)
-    made.rename(guard)
-    hub = _write_hub(out / "hub", trainer, None if wide else joint, config, thresholds) if trainer else None
+    hub = _write_hub(out / ".hub", trainer, None if wide else joint, config, thresholds) if trainer else None
+    files = _put_in_place(out, ("guard", "hub") if hub else ("guard",), report)
     tested = parts([e.text for e in test]) if test else (None, None)
     limits = _limits(test, thresholds)
     compared = parity(guard, [e.text for e in test], _logits(joint, *tested), limits) if test else {}
@@ -136,6 +147,10 @@ def train_classifier(
         "name": recipe.name,
         **({"base": named_base(base), "base_model": hub_name(base)} if base else {}),
         **thresholds,
+        "scenario_threshold": named_from,
+        "remarks": remarks,
+        "calibrated": calibrated,
+        "untaught": untaught,
         "test": _measure(joint, *tested, test, limits) if test else {},
         "parity": compared,
         "examples": {
@@ -145,6 +160,7 @@ def train_classifier(
             "test": _counts(test),
         },
         "hub": hub,
+        "files": files,
         "provenance": provenance,
     }
     write_cards(out, recipe, result)
@@ -153,16 +169,28 @@ def train_classifier(
     return result
 
 
+def _put_in_place(out: Path, made: Collection[str], report: Report) -> dict[str, list[str]]:
+    """Puts the folders that were made where an earlier run's stand; returns what is in them."""
+    files = {name: names_of(out / f".{name}") for name in made}
+    before = {name: written(out, name) for name in ("guard", "hub")}
+    # At once: a kill must not leave new weights beside an old threshold, or beside what an earlier run told.
+    (out / "train.json").unlink(missing_ok=True)
+    for name, own in before.items():
+        if name in files:
+            put_in_place(out / f".{name}", out / name, own=own, report=report)
+        else:
+            clear(out / name, own=own, report=report)
+    return files
+
+
 def _write_hub(
     folder: Path, trainer: Any, joint: Joint | None, config: dict[str, Any], thresholds: dict[str, float]
 ) -> dict[str, str]:
     """A part of a guard has no threshold of its own: it is measured at a half."""
     from libra_guard.train.hub import write_hub
 
-    made = folder.with_name(f".{folder.name}")
     with full_disk(folder):
-        form = write_hub(made, trainer, joint, {**config, **(thresholds if joint else {"threshold": 0.5})})
-    made.rename(folder)
+        form = write_hub(folder, trainer, joint, {**config, **(thresholds if joint else {"threshold": 0.5})})
     return {"form": form, "pooling": trainer.backbone.pooling}
 
 
@@ -179,14 +207,28 @@ def _tell_parity(found: dict[str, float], report: Report) -> None:
         )
 
 
-def _tell_untaught(outputs: Outputs, examples: list[Example], report: Report) -> None:
-    """Says which categories no example has; of names of one's own, one at least must be there."""
+def _tell_untaught(outputs: Outputs, examples: list[Example], report: Report) -> list[str]:
+    """Which categories no example has, which is said; of names of one's own, one at least must be there."""
     found = np.array([e.targets for e in examples])
     unseen = [name for name, column in zip(outputs.labels, found.T, strict=True) if not (column == 1).any()]
     if outputs.system is None and len(unseen) >= len(outputs.labels) - 1:
         raise UsageError(f"outputs: no unsafe training example has one of the names in its field '{outputs.field}'")
     if unseen:
         report(f"no training example of: {', '.join(unseen)}")
+    return unseen
+
+
+def _tell_uncalibrated(
+    outputs: Outputs, examples: list[Example], untaught: Collection[str], report: Report
+) -> list[str]:
+    """Which outputs the join was fitted for; of the others it is said, but for those that were not taught either."""
+    enough = dict(zip(outputs.labels, enough_to_fit(examples).tolist(), strict=True))
+    if short := [name for name, fitted in enough.items() if not fitted and name not in untaught]:
+        report(
+            f"scores that are not calibrated, for fewer than {FEWEST} calibration examples are known to be of them, or "
+            f"not to be: {', '.join(short)}"
+        )
+    return [name for name, fitted in enough.items() if fitted]
 
 
 def _thresholds(
@@ -206,7 +248,14 @@ def _thresholds(
     if not questions:
         return {"threshold": threshold, "question_threshold": threshold}
     harmless = found[[not e.unsafe for e in questions]]
-    limit = choose_threshold(found, questions, harmless, false_positives=budget.question_false_positives, report=report)
+    limit = choose_threshold(
+        found,
+        questions,
+        harmless,
+        false_positives=budget.question_false_positives,
+        report=report,
+        judged="questions",
+    )
     return {"threshold": threshold, "question_threshold": limit}
 
 

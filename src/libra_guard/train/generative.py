@@ -32,6 +32,7 @@ from libra_guard.train.generative_recipe import GenerativeRecipe, GenerativeStag
 from libra_guard.train.join import choose_threshold
 from libra_guard.train.lessons import Lesson, Teacher, lessons
 from libra_guard.train.mixture import Reader, Split, as_example
+from libra_guard.train.placing import names_of, put_in_place, written
 from libra_guard.train.provenance import hub_name, named_base, provenance_of
 from libra_guard.train.recipe import Source
 from libra_guard.train.sft import fit
@@ -55,6 +56,8 @@ def train_generative(
 
     A stage whose result stands in ``out`` and was made of the same is not trained again; one that was cut off goes
     on from its last good checkpoint. Under ``accelerate launch`` all processes train, and the first one measures.
+    Where the guard comes out the same, what was put beside it stays; else that goes to a folder of its own, which is
+    told.
 
     Args:
         recipe: What to do.
@@ -111,7 +114,8 @@ def train_generative(
     if not first:
         return {}
     result: dict[str, Any] = {"name": recipe.name, "base": named_base(base), "base_model": hub_name(base)}
-    result |= {"threshold": 0.5, "test": {}}
+    remarks: list[str] = []
+    result |= {"threshold": 0.5, "remarks": remarks, "test": {}}
     result["stages"] = [stage.model_dump(mode="json", exclude={"data"}) for stage in stages]
     gc.collect()
     # Built beside and put in place when all is known: a kill must not leave new weights at a wrong threshold.
@@ -124,8 +128,10 @@ def train_generative(
             [as_example(*pair) for pair in calibration],
             _in_use(score(benign)),
             false_positives=calibrated.false_positives,
-            report=say,
+            report=remarks.append,
         )
+        for line in remarks:
+            say(line)
         _write_settings(guard, recipe, result["threshold"])
     if test:
         result["test"]["guard"] = _measure(test, score(test), result["threshold"])
@@ -137,13 +143,14 @@ def train_generative(
         "samples": {s.name: _counts(pairs) for s, pairs in zip(stages, shown, strict=True)}
         | {"calibration": _counts(calibration + benign), "test": _counts(test)},
         "losses": losses,
+        "files": {"guard": names_of(guard)},
         "provenance": provenance,
     }
     write_generative_card(guard / "README.md", recipe, result)
+    before = written(out, "guard")
     # What an earlier run told of its guard must not stand beside this one.
     (out / "train.json").unlink(missing_ok=True)
-    shutil.rmtree(out / "guard", ignore_errors=True)
-    guard.rename(out / "guard")
+    put_in_place(guard, out / "guard", own=before, report=say)
     # Last, for it says that all is there.
     write_atomic(out / "train.json", json.dumps(result, ensure_ascii=False, indent=2) + "\n")
     return result
