@@ -17,10 +17,13 @@ from pathlib import Path
 import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import precision_score, recall_score
 
-from libra_guard import load_guard
+from libra_guard import Conversation, Label, load_guard
+from libra_guard.guards.classifier import ClassifierGuard
 from libra_guard.guards.normalise import normalise
 from libra_guard.io import file_hash
+from libra_guard.taxonomy import SCENARIOS
 from libra_guard.train.classifier import metrics
 from libra_guard.train.join import choose_threshold
 from libra_guard.train.mixture import Example, Reader, Split
@@ -79,12 +82,40 @@ class AsGuard:
 
     def scores(self, examples: list[Example]) -> tuple[np.ndarray, float]:
         """Unsafe probabilities and the threshold."""
-        from libra_guard import Conversation
-
         texts = [(e.text, None) if isinstance(e.text, str) else e.text for e in examples]
         conversations = [Conversation.from_pair(q, r) for q, r in texts]
         verdicts = self.guard.judge(conversations)
         return np.array([v.unsafe_score for v in verdicts]), self.guard.threshold_for(conversations[0].target)
+
+
+def scenarios(guard: ClassifierGuard, examples: list[Example]) -> dict:
+    """How well the guard names the scenarios of unsafe answers: of all of them, and of those that it flags."""
+    unsafe = [e for e in examples if e.unsafe and any(t == 1 for t in e.targets[1:])]
+    verdicts = guard.judge([Conversation.from_pair(*e.text) for e in unsafe])
+    flagged = np.array([v.label is Label.UNSAFE for v in verdicts])
+    given = np.array([[v.categories[name] for name in guard.outputs] for v in verdicts])
+    named, wanted = given >= guard.scenario_threshold, np.array([e.targets[1:] for e in unsafe]) == 1
+
+    def shares(rows: np.ndarray) -> dict:
+        right = (named & wanted)[rows]
+        return {
+            "n": len(right),
+            "names_the_right_one": round(float(right.any(1).mean()), 4),
+            "names_none": round(float((~named[rows].any(1)).mean()), 4),
+            "names_in_all": round(float(named[rows].sum(1).mean()), 4),
+            "right_one_is_first": round(float((given[rows].argmax(1) == wanted[rows].argmax(1)).mean()), 4),
+        }
+
+    each = {
+        name: {
+            "n": int(wanted[:, i].sum()),
+            "precision": round(float(precision_score(wanted[:, i], named[:, i], zero_division=0)), 4),
+            "recall": round(float(recall_score(wanted[:, i], named[:, i])), 4),
+        }
+        for i, name in enumerate(guard.outputs)
+    }
+    told = {"threshold": guard.scenario_threshold, "of_unsafe": shares(flagged | True), "of_flagged": shares(flagged)}
+    return {**told, "by_scenario": each}
 
 
 def rates(examples: list[Example], scores: np.ndarray, threshold: float) -> dict:
@@ -123,14 +154,17 @@ def main() -> None:
     sets["libra-mini"] = [
         Example(
             (normalise(s["question"]), normalise(s["response"])),
-            (float(s["label"] == "不安全"), *[float("nan")] * 7),
+            (1.0, *(float(s["category_name"] == one.name) for one in SCENARIOS))
+            if s["label"] == "不安全"
+            else (0.0,) * 8,
             "libra-mini",
             s["question"],
         )
         for s in samples
     ]
+    mini = AsGuard(options.mini)
     systems = {
-        "Libra-Guard-Mini": AsGuard(options.mini),
+        "Libra-Guard-Mini": mini,
         "hashed n-grams (`ngram`)": AsGuard(f"ngram:{options.ngram}"),
         "TF-IDF + logistic regression": tf_idf(train),
         "the same without Libra-Seed": tf_idf([e for e in train if e.source != "libra-seed"]),
@@ -140,7 +174,8 @@ def main() -> None:
     record = {
         "command": "python benchmarks/mini_quality.py --data DATA --ngram NGRAM",
         "results": results,
-        "mini": systems["Libra-Guard-Mini"].guard.provenance(),
+        "scenarios": {name: scenarios(mini.guard, sets[name]) for name in ("libra-mini", "libra-seed")},
+        "mini": mini.guard.provenance(),
         "ngram": systems["hashed n-grams (`ngram`)"].guard.provenance(),
         "data": {s.path: file_hash(options.data / s.path) for s in recipe.test}
         | {"examples/libra-mini.json": file_hash(ROOT / "examples" / "libra-mini.json")},
