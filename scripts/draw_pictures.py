@@ -39,9 +39,12 @@ def main() -> None:
             stdout=subprocess.PIPE,
             text=True,
         ).stdout
+        text = Text.from_ansi(shown)
+        # A table is as wide as it is where it is written to a pipe.
+        width = max(WIDTH, *(line.cell_len for line in text.split()))
         with open(os.devnull, "w") as nowhere:
-            console = Console(record=True, width=WIDTH, file=nowhere)
-            console.print(Text.from_ansi(shown))
+            console = Console(record=True, width=width, file=nowhere)
+            console.print(text)
         picture = console.export_svg(title=f"libra {arguments[0]}")
         # The page loads nothing from elsewhere: the reader's own monospace font will do.
         start, end = picture.find("@font-face"), picture.rfind("@font-face")
