@@ -43,6 +43,7 @@ bench: $(VENV)/.dev  ## speed of the bundled guard, saved in benchmarks/
 
 data-check: $(VENV)/.dev  ## check Libra-Seed: duplicates, agreement, what gives a label away
 	$(BIN)/python scripts/check_seed.py --out results/libra-seed.json
+	$(BIN)/python scripts/seed_card.py
 
 docs: $(VENV)/.light  ## build the documentation into site/
 	$(PIP) -e '.[docs]'

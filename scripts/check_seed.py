@@ -4,7 +4,8 @@
     python scripts/check_seed.py --against other.jsonl --out results/libra-seed.json
     python scripts/check_seed.py --public jade=DATA/jade smile=DATA/benign/smile.jsonl
 
-Prints a summary, writes all figures as JSON with --out, and exits with 1 where the set breaks its own rules. With
+Prints a summary, writes all figures as JSON with --out, and exits with 1 where the set breaks its own rules;
+scripts/seed_card.py then writes those that the card tells into it. With
 --public it is compared with public sets instead, under the names that `libra data list` tells. Needs the development
 extra (scikit-learn).
 """
@@ -16,7 +17,7 @@ import json
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +36,17 @@ from libra_guard.data.registry import DATASETS, load_dataset_rows
 from libra_guard.io import BadRow, read_rows
 from libra_guard.records import Label
 from libra_guard.synth.made_of import content
-from libra_guard.taxonomy import SUB_CATEGORIES
+from libra_guard.taxonomy import SCENARIOS, SUB_CATEGORIES
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = (".", "edited", "crossed", "small_talk", "questions", "hard")
 NEAR = 0.6
 """Jaccard similarity of the sets of character 4-grams, from which on two texts count as one."""
+LENGTHS = (15, 800)
+"""Characters that an answer should have; of a scenario's it is told how many have fewer or more. Shorter ones, to short
+questions, may be alike."""
 FEWEST = 40
+FEWEST_OF_KIND = 3
 MOST_UNEQUAL = 0.1
 """Largest difference of the shares of both labels in a sub-category."""
 LEAST_KAPPA = 0.8
@@ -49,7 +54,11 @@ CEILINGS = {"question": 0.55, "length": 0.6, "first_8_characters": 0.66, "last_8
 """AUC that a classifier may reach which sees this and nothing else; of the last two, so that it grows no worse."""
 ANSWER_CEILINGS = {"before_edits": 0.87, "pairs": 0.8, "crossed": 0.55, "pairs_and_crossed": 0.75}
 """The same of the whole answer: in the pairs without and with those that were made of them by an edit, in the crossed
-ones, and in both. Short answers to short questions tell their label, which is reported and not held to anything."""
+ones, and in both. Short answers to short questions tell their label, which is reported and not held to anything.
+
+No goals, but what the set had when each was written (0.860, 0.784, 0.733) and a little room, most of which making
+unsafe answers vaguer has since used up. They keep it from growing further.
+"""
 KINDS = {
     "agreement",
     "bad_advice_kindly",
@@ -73,6 +82,8 @@ KINDS = {
     "refusal_then_help",
     "translated",
 }
+KINDS_EVERYWHERE = KINDS - {"benign", "full_help", "omission", "redirect"}
+"""Those that every scenario should have."""
 _BLOCK = 512
 _QUOTED = re.compile("[“「『]([^“”「」『』]+)[”」』]")
 
@@ -100,6 +111,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "short": parts.get("questions", []),
     }
     pairs = {name: contrasting(rows) for name, rows in groups.items() if rows}
+    near, let_stand = near_duplicates(everything)
+    in_two_splits, repeated = near_questions(everything)
     found = {
         "rows": {name: len(rows) for name, rows in parts.items()},
         "counts": counts(parts["."]),
@@ -107,8 +120,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "counts_of_crossed": counts(crossed) if crossed else {},
         "agreement": agreement([*groups["pairs_and_crossed"], *parts.get("hard", [])]),
         "agreement_on_questions": agreement_on_questions(groups["short"]),
-        "near_duplicates": near_duplicates(everything),
-        "near_questions_in_two_splits": near_in_two_splits(everything),
+        "near_duplicates": near,
+        "near_duplicates_let_stand": let_stand,
+        "near_questions_in_two_splits": in_two_splits,
+        "near_questions_of_one_label": repeated,
+        "crossed_answers_in_two_splits": answers_in_two_splits(crossed),
+        "answers_in_train_with_the_other_label": answers_in_train(parts),
         "near_others": {path.name: near_others(everything, read(path)) for path in options.against},
         "leakage": {name: {"rows": len(rows), **leakage(rows)} for name, rows in pairs.items()},
     }
@@ -157,7 +174,7 @@ def read(place: Path) -> Rows:
 
 
 def shape(rows: Rows) -> Iterable[str]:
-    """What is wrong with single rows."""
+    """What is wrong with single rows, and with the rows of single questions."""
     for name, count in Counter(row["id"] for row in rows).items():
         if count > 1:
             yield f"the id {name} stands {count} times"
@@ -177,13 +194,24 @@ def shape(rows: Rows) -> Iterable[str]:
             yield f"{row['id']}: no kind is called '{row['kind']}'"
         if not row["question"].strip() or not row["response"].strip():
             yield f"{row['id']}: an empty text"
-        if row["split"] != split_of(row["question"]):
-            yield f"{row['id']}: the split is {row['split']}, and the question's {split_of(row['question'])}"
+        # As training reads it.
+        if row["split"] != (split := split_of(row.get("root_question") or row["question"])):
+            yield f"{row['id']}: the split is {row['split']}, and the question's {split}"
     questions_of: dict[str, set[str]] = {}
     labels_of: dict[str, set[str]] = {}
+    names_of: dict[str, set[str]] = {}
     for row in rows:
-        questions_of.setdefault(row["pair_id"], set()).add(normalise_question(row["question"]))
+        # Of an emoji nothing is left.
+        question = _question(row) or row["question"].strip()
+        names_of.setdefault(question, set()).add(row["pair_id"])
+        questions_of.setdefault(row["pair_id"], set()).add(question)
         labels_of.setdefault(row["pair_id"], set()).add(row["question_label"])
+    for row in rows:
+        if row.get("root_question") and normalise_question(row["root_question"]) not in names_of:
+            yield f"{row['id']}: it is split by a question that stands nowhere"
+    for names in names_of.values():
+        if len(names) > 1:
+            yield f"one question has the pair_ids {', '.join(sorted(names))}"
     for name, questions in questions_of.items():
         if len(questions) > 1:
             yield f"the pair_id {name} has {len(questions)} questions"
@@ -198,9 +226,10 @@ def _stands(quote: str, row: dict[str, Any]) -> bool:
 
 def counts(rows: Rows) -> dict[str, Any]:
     """How many of what."""
+    of_scenarios = [row for row in rows if row["category_name"]]
     lengths = {}
     for label in (Label.SAFE, Label.UNSAFE):
-        of_label = [len(r["response"]) for r in rows if r["label"] == label and r["category_name"]]
+        of_label = [len(r["response"]) for r in of_scenarios if r["label"] == label]
         lengths[label.value] = [int(x) for x in np.quantile(of_label, [0, 0.1, 0.25, 0.5, 0.75, 0.9, 1])]
     subs: dict[str, dict[str, int]] = {}
     kinds: dict[str, dict[str, int]] = {}
@@ -209,14 +238,15 @@ def counts(rows: Rows) -> dict[str, Any]:
             cell = table.setdefault(key, {"安全": 0, "不安全": 0})
             cell[row["label"]] += 1
     in_scenarios: dict[str, Counter[str]] = {}
-    for row in rows:
-        if row["category_name"]:
-            in_scenarios.setdefault(row["category_name"], Counter())[row["kind"]] += 1
+    for row in of_scenarios:
+        in_scenarios.setdefault(row["category_name"], Counter())[row["kind"]] += 1
     return {
         "labels": Counter(row["label"] for row in rows),
         "questions": len({row["pair_id"] for row in rows}),
         "splits": {name: sum(row["split"] == name for row in rows) for name in SPLITS},
         "answer_length_quantiles_0_10_25_50_75_90_100": lengths,
+        "answers_shorter_than_15": sum(len(row["response"]) < LENGTHS[0] for row in of_scenarios),
+        "answers_longer_than_800": sum(len(row["response"]) > LENGTHS[1] for row in of_scenarios),
         "sub_categories": subs,
         "kinds": kinds,
         "kinds_by_scenario": in_scenarios,
@@ -245,40 +275,79 @@ def _agreed(readings: list[tuple[str, str]]) -> dict[str, Any]:
     return {"rows": len(readings), "same": sum(a == b for a, b in readings), "kappa": kappa}
 
 
-def near_duplicates(rows: Rows) -> list[list[str]]:
-    """Rows with the same label and different questions whose texts nearly are one.
+def near_duplicates(rows: Rows) -> tuple[list[list[str]], list[list[str]]]:
+    """Rows with the same label that nearly are one, by their answers, or by their texts where the questions differ.
 
     Near-identical answers with different labels, and several answers to one question, are what the set is made of. So
-    two rows are also let stand where both are near a row with the other label: each contrasts with that one.
+    two rows are let stand, and told by themselves, where an answer is safe under one question and unsafe under another,
+    and a sentence makes it unsafe under the first as well: both unsafe ones are near the safe one and contrast with it.
+
+    Returns:
+        The ids of those that are too near, and of those let stand.
     """
-    grams = _grams([_text(row) for row in rows])
     near: dict[int, set[int]] = {}
-    for i, j in _near(grams, grams):
-        near.setdefault(i, set()).add(j)
+    alike = set()
+    long = [i for i, row in enumerate(rows) if len(_answer(row)) >= LENGTHS[0]]
+    for places, text in ((range(len(rows)), _text), (long, _answer)):
+        grams = _grams([text(rows[i]) for i in places]) if places else sparse.csr_matrix((0, 0))
+        for left, right in _near(grams, grams):
+            i, j = places[left], places[right]
+            near.setdefault(i, set()).add(j)
+            same_question = rows[i]["pair_id"] == rows[j]["pair_id"]
+            if i < j and rows[i]["label"] == rows[j]["label"] and not (text is _text and same_question):
+                alike.add((i, j))
 
-    def opposite(i: int) -> set[int]:
-        return {k for k in near[i] if rows[k]["label"] != rows[i]["label"]}
+    def contrasts(i: int, j: int) -> bool:
+        names = {rows[i]["pair_id"], rows[j]["pair_id"]}
+        common = [rows[k] for k in near[i] & near[j]]
+        return len(names) == 2 and any(r["label"] != rows[i]["label"] and r["pair_id"] in names for r in common)
 
-    return [
-        [rows[i]["id"], rows[j]["id"]]
-        for i in near
-        for j in near[i]
-        if i < j
-        and rows[i]["label"] == rows[j]["label"]
-        and rows[i]["pair_id"] != rows[j]["pair_id"]
-        and not opposite(i) & opposite(j)
-    ]
+    found = [[rows[i]["id"], rows[j]["id"]] for i, j in sorted(alike) if not contrasts(i, j)]
+    return found, [[rows[i]["id"], rows[j]["id"]] for i, j in sorted(alike) if contrasts(i, j)]
 
 
-def near_in_two_splits(rows: Rows) -> list[list[str]]:
-    """Questions, each by its ``pair_id``, that nearly are one and stand in two splits."""
+def near_questions(rows: Rows) -> tuple[list[list[str]], list[list[str]]]:
+    """Questions, each by its ``pair_id``, that nearly are one.
+
+    Returns:
+        Those in two splits; and those in one between which nothing contrasts, for both questions have one label and all
+        their answers one.
+    """
     once = [*{row["pair_id"]: row for row in rows}.values()]
+    labels: dict[str, set[str]] = {}
+    for row in rows:
+        labels.setdefault(row["pair_id"], set()).update((row["label"], f"question {row['question_label']}"))
     grams = _grams([_question(row) for row in once])
-    return [
-        [once[i]["pair_id"], once[j]["pair_id"]]
-        for i, j in _near(grams, grams)
-        if i < j and once[i]["split"] != once[j]["split"]
-    ]
+    in_two_splits, of_one_label = [], []
+    for i, j in _near(grams, grams):
+        names = [once[i]["pair_id"], once[j]["pair_id"]]
+        if i < j and once[i]["split"] != once[j]["split"]:
+            in_two_splits.append(names)
+        elif i < j and len(labels[names[0]] | labels[names[1]]) == 2:
+            of_one_label.append(names)
+    return in_two_splits, of_one_label
+
+
+def answers_in_two_splits(rows: Rows) -> list[list[str]]:
+    """The ids of rows with one answer that do not stand in one split."""
+    together: dict[str, Rows] = {}
+    for row in rows:
+        together.setdefault(_answer(row), []).append(row)
+    return [[row["id"] for row in own] for own in together.values() if len({row["split"] for row in own}) > 1]
+
+
+def answers_in_train(parts: Mapping[str, Rows]) -> dict[str, dict[str, int]]:
+    """How many rows of each part's other splits have an answer that train has, word for word, with the other label."""
+    other = {Label.SAFE.value: Label.UNSAFE.value, Label.UNSAFE.value: Label.SAFE.value}
+    taught = {(row["response"], row["label"]) for rows in parts.values() for row in rows if row["split"] == "train"}
+    return {
+        name: {
+            split: sum(row["split"] == split and (row["response"], other[row["label"]]) in taught for row in rows)
+            for split in SPLITS
+            if split != "train"
+        }
+        for name, rows in parts.items()
+    }
 
 
 def near_others(rows: Rows, others: Rows) -> list[list[str]]:
@@ -335,6 +404,14 @@ def rules(found: dict[str, Any]) -> Iterable[str]:
         yield f"{a} and {b} are nearly one"
     for a, b in found["near_questions_in_two_splits"]:
         yield f"the questions {a} and {b} are nearly one, and stand in two splits"
+    for a, b in found["near_questions_of_one_label"]:
+        yield f"the questions {a} and {b} are nearly one"
+    for ids in found["crossed_answers_in_two_splits"]:
+        yield f"the answer of {', '.join(ids)} stands in two splits"
+    for scenario in SCENARIOS:
+        of_kind = found["counts"]["kinds_by_scenario"].get(scenario.name, {})
+        if thin := sorted(kind for kind in KINDS_EVERYWHERE if of_kind.get(kind, 0) < FEWEST_OF_KIND):
+            yield f"{scenario.name}: hardly any row of {', '.join(thin)}"
     for path, near in found["near_others"].items():
         for a, b in near:
             yield f"{a} is nearly {b} of {path}"
@@ -352,6 +429,10 @@ def _text(row: dict[str, Any]) -> str:
 
 def _question(row: dict[str, Any]) -> str:
     return normalise_question(row["question"])
+
+
+def _answer(row: dict[str, Any]) -> str:
+    return normalise_question(row["response"])
 
 
 def _grams(texts: list[str]) -> sparse.csr_matrix:

@@ -38,8 +38,12 @@ def test_the_set_of_this_repository_keeps_its_rules(tmp_path: Path, capsys: pyte
     assert check["main"](["--out", str(tmp_path / "out.json")]) == 0, capsys.readouterr().out
     found = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
     kept = json.loads((SCRIPT.parents[1] / "results" / "libra-seed.json").read_text(encoding="utf-8"))
-    for name in ("rows", "counts", "counts_of_edited", "counts_of_crossed", "agreement", "agreement_on_questions"):
-        assert found[name] == kept[name], "run `make data-check`: results/libra-seed.json is of another state"
+    stale = "run `make data-check`: results/libra-seed.json is of another state"
+    for name in found.keys() - {"leakage"}:
+        assert found[name] == kept[name], stale
+    for name, areas in found["leakage"].items():
+        # They may differ in the last digit from one machine to another.
+        assert areas == pytest.approx(kept["leakage"][name], abs=0.003), stale
 
 
 def test_good_rows_have_no_fault() -> None:
@@ -69,14 +73,67 @@ def test_a_bad_row_is_named(fields: dict[str, Any], fault: str) -> None:
     assert any(fault in found for found in check["shape"]([row(1, "安全"), row(2, "安全") | fields]))
 
 
+def test_a_question_has_one_pair_id() -> None:
+    again = row(2, "安全", question="第1个问题，怎么办才好？")
+    assert "one question has the pair_ids values-001, values-002" in check["shape"]([row(1, "安全"), again])
+    emoji = [row(number, "安全", question=mark) for number, mark in ((1, "😊"), (2, "🎂"))]
+    assert list(check["shape"](emoji)) == []
+
+
+def test_rows_are_split_by_the_question_that_they_name() -> None:
+    root = row(1, "安全")
+    number = next(n for n in range(2, 99) if split_of(f"第{n}个问题怎么办才好") != root["split"])
+    other = row(number, "安全", split=root["split"])
+    assert any("the split is" in fault for fault in check["shape"]([root, other]))
+    assert list(check["shape"]([root, {**other, "root_question": root["question"]}])) == []
+    assert any("stands nowhere" in fault for fault in check["shape"]([{**other, "root_question": root["question"]}]))
+
+
 def test_near_duplicates() -> None:
     first, twin = row(1, "安全", response=LONG), row(2, "安全", response=LONG.replace("最后", "末了"))
-    assert check["near_duplicates"]([first, twin, row(3, "安全")]) == [[first["id"], twin["id"]]]
+    near = [[first["id"], twin["id"]]]
+    assert check["near_duplicates"]([first, twin, row(3, "安全")]) == (near, [])
     # The same words under another question with the other label are what the set is made of.
     other = {**twin, "id": "other", "label": "不安全", "pair_id": "values-009"}
-    assert check["near_duplicates"]([first, other]) == []
-    assert check["near_duplicates"]([first, twin, other]) == []
-    assert check["near_duplicates"]([first, {**twin, "pair_id": first["pair_id"]}]) == []
+    assert check["near_duplicates"]([first, other]) == ([], [])
+    assert check["near_duplicates"]([first, twin, other]) == (near, []), "it contrasts with neither question's answer"
+
+
+def test_answers_to_one_question_are_no_near_duplicates_of_each_other() -> None:
+    asked = {"question": LONG, "pair_id": "values-001"}
+    first, twin = row(1, "安全", response=LONG, **asked), row(2, "安全", response=LONG.replace("最后", "末了"), **asked)
+    assert check["near_duplicates"]([first, twin]) == ([[first["id"], twin["id"]]], [])
+    assert check["near_duplicates"]([first, row(3, "安全", **asked)]) == ([], []), "they share the question"
+
+
+def test_near_answers_under_far_questions_are_near_duplicates() -> None:
+    long = {"question": "猫为什么爱晒太阳，还总是挑最热的那一块地方躺着，一躺就是一个下午，叫也叫不动，是不是生病了？"}
+    first, twin = row(1, "安全", response=LONG), row(2, "安全", response=LONG, **long)
+    assert check["near_duplicates"]([first, twin]) == ([[first["id"], twin["id"]]], [])
+
+
+def test_an_answer_turned_by_a_sentence_may_stand_beside_the_same_answer_to_a_harmful_question() -> None:
+    harmless, turned = row(1, "安全", response=LONG), row(1, "不安全", response=f"{LONG}谁碍事就收拾谁。")
+    harmful = row(2, "不安全", response=LONG)
+    assert check["near_duplicates"]([harmless, turned, harmful]) == ([], [[turned["id"], harmful["id"]]])
+    assert check["near_duplicates"]([turned, harmful]) == ([[turned["id"], harmful["id"]]], [])
+
+
+def test_an_answer_stands_in_one_split() -> None:
+    rows = [row(1, "安全", response=LONG, split="dev"), row(2, "不安全", response=LONG, split="dev")]
+    assert check["answers_in_two_splits"](rows) == []
+    rows[1]["split"] = "train"
+    assert check["answers_in_two_splits"](rows) == [[rows[0]["id"], rows[1]["id"]]]
+
+
+def test_answers_that_train_has_with_the_other_label_are_counted() -> None:
+    held = [row(1, "安全", response=LONG, split="test"), row(2, "安全", split="test")]
+    taught = [
+        row(3, "不安全", response=LONG, split="train"),
+        row(4, "安全", response=held[1]["response"], split="train"),
+    ]
+    found = check["answers_in_train"]({".": held, "edited": taught})
+    assert found == {".": {"dev": 0, "test": 1}, "edited": {"dev": 0, "test": 0}}
 
 
 def test_near_another_set() -> None:
@@ -107,11 +164,19 @@ def test_a_public_set_needs_a_known_name(capsys: pytest.CaptureFixture[str]) -> 
     assert "libra data list" in capsys.readouterr().err
 
 
-def test_near_questions_stand_in_one_split() -> None:
+def test_near_questions_stand_in_one_split_and_contrast() -> None:
     rows = [row(n, "安全", question=f"自家的无线网密码忘了怎么办{'呢' * (n == 2)}", split="train") for n in (1, 2)]
-    assert check["near_in_two_splits"](rows) == []
-    rows[1]["split"] = "test"
-    assert check["near_in_two_splits"](rows) == [["values-001", "values-002"]]
+    names = [["values-001", "values-002"]]
+    assert check["near_questions"](rows) == ([], names)
+    assert check["near_questions"]([*rows, {**rows[1], "label": "不安全"}]) == ([], [])
+    assert check["near_questions"]([rows[0], {**rows[1], "question_label": "不安全"}]) == ([], [])
+    assert check["near_questions"]([rows[0], {**rows[1], "split": "test"}]) == (names, [])
+
+
+def test_lengths_out_of_bounds_are_counted() -> None:
+    rows = [row(1, "安全", response=text) for text in ("好" * 14, "好" * 15, "好" * 800, "好" * 801, "行" * 900)]
+    found = check["counts"]([*rows, row(1, "不安全")])
+    assert (found["answers_shorter_than_15"], found["answers_longer_than_800"]) == (1, 2)
 
 
 def test_leakage_is_found_where_it_is() -> None:
@@ -156,6 +221,8 @@ def test_rules_of_the_whole() -> None:
         "agreement": check["agreement"](rows),
         "near_duplicates": [["a", "b"]],
         "near_questions_in_two_splits": [["e", "f"]],
+        "near_questions_of_one_label": [["g", "h"]],
+        "crossed_answers_in_two_splits": [["i", "j"]],
         "near_others": {"x.json": [["c", "d"]]},
         "leakage": {
             "pairs": dict.fromkeys(("first_8_characters", "last_8_characters", "length"), 0.5)
@@ -167,12 +234,17 @@ def test_rules_of_the_whole() -> None:
         "no row for",
         "a and b are nearly one",
         "e and f are nearly one, and stand in two splits",
+        "the questions g and h are nearly one",
+        "the answer of i, j stands in two splits",
+        "Ethics and Morality: hardly any row of bad_advice_kindly",
+        "Privacy and Property: hardly any row of agreement",
         "c is nearly d of x.json",
         "the question alone tells",
         "the answer alone tells",
     ):
         assert said in faults
     assert "length alone" not in faults
+    assert "Ethics and Morality: hardly any row of agreement" not in faults
     found["leakage"]["short"] = found["leakage"].pop("pairs")
     assert "alone tells" not in "\n".join(check["rules"](found)), "that of short answers is reported only"
     assert "Values" not in faults
