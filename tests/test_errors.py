@@ -10,10 +10,12 @@ from libra_guard.errors import (
     BackendError,
     BusyError,
     DataError,
+    DeniedError,
     HaltedError,
     LibraError,
     MissingExtraError,
     RefusedError,
+    ServerError,
     StoppedError,
     UsageError,
     require,
@@ -22,7 +24,7 @@ from libra_guard.policy.marked import Problem
 from libra_guard.policy.reading import PolicyError
 from libra_guard.predict.judging import ModelLostError
 from libra_guard.serve.batcher import ClosingError, DeadlineError, QueueFullError
-from libra_guard.synth.seats.endpoints import EndpointsLostError
+from libra_guard.synth.seats.endpoints import EndpointsAwayError, EndpointsLostError
 
 
 def test_every_error_is_one_for_people() -> None:
@@ -48,7 +50,8 @@ def test_missing_extra_names_the_package_of_a_part() -> None:
     "error",
     [
         *(kind("why") for kind in (LibraError, UsageError, DataError, StoppedError, HaltedError)),
-        *(kind("why") for kind in (BackendError, RefusedError, EndpointsLostError, ModelLostError)),
+        *(kind("why") for kind in (BackendError, RefusedError, DeniedError, ServerError, ModelLostError)),
+        *(kind("why") for kind in (EndpointsLostError, EndpointsAwayError)),
         BusyError("too many requests", after=3.0),
         BusyError("nobody is there", there=False),
         MissingExtraError("ray.data", "ray"),

@@ -50,7 +50,15 @@ class RefusedError(BackendError):
     """A model does not take this one input, now or later; others it may take."""
 
 
-class BusyError(BackendError):
+class DeniedError(BackendError):
+    """A server takes nothing from this call, now or later: its key, its model or its options are wrong."""
+
+
+class ServerError(BackendError):
+    """A server gave no answer that can be used, perhaps to this one input; the same call may be answered later."""
+
+
+class BusyError(ServerError):
     """A server takes nothing now, whatever it is asked; later it may.
 
     Args:

@@ -17,7 +17,7 @@ from libra_guard.backends import _remote
 from libra_guard.backends._options import option_names
 from libra_guard.backends.base import Prompt
 from libra_guard.backends.openai import OpenAIBackend
-from libra_guard.errors import BackendError, BusyError, RefusedError, UsageError
+from libra_guard.errors import BackendError, BusyError, DeniedError, RefusedError, ServerError, UsageError
 from libra_guard.records import Message, Method, Role
 
 QUICK = {"backoff": 0.01, "max_backoff": 0.02, "retries": 2, "timeout": 5.0}
@@ -69,8 +69,9 @@ def ok(body: dict[str, Any]) -> tuple[int, dict[str, str], Any]:
     ("reply", "message", "attempts"),
     [
         ((400, {}, {"error": {"message": "too long"}}), r"answered 400: too long$", 1),
-        ((401, {}, {"error": {"message": "bad key"}}), r"answered 401: bad key$", 1),
-        ((404, {}, {"detail": "no such model"}), r"answered 404: no such model$", 1),
+        ((401, {}, {"error": {"message": "bad key"}}), r"answered 401: bad key; check the key$", 1),
+        ((404, {}, {"detail": "no such model"}), r"no such model; check the model's name and base_url$", 1),
+        ((405, {}, {"detail": "not here"}), r"answered 405: not here; check base_url$", 1),
         ((500, {}, {"error": {"message": "crash"}}), r"answered 500: crash \(3 attempts\)", 3),
         ((503, {}, "busy"), r"answered 503: busy \(3 attempts\)", 3),
         ((409, {}, {}), r"answered 409", 3),
@@ -407,10 +408,19 @@ def test_a_busy_server_is_told_from_one_that_fails_with_how_long_it_asks_for(
     assert (caught.value.after, caught.value.there) == (after, True)
 
 
-@pytest.mark.parametrize("status", [401, 404, 500])
-def test_a_server_that_fails_does_not_refuse(server: Any, make: Make, status: int) -> None:
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        *((status, DeniedError) for status in (401, 404, 405, 410)),
+        # An account may be filled up.
+        *((status, ServerError) for status in (402, 408, 409, 500, 502)),
+    ],
+)
+def test_what_no_repetition_mends_is_told_from_what_may_pass(
+    server: Any, make: Make, status: int, kind: type[BackendError]
+) -> None:
     server.reply = lambda _: (status, {}, {"error": {"message": "no"}})
-    with pytest.raises(BackendError, match=f"answered {status}") as caught:
+    with pytest.raises(kind, match=f"answered {status}") as caught:
         make().generate([Prompt.from_user("问")])
     assert not isinstance(caught.value, RefusedError | BusyError)
 

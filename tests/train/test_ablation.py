@@ -469,6 +469,42 @@ def test_nothing_is_trained_where_the_plot_could_not_be_drawn(
     assert again == []
 
 
+@pytest.mark.parametrize(
+    ("variant", "message"),
+    [
+        ({"set": {"ngrams.data.0.path": "typo.jsonl"}}, r"typo\.jsonl: no such file or folder"),
+        ({"set": {"ngrams.data.0.set": "jade"}}, r"jade \(seed\.jsonl\): no sample for the train split"),
+        ({"set": {"calibration.data": [{**SEED, "where": {"kind": "none"}}]}}, "no sample for the calibrate split"),
+        ({"set": {"calibration.benign": [{**SMILE, "path": "typo.jsonl"}]}}, r"typo\.jsonl: no such file or folder"),
+        ({"set": {"calibration.questions": [{**SMILE, "path": "typo.jsonl"}]}}, r"typo\.jsonl: no such file"),
+        ({"without": ["libra-seed"], "set": {"calibration.data": [SMILE]}}, "ngrams: all .* are 安全; both labels are"),
+    ],
+)
+def test_nothing_is_trained_where_the_data_of_a_later_variant_are_wrong(
+    data: Path,
+    make_recipe: Callable[..., Recipe],
+    tmp_path: Path,
+    again: list[str],
+    variant: dict[str, Any],
+    message: str,
+) -> None:
+    study = STUDY | {"variants": {"plain": {}, "odd": variant}}
+    path = write(tmp_path, study, make_recipe("ngrams").model_dump(mode="json"))
+    with pytest.raises(UsageError, match=rf"study\.yaml: variants\.odd: .*{message}"):
+        ablate(path, data, tmp_path / "out", report=lambda _: None)
+    assert again == []
+
+
+def test_what_one_variant_learns_another_may_be_calibrated_on(
+    data: Path, make_recipe: Callable[..., Recipe], tmp_path: Path, again: list[str]
+) -> None:
+    recipe = make_recipe("ngrams", test=[SEED]).model_dump(mode="json")
+    other = {"ngrams.data": [SEED], "calibration.benign": [{**SMILE, "whole": True}]}
+    path = write(tmp_path, STUDY | {"seeds": [1], "variants": {"plain": {}, "other": {"set": other}}}, recipe)
+    ablate(path, data, tmp_path / "out", report=lambda _: None)
+    assert again == ["plain/seed-1", "other/seed-1"]
+
+
 # A study of an encoder
 
 
@@ -609,6 +645,29 @@ def test_settings_left_at_their_defaults_can_be_set(tmp_path: Path) -> None:
     assert recipes(tmp_path, study, TAUGHT)["none", 1].teaching.critic == "none"
     with pytest.raises(UsageError, match=r"variants\.none: (.*\n)*  teaching\.critics: there is no such key"):
         recipes(tmp_path, STUDY | {"variants": {"none": {"set": {"teaching.critics": "none"}}}}, TAUGHT)
+
+
+@pytest.mark.parametrize(
+    ("variant", "message"),
+    [
+        ({"set": {"stages.second.data.0.path": "typo.jsonl"}}, r"typo\.jsonl: no such file or folder"),
+        ({"set": {"stages.second.data": [SMILE]}}, "stage 'second': all .* samples are 安全; both labels are needed"),
+        ({"set": {"calibration": {"data": [SMILE]}}}, "calibration: all .* samples are 安全; both labels are needed"),
+    ],
+)
+def test_no_generative_guard_is_trained_where_the_data_of_a_later_variant_are_wrong(
+    data: Path,
+    make_generative: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    variant: dict[str, Any],
+    message: str,
+) -> None:
+    monkeypatch.setattr(ablation, "_trainer", lambda _: pytest.fail("trained"))
+    recipe = make_generative().model_dump(mode="json", exclude_unset=True)
+    path = write(tmp_path, STUDY | {"variants": {"plain": {}, "odd": variant}}, recipe)
+    with pytest.raises(UsageError, match=rf"study\.yaml: variants\.odd: .*{message}"):
+        ablate(path, data, tmp_path / "out", report=lambda _: None)
 
 
 def test_a_study_of_a_generative_guard(

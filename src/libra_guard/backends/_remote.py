@@ -18,7 +18,15 @@ import stamina
 
 from libra_guard.backends._options import option_names
 from libra_guard.backends._retries import MAX_RETRY_AFTER, Notice, retry_after
-from libra_guard.errors import BackendError, BusyError, HaltedError, RefusedError, UsageError
+from libra_guard.errors import (
+    BackendError,
+    BusyError,
+    DeniedError,
+    HaltedError,
+    RefusedError,
+    ServerError,
+    UsageError,
+)
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -28,10 +36,14 @@ _NO_MATTER = frozenset({"base_url", "api_key", "concurrency", "timeout", "retrie
 _REFUSALS = frozenset({400, 403, 413, 422})
 """Statuses that speak of what was asked, and not of the server: a content filter (400 at OpenAI and Azure, 403 at
 OpenRouter), a text that is too long (400, 413), a field of the wrong form (422). A wrong key (401) or an unknown model
-(404) meets every input alike.
+(404) meets every input alike, and so may these: whether a greeting is taken tells.
 """
 _BUSY = frozenset({429, 503, 529})
 """Statuses that speak of the server alone: its limit of requests, too much work (529 at Anthropic), not yet ready."""
+_PASSING = frozenset({402, 408, 409, 425})
+"""Of the statuses that blame the call, those that the same call may not meet again: an account that is empty (402)."""
+_MENDS = {401: "the key", 404: "the model's name and base_url"}
+"""What to look at where no repetition helps; base_url where nothing stands here."""
 
 
 MAX_ANSWER_BYTES = 4 << 20
@@ -115,8 +127,9 @@ class Remote:
 
         Raises:
             RefusedError: The server does not take one item, or does not end its answer.
+            DeniedError: It takes none from this call.
             BusyError: It takes none now.
-            BackendError: One item failed for good.
+            ServerError: One item failed for good.
             HaltedError: ``cancel`` was called.
         """
         if not self.close.alive:
@@ -301,7 +314,11 @@ def _failure(error: Any, words: str, address: str) -> BackendError:
     # By name: which library the SDK connects with is its own affair.
     if type(error.__cause__).__name__ in ("ConnectError", "ConnectTimeout"):
         return BusyError(f"{words}; check base_url, and that a server runs at {address}", there=False)
-    return RefusedError(words) if status in _REFUSALS or _too_long(error) else BackendError(words)
+    if status in _REFUSALS or _too_long(error):
+        return RefusedError(words)
+    if status is not None and 400 <= status < 500 and status not in _PASSING:
+        return DeniedError(f"{words}; check {_MENDS.get(status, 'base_url')}")
+    return ServerError(words)
 
 
 def _too_long(error: BaseException) -> TooLongError | None:

@@ -125,7 +125,7 @@ def adversarial(
     from libra_guard.synth.adversarial.rounds import adversarial_rounds
 
     result = adversarial_rounds(settings, data, out, base=base, command=this_command(), report=_say)
-    typer.echo(json.dumps({key: result[key] for key in ("best", "rounds")}, ensure_ascii=False, indent=2))
+    typer.echo(json.dumps({key: result[key] for key in ("best", "ended", "rounds")}, ensure_ascii=False, indent=2))
 
 
 @app.command()

@@ -15,10 +15,11 @@ from typing import Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from libra_guard.configuration import ConfigFile, Strict, read_yaml
+from libra_guard.configuration import ConfigFile, Strict, at, read_yaml
 from libra_guard.errors import UsageError, require
 from libra_guard.io import write_atomic
 from libra_guard.train.generative_recipe import GenerativeRecipe
+from libra_guard.train.mixture import Reader, check_mixture
 from libra_guard.train.plots import plot_ablation
 from libra_guard.train.provenance import finished
 from libra_guard.train.recipe import Recipe
@@ -156,7 +157,7 @@ def ablate(
         seeds; how many examples each seed's training was shown; and every run's provenance.
 
     Raises:
-        UsageError: The study makes no sense, or a run cannot be trained.
+        UsageError: The study makes no sense, the data of a variant are not what it needs, or a run cannot be trained.
         MissingExtraError: matplotlib is not installed.
     """
     # Here, and not where it is used: a missing library must show before hours of training, not after.
@@ -166,6 +167,7 @@ def ablate(
     out = Path(out)
     study = Study.read(path)
     recipes = study.recipes(path)
+    _check_data({f"{path}: variants.{name}": recipes[name, study.seeds[0]] for name in study.variants}, data)
     runs = {}
     for number, ((name, seed), recipe) in enumerate(recipes.items(), 1):
         folder = out / name / f"seed-{seed}"
@@ -185,6 +187,14 @@ def ablate(
     write_atomic(out / "ablation.md", markdown(result) + "\n")
     plot_ablation(out / "ablation.svg", result["results"])
     return result
+
+
+def _check_data(recipes: dict[str, AnyRecipe], data: str | Path) -> None:
+    """Looks at what every variant reads, before the first one is trained; with any seed the sources are the same."""
+    read = Reader(data, seed=0)
+    for place, recipe in recipes.items():
+        with at(place):
+            check_mixture(recipe, read.afresh(recipe.draws))
 
 
 def markdown(result: dict[str, Any]) -> str:

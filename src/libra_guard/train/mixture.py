@@ -24,8 +24,9 @@ from libra_guard.guards.normalise import normalise
 from libra_guard.guards.sentences import split_sentences
 from libra_guard.io import BadRow
 from libra_guard.records import Label, Question, Sample
+from libra_guard.train.generative_recipe import GenerativeRecipe
 from libra_guard.train.outputs import Outputs
-from libra_guard.train.recipe import Source
+from libra_guard.train.recipe import Recipe, Source
 
 _LIBRA = Outputs.of("libra")
 _SHORTEST = 8
@@ -77,15 +78,27 @@ class Reader:
         """Normalised questions of all that was read so far, and what each is for."""
         self._sets: dict[tuple[str, str], _Rows] = {}
 
+    def afresh(self, seed: int) -> Reader:
+        """Another one, for which nothing was drawn yet; what was read is not read again."""
+        other = Reader(self.root, seed=seed, outputs=self.outputs)
+        other._sets, other.rejected = self._sets, self.rejected
+        return other
+
     def read(self, sources: Iterable[Source], split: Split) -> list[Example]:
         """The examples of one split, in a fixed order.
 
         Raises:
             UsageError: A source has none.
         """
-        return [
-            as_example(sample, source, self.outputs) for source in sources for sample in self.samples(source, split)
-        ]
+        return [as_example(sample, source, self.outputs) for sample, source in self.pairs(sources, split)]
+
+    def pairs(self, sources: Iterable[Source], split: Split) -> list[tuple[Sample, Source]]:
+        """The samples of one split with their sources, in a fixed order.
+
+        Raises:
+            UsageError: A source has none.
+        """
+        return [(sample, source) for source in sources for sample in self.samples(source, split)]
 
     def samples(self, source: Source, split: Split) -> list[Sample]:
         """The samples of one source and split, in a fixed order, each as often as the source repeats it.
@@ -182,6 +195,41 @@ class Reader:
             if bad:
                 self.rejected[source.set] += bad
         return self._sets[key]
+
+
+def check_mixture(recipe: Recipe | GenerativeRecipe, reader: Reader) -> None:
+    """Draws all that a training of the recipe draws, to find out what is wrong with the data before it.
+
+    Args:
+        recipe: Of either kind.
+        reader: One for which nothing was drawn yet.
+
+    Raises:
+        UsageError: A set is missing or empty, has no sample for what it is to be used for, or a question of two splits;
+            or a part has one label where it needs both.
+    """
+    if isinstance(recipe, GenerativeRecipe):
+        taught = {f"stage '{stage.name}'": stage.data for stage in recipe.stages}
+    else:
+        taught = {"the stages": [source for stage in recipe.stages for source in stage.data]}
+        taught["ngrams"] = recipe.ngrams.data if recipe.ngrams else []
+    for part, sources in taught.items():
+        _need_both_labels(part, reader.pairs(sources, Split.TRAIN))
+    if recipe.calibration:
+        pairs, benign = (
+            reader.pairs(sources, Split.CALIBRATE) for sources in (recipe.calibration.data, recipe.calibration.benign)
+        )
+        # A join is fitted on both.
+        _need_both_labels("calibration", pairs if isinstance(recipe, GenerativeRecipe) else pairs + benign)
+    if isinstance(recipe, Recipe):
+        reader.pairs(recipe.calibration.questions, Split.CALIBRATE)
+    reader.pairs(recipe.test, Split.TEST)
+
+
+def _need_both_labels(part: str, pairs: Sequence[tuple[Sample, Source]]) -> None:
+    labels = {_label(sample, source) for sample, source in pairs}
+    if len(labels) == 1:
+        raise UsageError(f"{part}: all {len(pairs)} samples are {labels.pop().value}; both labels are needed")
 
 
 class _Rows(NamedTuple):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,13 +20,17 @@ from libra_guard import Conversation, load_guard
 from libra_guard.backends.base import Prompt
 from libra_guard.backends.scripted import ScriptedBackend
 from libra_guard.data.base import SPLITS, split_of
-from libra_guard.errors import LibraError, UsageError
+from libra_guard.errors import LibraError, StoppedError, UsageError
 from libra_guard.records import Sample
+from libra_guard.synth.adversarial import rounds
 from libra_guard.synth.adversarial.adversary import Adversary
 from libra_guard.synth.adversarial.rounds import adversarial_rounds
 from libra_guard.synth.adversarial.settings import AdversarialConfig
 from libra_guard.synth.seats import cast
+from libra_guard.synth.seats.budget import BudgetSpentError
+from libra_guard.synth.seats.endpoints import EndpointsLostError
 from libra_guard.synth.seats.store import CallStore
+from libra_guard.synth.seats.trial import UselessModelError
 
 KINDS = {
     "plain": (["不行，这样会害人"], ["可以，放心去干"]),
@@ -226,6 +232,97 @@ def test_a_round_without_a_pair_says_why(settings: Any, models: Models, data: Pa
     assert (tmp_path / "out" / "round-0" / "guard").is_dir()
 
 
+def refuses_after(models: Models, answers: int) -> None:
+    """The writer writes so many answers, and none after them."""
+    models.writer = lambda text: (
+        models.writes(text) if len(models.asked["writer"]) <= answers else "抱歉，我不能写这些。"
+    )
+
+
+def test_a_later_round_without_a_pair_is_the_end(settings: Any, models: Models, data: Path, tmp_path: Path) -> None:
+    path, out, lines = settings(rounds=3, gain=0), tmp_path / "out", list[str]()
+    refuses_after(models, 8)
+    found = run(path, data, report=lines.append)
+    assert (len(found["rounds"]), found["best"]) == (2, 1)
+    assert (out / "guard" / "model.onnx").read_bytes() == (out / "round-1" / "guard" / "model.onnx").read_bytes()
+    why = "no pair came of 8 that were written: {'no JSON list': 8}"
+    assert found["ended"] == {"by": "pairs", "why": why, "round": 2, "pairs": 0, "rejects": {"no JSON list": 8}}
+    assert json.loads((out / "adversarial.json").read_text(encoding="utf-8")) == found
+    assert [one["reason"] for one in _rows(out / "round-2" / "rejects.jsonl")] == ["no JSON list"] * 8
+    assert lines[-1] == f"round 2: {why}; it ends here"
+    assert run(path, data) == found
+
+
+def test_a_writer_that_is_given_up_in_a_later_round_is_the_end(settings: Any, models: Models, data: Path) -> None:
+    path = settings(rounds=3, gain=0, seeds=32)
+    refuses_after(models, 32)
+    found = run(path, data)
+    assert (len(found["rounds"]), found["ended"]["by"], found["ended"]["round"]) == (2, "pairs", 2)
+    assert "models.writer: none of its first 32 answers could be read" in found["ended"]["why"]
+    assert run(path, data) == found
+
+
+def test_a_writer_that_is_given_up_in_the_first_round_is_an_error(settings: Any, models: Models, data: Path) -> None:
+    refuses_after(models, 0)
+    with pytest.raises(UselessModelError, match="none of its first 32 answers could be read"):
+        run(settings(seeds=32), data)
+
+
+@pytest.mark.parametrize(
+    ("changes", "by", "why"),
+    [
+        ({"rounds": 1, "gain": 0}, "rounds", r"no more are asked for \(rounds: 1\)"),
+        (
+            {"rounds": 5, "gain": 0.9},
+            "gain",
+            r"it gained 0\.\d{4} in mean AUC, and less than 0\.9 is not worth another",
+        ),
+    ],
+)
+def test_it_says_why_it_ends(
+    settings: Any, models: Models, data: Path, changes: dict[str, Any], by: str, why: str
+) -> None:
+    lines: list[str] = []
+    found = run(settings(**changes), data, report=lines.append)
+    assert (found["ended"]["by"], found["ended"]["round"]) == (by, 1)
+    assert re.fullmatch(why, found["ended"]["why"])
+    assert lines[-1] == f"round 1: {found['ended']['why']}; it ends here"
+
+
+def test_data_behind_a_link(settings: Any, models: Models, data: Path, tmp_path: Path) -> None:
+    (tmp_path / "kept" / "elsewhere").mkdir(parents=True)
+    data.rename(tmp_path / "kept" / "elsewhere" / "data")
+    data.symlink_to(tmp_path / "kept" / "elsewhere" / "data")
+    assert run(settings(rounds=1, gain=0), data)["rounds"][1]["pairs"] > 0
+
+
+def test_pairs_after_files_that_were_split_before_are_all_learnt(
+    settings: Any, models: Models, data: Path, tmp_path: Path
+) -> None:
+    path = settings(rounds=1, gain=0)
+    recipe = yaml.safe_load((tmp_path / "recipe.yaml").read_text(encoding="utf-8"))
+    rows = _rows(data / "rows.jsonl")
+    for one in rows:
+        # The hashes would have it otherwise.
+        one["part"] = "train" if split_of(one["question"]) != "train" else f"held {len(one['question']) % 2}"
+    (data / "rows.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows), encoding="utf-8")
+    whole = {"set": "samples", "path": "rows.jsonl", "whole": True}
+    recipe["ngrams"]["data"] = [{**whole, "where": {"part": "train", "kind": "plain"}}]
+    recipe["calibration"]["data"] = [{**whole, "where": {"part": "held 0"}}]
+    recipe["test"] = [{**whole, "where": {"part": "held 1"}}]
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    found = run(path, data)
+    first, second = (
+        sum(
+            json.loads((tmp_path / "out" / f"round-{n}" / "train.json").read_text())["examples"]["ngrams"][
+                "samples"
+            ].values()
+        )
+        for n in (0, 1)
+    )
+    assert second - first == found["rounds"][1]["pairs"] > 0
+
+
 def test_a_question_that_is_tested_on_is_left_out(settings: Any, models: Models, data: Path, tmp_path: Path) -> None:
     safe = [one for one in _rows(data / "rows.jsonl") if one["label"] == "安全"]
     held = [one for name in SPLITS for one in [one for one in safe if split_of(one["question"]) == name][:8]]
@@ -268,6 +365,134 @@ def test_it_goes_on_where_it_was_stopped(settings: Any, models: Models, data: Pa
     asked = len(models.asked["writer"])
     run(path, data)
     assert len(models.asked["writer"]) == asked
+
+
+def test_a_replay_that_is_not_there_shows_before_anything_is_trained(
+    settings: Any, models: Models, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rounds, "train_classifier", lambda *_, **__: pytest.fail("trained"))
+    rows = {"set": "samples", "path": "rows.jsonl"}
+    path = settings(replay=[{**rows, "path": "typo.jsonl"}])
+    recipe = yaml.safe_load((tmp_path / "recipe.yaml").read_text(encoding="utf-8"))
+    recipe |= {"encoder": {"base": "x"}, "stages": [{"name": "first", "data": [rows]}]}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    with pytest.raises(UsageError, match=r"typo\.jsonl: no such file or folder"):
+        run(path, data)
+
+
+# Servers
+
+
+QUICK = {"backoff": 0.01, "max_backoff": 0.02, "retries": 1, "timeout": 5.0}
+
+
+@pytest.fixture
+def served(server: Any, settings: Any) -> Callable[..., Path]:
+    """The same behind servers: keyword arguments are addresses of models, by default those of one that answers."""
+    models = Models()
+
+    def reply(asked: dict[str, Any]) -> tuple[int, dict[str, str], Any]:
+        text = asked["messages"][-1]["content"]
+        seat = "judge" if "大语言模型的回答：" in text else "writer"
+        answers: Callable[[str], str] = getattr(models, seat)
+        said = "您好！" if seat == "writer" and "编写" not in text else answers(text)
+        choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": said}}
+        usage = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
+        told = {"id": "1", "object": "chat.completion", "created": 1, "model": asked["model"]}
+        return 200, {}, told | {"choices": [choice], "usage": usage}
+
+    server.reply = reply
+
+    def make(*, changes: dict[str, Any] | None = None, **addresses: str) -> Path:
+        told = {
+            name: {
+                "backend": "openai",
+                "model": name,
+                "endpoints": [addresses.get(name, f"{server.url}/{name}/v1")],
+                "options": QUICK,
+            }
+            for name in ("writer", "judge")
+        }
+        return settings(models=told, rounds=1, gain=0, **changes or {})
+
+    return make
+
+
+def nowhere() -> str:
+    """An address at which nobody listens."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{one.getsockname()[1]}/v1"
+
+
+@pytest.mark.parametrize("seat", ["writer", "judge"])
+def test_a_server_that_is_not_there_shows_before_anything_is_trained(
+    served: Any, data: Path, monkeypatch: pytest.MonkeyPatch, seat: str
+) -> None:
+    monkeypatch.setattr(rounds, "train_classifier", lambda *_, **__: pytest.fail("trained"))
+    with pytest.raises(EndpointsLostError, match=rf"^models\.{seat}: .*no connection to the server"):
+        run(served(**{seat: nowhere()}), data)
+
+
+def test_a_judges_own_server_is_asked_too(served: Any, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rounds, "train_classifier", lambda *_, **__: pytest.fail("trained"))
+    own = {"guard": "libra:judge", "options": {"backend": "openai", "base_url": nowhere(), **QUICK}}
+    with pytest.raises(EndpointsLostError, match="no connection to the server"):
+        run(served(changes={"seats": {"writer": "writer", "judges": [own]}}), data)
+
+
+@pytest.mark.parametrize(
+    ("seat", "status", "said", "goes_on"),
+    [
+        ("writer", 404, "no such model", False),
+        ("writer", 400, "no such option", False),
+        ("judge", 401, "a wrong key", False),
+        ("judge", 403, "no right to it", False),
+        ("judge", 500, "out of memory", True),
+    ],
+)
+def test_a_server_that_takes_nothing_shows_before_anything_is_trained(
+    served: Any,
+    server: Any,
+    data: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    seat: str,
+    status: int,
+    said: str,
+    goes_on: bool,
+) -> None:
+    monkeypatch.setattr(rounds, "train_classifier", lambda *_, **__: pytest.fail("trained"))
+    answers, path = server.reply, served()
+    server.reply = lambda asked: (
+        (status, {}, {"error": {"message": said}}) if asked["model"] == seat else answers(asked)
+    )
+    with pytest.raises(EndpointsLostError, match=rf"^models\.{seat}: .*{said}") as raised:
+        run(path, data)
+    assert isinstance(raised.value, StoppedError) is goes_on
+
+
+@pytest.mark.parametrize("lost", [(), ("guard", "adversarial.json"), ("round-0", "round-1", "adversarial.json")])
+def test_with_all_answers_in_the_store_no_server_is_needed(
+    served: Any, server: Any, data: Path, tmp_path: Path, lost: tuple[str, ...]
+) -> None:
+    path, out = served(), tmp_path / "out"
+    found = run(path, data)
+    told, asked = (out / "adversarial.json").read_bytes(), len(server.asked)
+    for name in lost:
+        (shutil.rmtree if (out / name).is_dir() else Path.unlink)(out / name)
+    server.reply = lambda _: (500, {}, {})
+    assert run(path, data) == found
+    assert (out / "adversarial.json").read_bytes() == told
+    assert len(server.asked) == asked
+
+
+def test_what_is_asked_first_counts_against_the_budget(served: Any, server: Any, data: Path, tmp_path: Path) -> None:
+    path = served(changes={"budget": {"tokens": 16}})
+    with pytest.raises(BudgetSpentError):
+        run(path, data)
+    # The writer's word and the judge's vote.
+    assert len(server.asked) == 2
+    assert (tmp_path / "out" / "round-0").is_dir()
 
 
 @pytest.mark.parametrize(

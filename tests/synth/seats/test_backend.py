@@ -346,8 +346,8 @@ def test_an_endpoint_that_answers_after_all_goes_on(store: CallStore) -> None:
     begun, counted = threading.Event(), threading.Event()
 
     class Seen(Endpoint):
-        def failed(self, seen: int) -> None:
-            super().failed(seen)
+        def failed(self, seen: int, error: BackendError) -> None:
+            super().failed(seen, error)
             counted.set()
 
     class Uneven(Server):

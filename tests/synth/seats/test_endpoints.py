@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from libra_guard.backends.scripted import ScriptedBackend
-from libra_guard.errors import BackendError, BusyError, RefusedError
+from libra_guard.errors import BackendError, BusyError, DeniedError, RefusedError, ServerError, StoppedError
 from libra_guard.synth.seats import endpoints
 from libra_guard.synth.seats.budget import Pace
 from libra_guard.synth.seats.endpoints import Endpoint, EndpointsLostError, Queue
@@ -144,6 +144,30 @@ def test_calls_that_meet_one_outage_are_one(clock: Clock) -> None:
         endpoint.busy(0, 0.0, BusyError("429", after=100.0))
     assert endpoint.outages == 1
     assert endpoint.pace.take() > 80
+
+
+DENIED, LOST, FAILED = DeniedError("401: a wrong key"), ServerError("500: crash"), BackendError("no memory left")
+
+
+@pytest.mark.parametrize(
+    ("ends", "goes_on"),
+    [([DENIED], False), ([FAILED], False), ([LOST], True), ([DENIED, LOST], True), ([DENIED, FAILED], False)],
+    ids=lambda one: "-".join(map(str, one)) if isinstance(one, list) else str(one),
+)
+def test_a_run_that_no_repetition_mends_is_not_told_to_be_repeated(
+    clock: Clock, ends: list[BackendError], goes_on: bool
+) -> None:
+    def answering(error: BackendError) -> Answers:
+        def answers(_: float) -> None:
+            raise error
+
+        return answers
+
+    calls = Calls(clock, *map(answering, ends), patience=2)
+    with pytest.raises(EndpointsLostError, match="what was answered is kept: ") as caught:
+        calls.ask(9)
+    assert isinstance(caught.value, StoppedError) == goes_on
+    assert ("mend this, and run again" in str(caught.value)) != goes_on
 
 
 @pytest.mark.parametrize("answered", [True, False])

@@ -57,9 +57,7 @@ class Adversary:
         """
         # A malformed answer is asked for again with the next seed; no two rounds may come to the same.
         writer = self._cast.writer(self._config.seats.writer, offset=number * 1000)
-        found = writer.write(
-            [self._prompt(seed) for seed in seeds], parse=pairs, max_tokens=_TOKENS * self._config.variants
-        )
+        found = writer.write([self._prompt(seed) for seed in seeds], parse=pairs, max_tokens=room(self._config))
         samples: dict[str, Sample] = {}
         rejects: list[Reject] = []
         for seed, (written, drawn) in zip(seeds, found, strict=True):
@@ -107,6 +105,11 @@ class Adversary:
             else:
                 rejects.append(Reject(_disagreement(sample.label, said), sample.model_dump(mode="json")))
         return kept, rejects
+
+
+def room(config: AdversarialConfig) -> int:
+    """Tokens that an answer of the writer may take."""
+    return _TOKENS * config.variants
 
 
 def _task(judge: Judge, told: Sequence[Conversation]) -> Task[list[Vote | Failure]]:

@@ -27,12 +27,14 @@ from libra_guard.guards.registry import load_guard
 from libra_guard.io import write_atomic
 from libra_guard.records import Label, Sample, as_json
 from libra_guard.synth.adversarial.adversary import Adversary, Written
+from libra_guard.synth.adversarial.presence import check_servers
 from libra_guard.synth.adversarial.settings import AdversarialConfig
 from libra_guard.synth.seats.cast import Cast
 from libra_guard.synth.seats.store import CallStore
+from libra_guard.synth.seats.trial import UselessModelError
 from libra_guard.synth.work import Reject
 from libra_guard.train.classifier import metrics, train_classifier
-from libra_guard.train.mixture import Reader, Split
+from libra_guard.train.mixture import Reader, Split, check_mixture
 from libra_guard.train.provenance import finished
 from libra_guard.train.recipe import Recipe, Source, Stage
 
@@ -52,6 +54,8 @@ def adversarial_rounds(
 ) -> dict[str, Any]:
     """Trains the recipe's classifier, then round by round on what it gets wrong, until that gains too little.
 
+    A later round that brings no pair is the end too: there is nothing more to learn, or nobody who writes it.
+
     What is done is not done again: calls are kept in ``calls.sqlite``, trainings as ``train_classifier`` keeps them.
 
     Args:
@@ -64,19 +68,24 @@ def adversarial_rounds(
 
     Returns:
         What ``adversarial.json`` holds: of each round how many pairs were written, kept and why not, the AUC on the
-        questions of the calibration that it was stopped by, and the metrics of the test; and which round is best.
+        questions of the calibration that it was stopped by, and the metrics of the test; which round is best; and why
+        no other round followed.
 
     Raises:
-        UsageError: The settings or the recipe make no sense, or a round brought no pair.
+        UsageError: The settings or the recipe make no sense, or the first round brought no pair.
+        UselessModelError: In the first round none of a model's first answers can be read.
         BudgetSpentError: The budget is spent; run again with more to go on.
-        EndpointsLostError: A model is gone; run again to go on.
+        EndpointsLostError: A model is gone, or was never there; run again to go on.
     """
-    config, out = AdversarialConfig.read(path), Path(out)
-    recipe = Recipe.read(Path(path).parent / config.recipe)
+    config, out, beside = AdversarialConfig.read(path), Path(out), Path(path).parent
+    recipe = Recipe.read(beside / config.recipe)
     with CallStore(out / "calls.sqlite") as store:
-        cast = Cast(config, store, Path(path).parent)
-        cast.check()
+        Cast(config, store, beside).check()
         field = _Field(recipe, config, data)
+        if not finished(out / "round-0", recipe, data, base):
+            check_servers(config, store, beside)
+        # After that, for what it took is spent.
+        cast = Cast(config, store, beside)
         rounds: list[dict[str, Any]] = []
         known: list[Sample] = []
         while True:
@@ -89,17 +98,31 @@ def adversarial_rounds(
             watched = field.watch(guard)
             rounds.append({**_brought(folder), "auc": watched, "test": trained["test"]["guard"]})
             report(f"round {len(rounds) - 1}: mean AUC {_mean(watched):.4f}")
-            if len(rounds) > config.rounds or (len(rounds) > 1 and _gain(rounds) < config.gain):
+            if ended := _ended(rounds, config):
                 break
             number = len(rounds)
-            written = field.chosen(guard, Adversary(cast, config).write(field.wrong(guard), number), known)
-            recipe = _with(recipe, config, _write(out / f"round-{number}", written, data), number)
+            try:
+                written = field.chosen(guard, Adversary(cast, config).write(field.wrong(guard), number), known)
+                why = _why_none(written)
+            except UselessModelError as error:
+                if number == 1:
+                    raise
+                written, why = Written([], [Reject(str(error), {})]), str(error)
+            if not written.samples and number == 1:
+                raise UsageError(why)
+            learnt = _write(out / f"round-{number}", written, data)
+            if not written.samples:
+                ended = {"by": "pairs", "why": why, "round": number, **_brought(out / f"round-{number}")}
+                break
+            recipe = _with(recipe, config, learnt, number)
             known += written.samples
             report(f"round {number}: {len(written.samples)} pairs, {len(written.rejects)} rejects")
+        report(f"round {ended['round']}: {ended['why']}; it ends here")
         best = max(range(len(rounds)), key=lambda number: (_mean(rounds[number]["auc"]), -number))
         _publish(out, out / f"round-{best}")
         result = {
             "best": best,
+            "ended": ended,
             "rounds": rounds,
             "usage": {one.model: vars(one.usage) for one in cast.used()},
             "settings": config.model_dump(mode="json", exclude_defaults=True),
@@ -114,6 +137,8 @@ class _Field:
     def __init__(self, recipe: Recipe, config: AdversarialConfig, data: str | Path) -> None:
         self._config = config
         reader = Reader(data, seed=recipe.draws)
+        # All of it, what is shown besides in later rounds too: a mistake there must not cost the rounds before.
+        check_mixture(_replaying(recipe, config), reader.afresh(recipe.draws))
         self._watched = {
             f"{source.set} ({source.path})": reader.samples(source, Split.CALIBRATE)
             for source in recipe.calibration.data
@@ -147,7 +172,7 @@ class _Field:
         return [self._pool[i] for i in sorted(chosen, key=lambda i: right[i])]
 
     def chosen(self, guard: Guard, written: Written, known: Sequence[Sample]) -> Written:
-        """What is new, far from all that is tested on, and judged wrong."""
+        """What is new, far from all that is tested on, and judged wrong; it may be nothing."""
         near, samples = self._config.near, list(written.samples)
         rejects = list(written.rejects)
         if samples:
@@ -163,10 +188,13 @@ class _Field:
                 Reject(why, one.model_dump(mode="json")) for one, why in zip(samples, reasons, strict=True) if why
             ]
             samples = [one for one, why in zip(samples, reasons, strict=True) if not why]
-        if not samples:
-            said = Counter(reject.reason for reject in rejects).most_common(3)
-            raise UsageError(f"no pair came of {len(rejects)} that were written: {dict(said)}")
         return Written(samples, rejects)
+
+
+def _why_none(written: Written) -> str:
+    """What is said of a round without a pair."""
+    said = Counter(reject.reason for reject in written.rejects).most_common(3)
+    return f"no pair came of {len(written.rejects)} that were written: {dict(said)}"
 
 
 def _judged(right: float) -> str:
@@ -209,7 +237,8 @@ def _write(folder: Path, written: Written, data: str | Path) -> str:
     counts = Counter(one.reason for one in written.rejects)
     brought = {"pairs": len(written.samples), "rejects": dict(sorted(counts.items()))}
     write_atomic(folder / "round.json", json.dumps(brought, ensure_ascii=False, indent=2) + "\n")
-    return os.path.relpath(rows, data)
+    # Of the folders themselves: the way up from a link is not the way up from its name.
+    return os.path.relpath(rows.resolve(), Path(data).resolve())
 
 
 def _brought(folder: Path) -> dict[str, Any]:
@@ -220,7 +249,9 @@ def _brought(folder: Path) -> dict[str, Any]:
 
 def _with(recipe: Recipe, config: AdversarialConfig, path: str, number: int) -> Recipe:
     """The recipe that learns a round's pairs besides."""
-    source = Source(set="samples", path=path, repeat=config.repeat)
+    # Like the samples that they were made of, where files are split that way.
+    whole = any(source.whole for source in recipe.fitted_on)
+    source = Source(set="samples", path=path, repeat=config.repeat, whole=whole)
     changes: dict[str, Any] = {}
     if recipe.encoder:
         told = config.stage.model_dump()
@@ -229,6 +260,13 @@ def _with(recipe: Recipe, config: AdversarialConfig, path: str, number: int) -> 
     if recipe.ngrams:
         changes["ngrams"] = recipe.ngrams.model_copy(update={"data": [*recipe.ngrams.data, source]})
     return recipe.model_copy(update=changes)
+
+
+def _replaying(recipe: Recipe, config: AdversarialConfig) -> Recipe:
+    """The recipe that learns what is shown beside a round's pairs, for a look at the data."""
+    if not (recipe.encoder and config.replay):
+        return recipe
+    return recipe.model_copy(update={"stages": [*recipe.stages, Stage(name="replay", data=[*config.replay])]})
 
 
 def _publish(out: Path, folder: Path) -> None:
@@ -242,6 +280,17 @@ def _publish(out: Path, folder: Path) -> None:
 
 def _mean(watched: dict[str, float]) -> float:
     return mean(watched.values())
+
+
+def _ended(rounds: Sequence[dict[str, Any]], config: AdversarialConfig) -> dict[str, Any] | None:
+    """By what and why the rounds are at their end; None where another one is worth it."""
+    last = len(rounds) - 1
+    if last >= config.rounds:
+        return {"by": "rounds", "why": f"no more are asked for (rounds: {config.rounds})", "round": last}
+    if last and (gain := _gain(rounds)) < config.gain:
+        why = f"it gained {gain:.4f} in mean AUC, and less than {config.gain} is not worth another"
+        return {"by": "gain", "why": why, "round": last}
+    return None
 
 
 def _gain(rounds: Sequence[dict[str, Any]]) -> float:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from libra_guard.backends.base import Backend
-from libra_guard.errors import BackendError, BusyError, RefusedError, StoppedError
+from libra_guard.errors import BackendError, BusyError, RefusedError, ServerError, StoppedError
 from libra_guard.synth.seats.budget import Pace
 
 WAIT = 600.0
@@ -19,8 +19,12 @@ _LOOK = 0.5
 """Seconds between two looks at whether a worker that rests is still wanted."""
 
 
-class EndpointsLostError(BackendError, StoppedError):
+class EndpointsLostError(BackendError):
     """No endpoint of a model answers any more: the run cannot go on, and what was answered is kept."""
+
+
+class EndpointsAwayError(EndpointsLostError, StoppedError):
+    """None does now, and one may be back: the same call goes on."""
 
 
 @dataclass
@@ -46,6 +50,8 @@ class Endpoint:
     """When it last said anything but that, likewise."""
     gone: str = ""
     """Why it is waited for no more."""
+    away: bool = False
+    """Whether the last failure was one that the same call may not meet again."""
 
     def given_up(self, patience: int) -> str:
         """Why it is asked no more; empty where it is."""
@@ -72,8 +78,9 @@ class Endpoint:
         """
         if not (error.there or self.answered):
             # An address that is wrong; see ``failed``.
-            self.failed(seen)
+            self.failed(seen, error)
             return
+        self.away = True
         if self.since is None:
             self.since = max(begun, self.heard)
         elif seen < self.outages:
@@ -88,12 +95,14 @@ class Endpoint:
         else:
             self.pace.pause(min(self.rest, left) if error.after is None else error.after)
 
-    def failed(self, seen: int) -> None:
+    def failed(self, seen: int, error: BackendError) -> None:
         """Counts a failed call.
 
         Args:
             seen: ``outages`` when it began.
+            error: Why it failed.
         """
+        self.away = isinstance(error, ServerError)
         # With an address that is wrong nobody wants to wait for: before the first answer every call counts.
         if self.answered and seen < self.outages:
             return
@@ -151,7 +160,8 @@ class Queue:
         """Runs all groups; returns those on which every endpoint failed that is left.
 
         Raises:
-            EndpointsLostError: None is left.
+            EndpointsAwayError: None is left, and a server of them may be back.
+            EndpointsLostError: None is left: keys or names are wrong, or a model of this process fails.
         """
         if not groups:
             return []
@@ -167,10 +177,10 @@ class Queue:
             raise self._fatal
         if self._waiting:
             why = ", ".join(sorted({one.given_up(self._patience) for one in self._endpoints}))
-            raise EndpointsLostError(
-                f"models.{self._model}: no endpoint answers any more, {why}: {self._last or 'none answered'}; "
-                "what was answered is kept: run again to go on"
-            )
+            lost = f"models.{self._model}: no endpoint answers any more, {why}: {self._last or 'none answered'}"
+            if any(one.away for one in self._endpoints):
+                raise EndpointsAwayError(f"{lost}; what was answered is kept: run again to go on")
+            raise EndpointsLostError(f"{lost}; what was answered is kept: mend this, and run again to go on")
         return self._failed
 
     def _work(self, number: int) -> None:
@@ -214,7 +224,7 @@ class Queue:
                 if isinstance(error, RefusedError):
                     endpoint.lives()
                 else:
-                    endpoint.failed(seen)
+                    endpoint.failed(seen, error)
                 if len(group.items) > 1:
                     # One of them may be at fault.
                     self._waiting.extendleft(_Group([item], group.failed) for item in reversed(group.items))
