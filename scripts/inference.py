@@ -2,26 +2,29 @@
 
     python scripts/inference.py --base_model MODEL --data_path DATA --out_path outputs
 
-Writes {out_path}/{machine_rank}-of-{machine_num}.jsonl and resumes an interrupted run. Exits with 1 if rows could not
-be judged, which are in rejects.jsonl, and with 2 after any failure. `libra infer` has more choices, and tells verdicts
-in one forward pass.
+Writes {out_path}/{machine_rank}-of-{machine_num}.jsonl and resumes an interrupted run, also one of the published
+script, whose rows stay as they are. `libra infer` has more choices, and tells verdicts in one forward pass.
+
+Exit status: 0 done, 1 done but rows could not be judged, which are in rejects.jsonl, 2 wrong use or a model that fails;
+130 after Ctrl-C, and then the same command goes on.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import shlex
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from heapq import merge
 from itertools import count, groupby, repeat
 from pathlib import Path
 from typing import Any
 
 from libra_guard.cli.main import exit_code
-from libra_guard.errors import UsageError
-from libra_guard.guards.base import Guard
+from libra_guard.errors import LibraError, UsageError
 from libra_guard.guards.registry import load_guard
 from libra_guard.io import atomic, count_rows, dumps, write_atomic
 from libra_guard.predict.record import Asked
@@ -36,7 +39,7 @@ Numbered = Iterator[tuple[int, dict[str, Any]]]
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The published arguments, and what the published script lacked: --few_shot_path and --trust_remote_code."""
+    """The published arguments, and what the published script lacked: --few_shot_path, --trust_remote_code, --retry."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base_model", required=True, help="folder or hub name of a causal language model")
     parser.add_argument("--data_path", required=True, help="JSON, JSONL, Parquet, or a folder of them")
@@ -50,6 +53,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--trust_remote_code", action="store_true", help="run code that the model brings with it (default: refuse it)"
     )
+    parser.add_argument("--retry", action="store_true", help="also judge again the rows that the model failed on")
     parser.add_argument("--machine_rank", type=int, default=0)
     parser.add_argument("--machine_num", type=int, default=1)
     options = parser.parse_args(arguments)
@@ -68,6 +72,18 @@ def main(arguments: list[str] | None = None) -> int:
     return exit_code(lambda: int(infer(parse(arguments)) > 0), "error")
 
 
+@contextmanager
+def own_names() -> Iterator[None]:
+    """Errors for people name the options as this script has them."""
+    try:
+        yield
+    except LibraError as error:
+        told = re.sub(r"--out\b", "--out_path", str(error))
+        error.args = (told.replace("--set trust_remote_code=true", "--trust_remote_code"),)
+        raise
+
+
+@own_names()
 def infer(options: argparse.Namespace) -> int:
     """Runs once, or once for each iteration and joins the texts; returns the number of rejected rows."""
     spec = f"libra:{options.base_model}"
@@ -79,21 +95,29 @@ def infer(options: argparse.Namespace) -> int:
         "seed": options.seed,
         **({"trust_remote_code": True} if options.trust_remote_code else {}),
     }
-    guard = load(spec, further)
+    guard = load_guard(spec, **further)
     shard = Shard(options.machine_rank, options.machine_num)
     folders = [options.out_path]
     if options.num_itera > 1:
         folders = [options.out_path / f"generation-{i}" for i in range(options.num_itera)]
-        check_joined(options.out_path, shard)
         joined = Settings(data=options.data_path, out=options.out_path, shard=shard)
         spare_data(joined.data, joined.out, joined.written)
+        check_joined(joined, folders[0] / shard.own(RECORD))
     rejected = 0
     for i, folder in enumerate(folders):
         guard.seed = options.seed + i
         settings = Settings(data=options.data_path, out=folder, shard=shard, chunk=options.batch_size)
         with progress_bar(settings) as progress:
             asked = Asked(spec, options={**further, "seed": options.seed + i})
-            outcome = run(guard, settings, command=shlex.join(sys.argv), asked=asked, progress=progress)
+            outcome = run(
+                guard,
+                settings,
+                command=shlex.join(sys.argv),
+                asked=asked,
+                progress=progress,
+                retry=options.retry,
+                take_up=options.num_itera == 1,
+            )
         print(summary(outcome, settings), file=sys.stderr)
         rejected += outcome.rejected
     if options.num_itera > 1:
@@ -102,24 +126,24 @@ def infer(options: argparse.Namespace) -> int:
     return rejected
 
 
-def load(spec: str, options: dict[str, Any]) -> Guard:
-    """The guard; where its model brings code of its own, the error names the option as this script has it.
+def check_joined(joined: Settings, begun: Path) -> None:
+    """Makes sure that joining the generations does not replace the output of another run, or of another program.
+
+    Args:
+        joined: Where the joined files go.
+        begun: The record of the first generation, where there is one.
 
     Raises:
-        LibraError: See `load_guard`.
+        UsageError: It would.
     """
-    try:
-        return load_guard(spec, **options)
-    except UsageError as error:
-        told = str(error).replace("--set trust_remote_code=true", "--trust_remote_code")
-        raise UsageError(told) from error
-
-
-def check_joined(out: Path, shard: Shard) -> None:
-    """Makes sure that joining the generations does not replace the output of a run without --num_itera."""
-    path = out / shard.own(RECORD)
-    if path.exists() and '"generations"' not in path.read_text(encoding="utf-8"):
-        raise UsageError(f"{out} holds a run without --num_itera: choose another --out_path")
+    if joined.record.exists():
+        if '"generations"' not in joined.record.read_text(encoding="utf-8"):
+            raise UsageError(f"{joined.out} holds a run without --num_itera: choose another --out_path")
+    elif joined.predictions.exists() and not begun.exists():
+        raise UsageError(
+            f"{joined.predictions} is there without {joined.record.name}, and --num_itera above 1 goes on with no such "
+            "file: choose another --out_path, or move it away"
+        )
 
 
 def join(out: Path, folders: list[Path], shard: Shard, first: int) -> str:

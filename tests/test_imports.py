@@ -13,7 +13,10 @@ import libra_guard
 from libra_guard.backends.registry import BACKENDS
 
 SOURCE = Path(libra_guard.__file__).parent
-LEAVES = ("records", "errors", "io", "hub", "textfile", "configuration", "plaintext", "taxonomy")
+LEAVES = (
+    *("records", "messages", "errors", "io", "hub", "textfile", "jsonlist"),
+    *("configuration", "plaintext", "taxonomy"),
+)
 
 HEAVY = {
     *(

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import time
@@ -36,7 +37,9 @@ from libra_guard.io import (
     file_hash,
     list_files,
     model_hash,
+    not_read,
     read_rows,
+    unread,
     write_atomic,
 )
 
@@ -308,11 +311,14 @@ def test_a_list_cut_anywhere_keeps_what_is_whole(write: Write, monkeypatch: pyte
 @pytest.mark.parametrize(
     ("middle", "reason"),
     [
-        ('{"a": tru}', "not JSON from here on: Expecting value"),
-        ('{"a": "\\x"}', r"not JSON from here on: Invalid \escape"),
         ("{'a': 1}", "not JSON from here on: Expecting property name"),
         ('{"a" 1}', "not JSON from here on: Expecting ':' delimiter"),
         ("}", "not JSON from here on: Expecting value"),
+        ('"\\x"', r"not JSON from here on: Invalid \escape"),
+        ('{"a": "she said "hi" }, {"b": 1}"}', "not JSON from here on: Expecting ',' delimiter"),
+        ('{"a": "no end}', "not JSON from here on: Invalid control character at"),
+        ('{"a": 他说}', "not JSON from here on: Expecting value"),
+        ('{"a": tru} "b"', "not JSON from here on: Expecting value"),
     ],
 )
 def test_a_list_that_is_damaged_in_the_middle(
@@ -323,19 +329,89 @@ def test_a_list_that_is_damaged_in_the_middle(
     first, bad = read_rows(path)
     assert first == Row(str(path), 2, {"a": 1})
     assert isinstance(bad, BadRow)
-    assert bad.line == 3
+    assert (bad.line, bad.more) == (3, True)
     assert bad.reason.startswith(reason)
-    assert "on line 3; of a .jsonl file" in bad.reason
+    assert "on line 3; the rest of the file is not read, and how many rows are in it is not known" in bad.reason
     assert bad.text.startswith(middle[:5])
+
+
+@pytest.mark.parametrize("chunk", [1, 16, 1 << 20])
+@pytest.mark.parametrize(
+    ("damaged", "reason"),
+    [
+        ('{"a": tru}', "Expecting value on line 4"),
+        ('{"a": [1, {"b": None}], "c": {"d": "}"}}', "Expecting value on line 4"),
+        ('{"a": "\\x", "b": "]}, {"}', r"Invalid \escape on line 4"),
+        ('{"a": "\\"\\x"}', r"Invalid \escape on line 4"),
+        ('{"a": "a line\nand a half"}', "Invalid control character at on line 4"),
+        # What is said of it depends on Python's version.
+        ('{"a": 1,\n}', ""),
+        ('{"a": 01}', "Expecting ',' delimiter on line 4"),
+        ('{"a": ' + "9" * 5000 + "}", "Exceeds the limit"),
+    ],
+)
+def test_an_item_whose_end_is_plain_costs_one_row(
+    write: Write, monkeypatch: pytest.MonkeyPatch, chunk: int, damaged: str, reason: str
+) -> None:
+    monkeypatch.setattr(textfile, "_CHUNK", chunk)
+    path = write("rows.json", f'[\n{{"a": "问"}},\n\n{damaged} ,{{"b": 2}},\n{{"c": 3}} ]'.encode())
+    first, bad, second, third = read_rows(path)
+    assert [first, second, third] == [
+        Row(str(path), 2, {"a": "问"}),
+        Row(str(path), 4 + damaged.count("\n"), {"b": 2}),
+        Row(str(path), 5 + damaged.count("\n"), {"c": 3}),
+    ]
+    assert isinstance(bad, BadRow)
+    assert (bad.line, bad.text, bad.more) == (4, damaged, False)
+    assert bad.reason.startswith(f"not JSON: {reason}")
+
+
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    rows=st.lists(st.dictionaries(st.text(max_size=3), _VALUES, max_size=4), min_size=2, max_size=5),
+    place=st.floats(0, 1),
+    inserted=st.sampled_from(["", '"', "\\", "{", "}", "[", "]", ",", ":", "\n", "x"]),
+    indent=st.sampled_from([None, 1]),
+)
+def test_no_row_is_made_up_behind_any_damage(
+    tmp_path: Path, rows: list[Any], place: float, inserted: str, indent: int | None
+) -> None:
+    text = json.dumps(rows, indent=indent)
+    at = 1 + int(place * (len(text) - 1))
+    path = tmp_path / "rows.json"
+    path.write_text(text[:at] + inserted + text[at + (not inserted) :], encoding="utf-8")
+    found = list(read_rows(path, encoding="utf-8"))
+    damaged = next((i for i, row in enumerate(found) if isinstance(row, BadRow)), len(found))
+    assert all(row.data in rows for row in found[damaged:] if isinstance(row, Row))
+    lost = any(isinstance(row, BadRow) and row.more for row in found)
+    assert lost or len(found) >= len(rows)
+
+
+def test_a_damaged_item_longer_than_a_row_may_be_is_given_up(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(textfile, "_CHUNK", 64)
+    monkeypatch.setattr(textfile, "LONGEST", 1000)
+    text = b'[{"a": tru, "b": "' + b"x" * 5000 + b'"}, {"c": 1}]'
+    ((line, reason),) = kinds(write("rows.json", text))
+    assert (line, reason.partition(":")[0]) == (1, "not JSON from here on")
+
+
+def test_a_damaged_item_that_is_too_deep_is_given_up(write: Write) -> None:
+    ((line, reason),) = kinds(write("rows.json", b'[{"a": ' + b"[" * 100_000 + b"]" * 100_000 + b'}, {"c": 1}]'))
+    assert (line, reason.partition(":")[0]) == (1, "not JSON from here on")
+
+
+def test_an_undecodable_byte_in_a_damaged_item_is_told_as_such(write: Write) -> None:
+    path = write("rows.json", '[{"a": "如何泡茶"}, {"b": tru, "c": "'.encode() + b'\xff"}, {"d": 1}]')
+    assert kinds(path, encoding="utf-8") == [{"a": "如何泡茶"}, (1, "not utf-8"), {"d": 1}]
 
 
 @pytest.mark.parametrize("chunk", [1, 16, 1 << 20])
 def test_the_line_of_the_damage_is_told(write: Write, monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
     monkeypatch.setattr(textfile, "_CHUNK", chunk)
-    path = write("rows.json", b'\n[\n{"a":\n1},\n\n{"b": 1,\n\n"c": tru}, {"d": 1}]')
+    path = write("rows.json", b'\n[\n{"a":\n1},\n\n{"b": 1,\n\n"c" tru}, {"d": 1}]')
     *_, bad = read_rows(path)
     assert isinstance(bad, BadRow)
-    assert (bad.line, bad.reason.partition(";")[0]) == (6, "not JSON from here on: Expecting value on line 8")
+    assert (bad.line, bad.reason.partition(";")[0]) == (6, "not JSON from here on: Expecting ':' delimiter on line 8")
 
 
 @pytest.mark.parametrize(
@@ -344,7 +420,7 @@ def test_the_line_of_the_damage_is_told(write: Write, monkeypatch: pytest.Monkey
         # A quote and a line end that were not escaped: what looks like a row stands in the text of one.
         '[\n{"q": "she said "hi":\n{"q": "a"},\nand left"},\n{"q": "b"}\n]',
         # Rows inside a row.
-        '[\n{"messages": [\n{"role": tru},\n{"role": "user"}\n]},\n{"role": "user"}\n]',
+        '[\n{"messages": [\n{"role" tru},\n{"role": "user"}\n]},\n{"role": "user"}\n]',
     ],
 )
 def test_no_row_is_made_of_what_follows_the_damage(write: Write, text: str) -> None:
@@ -470,6 +546,20 @@ def test_rows_that_a_quote_has_swallowed_are_told(write: Write) -> None:
     ((_, reason),) = kinds(write("rows.csv", b'q,r\n"a,b\n\xff,d\n'), encoding="utf-8")
     assert reason.startswith("not utf-8; not CSV")
     assert "it takes 2 lines" in reason
+
+
+def test_rows_that_may_be_lost_with_a_bad_one_are_told(write: Write, tmp_path: Path) -> None:
+    def more(name: str, data: bytes) -> list[bool]:
+        return [row.more for row in read_rows(write(name, data)) if isinstance(row, BadRow)]
+
+    assert more("a.jsonl", b"{\n[]\n") == [False, False]
+    assert more("b.csv", b"a,b\n1\n1,2,3\n") == [False, False]
+    assert more("c.csv", b'a,b\n"1,2\n3,4\n') == [True]
+    assert more("d.csv", b"a,a\n1,2\n") == [True]
+    assert more("e.json", b'[{"a": 1}, {"b":') == [True]
+    assert more("f.json", b"text") == [True]
+    assert more("g.jsonl.gz", gzip.compress(jsonl(ROWS))[:-9]) == [True]
+    assert more("h.parquet", b"PAR1") == [True]
 
 
 def test_table_with_a_bad_header(write: Write) -> None:
@@ -649,7 +739,32 @@ def test_folder_in_the_order_of_names(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("not data", encoding="utf-8")
     (tmp_path / "d.jsonl").mkdir()
     assert [Path(f).name for f in list_files(tmp_path)] == ["a.json", "b.jsonl", "c.csv.gz"]
+    assert not_read(tmp_path) == ["d.jsonl/", "notes.txt"]
     assert good(tmp_path) == [*ROWS[:2], {k: str(v) for k, v in ROWS[2].items()}]
+
+
+def test_what_is_not_read_of_a_folder_is_told(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(jsonl(ROWS))
+    assert unread(tmp_path) == unread(tmp_path / "a.jsonl") == unread("hf://a/one") == []
+    for name in ("b.tsv", "c.jsonl.bz2", "d.txt", "e.xlsx", "g", ".DS_Store", ".gitattributes"):
+        (tmp_path / name).touch()
+    (tmp_path / "f").mkdir()
+    what = "files or folders in .* that are no .json, .jsonl, .ndjson, .csv, .parquet"
+    (line,) = unread(tmp_path)
+    assert re.fullmatch(rf"6 {what}: passed over \(b.tsv; c.jsonl.bz2; d.txt; e.xlsx; f/; …\)", line)
+
+
+def test_of_a_folder_of_synth_neither_its_card_nor_its_stages_are_called_unread(tmp_path: Path) -> None:
+    for stage in ("stage1", "stage2"):
+        (tmp_path / stage).mkdir()
+        (tmp_path / stage / "rows.jsonl").write_bytes(jsonl(ROWS))
+    for name in ("card.json", "README.md", "left_out.jsonl"):
+        (tmp_path / name).write_text("{}", encoding="utf-8")
+    assert not_read(tmp_path) == ["left_out.jsonl"]
+
+
+def test_ndjson_is_jsonl(write: Write) -> None:
+    assert good(write("rows.ndjson", jsonl(ROWS))) == good(write("rows.ndjson.gz", gzip.compress(jsonl(ROWS)))) == ROWS
 
 
 def test_a_bad_file_of_a_folder_does_not_stop_the_others(tmp_path: Path) -> None:
@@ -667,7 +782,7 @@ def test_unknown_kind(write: Write, name: str) -> None:
 def test_missing_file_and_empty_folder(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such file or folder"):
         list(read_rows(tmp_path / "none.jsonl"))
-    with pytest.raises(UsageError, match=r"no \.json, \.jsonl, \.csv, \.parquet file in this folder"):
+    with pytest.raises(UsageError, match=r"no \.json, \.jsonl, \.ndjson, \.csv, \.parquet file in this folder"):
         list(read_rows(tmp_path))
 
 
@@ -794,6 +909,13 @@ def test_a_commit_stands_for_itself(hub: SimpleNamespace, tmp_path: Path) -> Non
     hub.load_dataset_builder = None
     assert pinned(recorded) == recorded
     assert pinned(tmp_path) == tmp_path
+
+
+@pytest.mark.parametrize("address", ["hf://", "hf://:train", "hf://@main", "hf:///", "hf:// :x/y"])
+def test_an_address_without_a_name(hub: SimpleNamespace, address: str) -> None:
+    for read in (pinned, file_hash, count_rows):
+        with pytest.raises(UsageError, match=r"names no dataset; write hf://owner/name"):
+            read(address)
 
 
 def test_hub_without_its_library(monkeypatch: pytest.MonkeyPatch) -> None:

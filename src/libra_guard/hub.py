@@ -25,12 +25,18 @@ class Hub(NamedTuple):
 
     @classmethod
     def of(cls, path: str | Path) -> Self | None:
-        """The address read; None for other paths."""
+        """The address read; None for other paths.
+
+        Raises:
+            UsageError: It names no dataset.
+        """
         scheme, mark, rest = str(path).partition("hf://")
         if scheme or not mark:
             return None
         rest, _, part = rest.partition(":")
         name, _, revision = rest.partition("@")
+        if not name.strip(" /"):
+            raise UsageError(f"{path}: names no dataset; write hf://owner/name, as in hf://owner/name:train")
         config, _, split = part.rpartition("/")
         return cls(name, revision or None, split or None, config or None)
 

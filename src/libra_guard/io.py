@@ -1,7 +1,8 @@
-"""Reading rows from JSON, JSONL, CSV and Parquet files, folders of them, and Hugging Face datasets.
+"""Reading rows from JSON, JSONL (NDJSON), CSV and Parquet files, folders of them, and Hugging Face datasets.
 
 Everything is streamed: a file of any size takes the memory of one row (one row group for Parquet), and a row has a
-longest length. What cannot be read becomes a ``BadRow`` with its place and reason; the rest of the file goes on.
+longest length. What cannot be read becomes a ``BadRow`` with its place and reason; the rest of the file goes on, or the
+``BadRow`` says that it cannot.
 """
 
 from __future__ import annotations
@@ -14,20 +15,19 @@ import hashlib
 import json
 import os
 import platform
-import re
 import shutil
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self, TextIO
 
-from libra_guard import textfile
+from libra_guard import jsonlist, textfile
 from libra_guard.errors import UsageError
 from libra_guard.hub import Hub, pinned, read_hub
 from libra_guard.records import as_json
 
-SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
+SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".parquet")
 CALIBRATION = "calibration.json"
 """File beside a model that says what its scores are worth."""
 _ABOUT = (CALIBRATION, "README.md")
@@ -36,7 +36,7 @@ _CARD = ("card.json", "README.md")
 """Files in a folder that ``libra synth`` wrote that hold no rows."""
 _CHUNK = 1 << 20
 _WHOLE = 64_000_000
-_BETWEEN = re.compile(r"[ \t\r\n,]*")
+_NAMED = 5
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -57,15 +57,18 @@ class BadRow(NamedTuple):
     reason: str
     text: str
     """The text itself, so that nothing is lost; of what is too long to be read, the beginning."""
+    more: bool = False
+    """Whether further rows may be lost with it, nobody knows how many: the file cannot be read on from there, or the
+    lines of several rows were taken for one."""
 
 
 def read_rows(path: str | Path, *, encoding: str | None = None) -> Iterator[Row | BadRow]:
     """Streams the rows of a file, a folder, or ``hf://owner/name[@revision][:[config/]split]``.
 
     Args:
-        path: ``.json`` (a list of objects), ``.jsonl``, ``.csv`` or ``.parquet``, gzipped (``.gz``), alone in an
-            archive (``.zip``) or plain; a folder of such files, read in the order of their names; or a dataset of the
-            Hugging Face Hub, as it is now or at a branch, tag or commit.
+        path: ``.json`` (a list of objects), ``.jsonl`` or ``.ndjson``, ``.csv`` or ``.parquet``, gzipped (``.gz``),
+            alone in an archive (``.zip``) or plain; a folder of such files, read in the order of their names; or a
+            dataset of the Hugging Face Hub, as it is now or at a branch, tag or commit.
         encoding: Of the text files. By default what a byte-order mark tells (UTF-8, UTF-16, UTF-32), else UTF-8, or
             GB18030 where that fits the first megabyte far better.
 
@@ -93,7 +96,7 @@ def list_files(path: str | Path) -> list[Path]:
     path = Path(path)
     if path.is_dir():
         files = sorted(f for f in path.iterdir() if f.is_file() and _kind(f) in SUFFIXES)
-        if all((path / name).is_file() for name in _CARD):
+        if _of_synth(path):
             files = sorted(path.glob("stage[12]/*.jsonl")) or [f for f in files if f.name not in _CARD]
         if not files:
             raise UsageError(f"{path}: no {', '.join(SUFFIXES)} file in this folder")
@@ -103,6 +106,45 @@ def list_files(path: str | Path) -> list[Path]:
     if _kind(path) not in SUFFIXES:
         raise UsageError(f"{path}: unknown kind of file; known are {', '.join(SUFFIXES)}, each also with .gz or .zip")
     return [path]
+
+
+def not_read(path: str | Path) -> list[str]:
+    """Names of what a folder holds beside its data files, folders with a slash; none where ``path`` is no folder.
+
+    Left out is what begins with a point, which is another program's, and the card of a folder that ``libra synth``
+    wrote.
+
+    Raises:
+        UsageError: There is no data file in it.
+    """
+    folder = Path(path)
+    if Hub.of(path) or not folder.is_dir():
+        return []
+    files = list_files(folder)
+    known = {*files, *(file.parent for file in files)}
+    card = _CARD if _of_synth(folder) else ()
+    others = (f for f in folder.iterdir() if f not in known and not f.name.startswith(".") and f.name not in card)
+    return sorted(f.name + "/" * f.is_dir() for f in others)
+
+
+def passed_over(names: Sequence[str], what: str) -> list[str]:
+    """Which files were not read, in a line; none where all were.
+
+    Args:
+        names: Theirs; the first few are told.
+        what: They are, in words.
+    """
+    few = "; ".join(names[:_NAMED]) + ("; …" if len(names) > _NAMED else "")
+    return [f"{len(names)} {what}: passed over ({few})"] if names else []
+
+
+def unread(path: str | Path) -> list[str]:
+    """What of a folder of rows was not read, in a line; none where all was.
+
+    Raises:
+        UsageError: There is no data file in it.
+    """
+    return passed_over(not_read(path), f"files or folders in {path} that are no {', '.join(SUFFIXES)}")
 
 
 def count_rows(path: str | Path, *, encoding: str | None = None) -> int:
@@ -232,12 +274,19 @@ def write_atomic(path: Path, text: str) -> None:
         stream.write(text)
 
 
+def _of_synth(folder: Path) -> bool:
+    return all((folder / name).is_file() for name in _CARD)
+
+
 def _kind(path: Path) -> str:
     return Path(textfile.plain_name(path).lower()).suffix
 
 
 def _read_file(path: Path, encoding: str | None) -> Iterator[Row | BadRow]:
-    readers = {".jsonl": _read_jsonl, ".csv": _read_csv, ".json": _read_json, ".parquet": _read_parquet}
+    readers = {
+        **dict.fromkeys((".jsonl", ".ndjson"), _read_jsonl),
+        **{".csv": _read_csv, ".json": _read_json, ".parquet": _read_parquet},
+    }
     kind = _kind(path)
     line = 0
     try:
@@ -246,7 +295,7 @@ def _read_file(path: Path, encoding: str | None) -> Iterator[Row | BadRow]:
             line = row.line
             yield row
     except (EOFError, OSError, zlib.error, zipfile.BadZipFile, UnicodeError) as error:
-        yield BadRow(str(path), line + 1, f"the file cannot be read on: {error}", "")
+        yield BadRow(str(path), line + 1, f"the file cannot be read on: {error}", "", more=True)
 
 
 def _read_jsonl(path: Path, coding: str) -> Iterator[Row | BadRow]:
@@ -288,7 +337,7 @@ def _read_json(path: Path, coding: str) -> Iterator[Row | BadRow]:
         if start == "[":
             yield from _read_list(path, texts, buffer, line, coding)
         elif start not in ("", "{"):
-            yield BadRow(str(path), 1, "neither a list of objects nor an object", textfile.excerpt(buffer))
+            yield BadRow(str(path), 1, "neither a list of objects nor an object", textfile.excerpt(buffer), more=True)
         if start != "{":
             return
     if not isinstance(next(_read_jsonl(path, coding), None), Row):
@@ -308,65 +357,18 @@ def _read_object(path: Path, coding: str) -> Row | BadRow:
             text += piece
             if len(text) > textfile.LONGEST:
                 reason = f"no line is an object, and one object of more than {textfile.LONGEST} characters is not read"
-                return BadRow(str(path), 1, reason, textfile.excerpt(text))
+                return BadRow(str(path), 1, reason, textfile.excerpt(text), more=True)
     return _parsed(path, 1, text, coding)
 
 
 def _read_list(path: Path, texts: Iterator[str], buffer: str, line: int, coding: str) -> Iterator[Row | BadRow]:
-    """The items of a list; ``buffer`` is the first of the texts that is not blank, and begins on line ``line``."""
-    decoder = json.JSONDecoder()
-    position = buffer.index("[") + 1
-    line, ended = line + buffer.count("\n", 0, position), False
-    while True:
-        after = _skip(buffer, position)
-        line += buffer.count("\n", position, after)
-        position = after
-        if buffer[position : position + 1] == "]":
-            break
-        try:
-            item, after = decoder.raw_decode(buffer, position)
-            # A number at the end of the buffer could go on in the next piece ("1", "1.", "1e+").
-            whole = ended or isinstance(item, dict) or after + 3 <= len(buffer)
-        except (ValueError, RecursionError) as error:
-            whole, broken = False, error
-            open_string = isinstance(error, json.JSONDecodeError) and error.msg.startswith("Unterminated string")
-            near_end = isinstance(error, json.JSONDecodeError) and error.pos >= len(buffer) - 16
-            if ended or len(buffer) - position > textfile.LONGEST or not (open_string or near_end):
-                rest = textfile.excerpt(buffer, position)
-                reason = _lost(broken, line - buffer.count("\n", 0, position))
-                yield BadRow(str(path), line, "the file ends inside the list" if ended and not rest else reason, rest)
-                return
-        if whole:
-            yield _checked(path, line, item, buffer[position:after], coding)
-            line += buffer.count("\n", position, after)
-            position = after
-            continue
-        more = next(texts, None)
-        ended = more is None
-        buffer, position = buffer[position:] + (more or ""), 0
-    rest = buffer[position + 1 :].strip() or next((text.strip() for text in texts if text.strip()), "")
-    if rest:
-        yield BadRow(str(path), line, "text after the end of the list", textfile.excerpt(rest))
-
-
-def _lost(error: Exception, first: int) -> str:
-    """Why a list cannot be read on.
-
-    Nobody can tell where its next row begins: after a quote too many, what looks like one may stand in a text.
-
-    Args:
-        error: The decoder's.
-        first: Line of the file on which the text that it decoded begins.
-    """
-    why = str(error)
-    if isinstance(error, json.JSONDecodeError):
-        why = f"{error.msg} on line {first + error.lineno - 1}"
-    return f"not JSON from here on: {why}; of a .jsonl file, one row a line, it would cost one row"
-
-
-def _skip(text: str, position: int) -> int:
-    found = _BETWEEN.match(text, position)
-    return found.end() if found else position
+    for found in jsonlist.read_items(texts, buffer, line):
+        if isinstance(found, jsonlist.Item):
+            yield _checked(path, found.line, found.value, found.text, coding)
+        else:
+            broken = not found.more and textfile.BROKEN.search(found.text)
+            reason = f"not {coding}" if broken else found.reason
+            yield BadRow(str(path), found.line, reason, textfile.shown(found.text), found.more)
 
 
 def _read_csv(path: Path, coding: str) -> Iterator[Row | BadRow]:
@@ -393,14 +395,14 @@ def _read_csv(path: Path, coding: str) -> Iterator[Row | BadRow]:
             reason = f"not {coding}" + (f"; {reason}" if reason else "")
         if reason:
             shown = textfile.excerpt(text) if len(text) > textfile.LONGEST else textfile.shown(text)
-            yield BadRow(str(path), line, reason, shown)
+            yield BadRow(str(path), line, reason, shown, more=record.last > line)
             if header is None:
-                yield BadRow(str(path), record.last + 1, "no row can be read without the header", "")
+                yield BadRow(str(path), record.last + 1, "no row can be read without the header", "", more=True)
                 return
         elif header is None:
             header = fields or None
             if header and len(set(header)) < len(header):
-                yield BadRow(str(path), line, "the header names a column twice", textfile.shown(text))
+                yield BadRow(str(path), line, "the header names a column twice", textfile.shown(text), more=True)
                 return
         elif fields:
             yield Row(str(path), line, dict(zip(header, fields, strict=True)))
@@ -458,7 +460,7 @@ def _read_parquet(path: Path, _: str) -> Iterator[Row | BadRow]:
                     else:
                         yield Row(str(path), number, record)
     except (pyarrow.ArrowException, OSError) as error:
-        yield BadRow(str(path), number + 1, f"not readable as Parquet from here on: {error}", "")
+        yield BadRow(str(path), number + 1, f"not readable as Parquet from here on: {error}", "", more=True)
 
 
 def _records(batch: Any) -> Iterator[dict[str, Any] | str]:

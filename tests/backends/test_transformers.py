@@ -127,6 +127,13 @@ def copied(folder: Path, to: Path) -> Path:
     return Path(shutil.copytree(folder, to))
 
 
+def test_a_folder_for_another_backend_is_told_which(model_folder: Folder, tmp_path: Path) -> None:
+    folder = copied(model_folder("qwen2"), tmp_path / "m")
+    (folder / "model.safetensors").rename(folder / "model.onnx")
+    with pytest.raises(UsageError, match=r"holds a model for ONNX alone, no \*\.safetensors weights: use backend onnx"):
+        TransformersBackend(str(folder), device="cpu")
+
+
 def test_pickled_weights_are_not_loaded(model_folder: Folder, tmp_path: Path) -> None:
     folder = copied(model_folder("qwen2"), tmp_path / "m")
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")

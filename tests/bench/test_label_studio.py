@@ -14,7 +14,7 @@ import pytest
 from libra_guard.bench import page
 from libra_guard.bench.label_studio import LabelStudio, fetch, project_mark, send
 from libra_guard.bench.rounds import Round
-from libra_guard.errors import BackendError, UsageError
+from libra_guard.errors import BackendError, ServerError, UsageError
 
 MakeRound = Callable[..., Round]
 JWT = "eyJh.bG.ci"
@@ -164,8 +164,9 @@ def test_a_refused_token_is_said_without_it(fake: tuple[Fake, str]) -> None:
 def test_a_server_that_fails(fake: tuple[Fake, str], code: int, content: bytes, message: str) -> None:
     state, url = fake
     state.instead["/api/projects/"] = (code, content, {})
-    with pytest.raises(BackendError, match=message):
+    with pytest.raises(BackendError, match=message) as caught:
         LabelStudio(url, "t").find_project("x")
+    assert isinstance(caught.value, ServerError) == (code == 500)
 
 
 def test_the_token_goes_nowhere_else(fake: tuple[Fake, str]) -> None:
@@ -177,7 +178,7 @@ def test_the_token_goes_nowhere_else(fake: tuple[Fake, str]) -> None:
 
 
 def test_nobody_there() -> None:
-    with pytest.raises(BackendError, match=r"no Label Studio answers at http://127\.0\.0\.1:9: "):
+    with pytest.raises(ServerError, match=r"no Label Studio answers at http://127\.0\.0\.1:9: "):
         LabelStudio("http://127.0.0.1:9", "t").find_project("x")
     for url, token, message in (
         ("file:///etc/passwd", "t", "begins with http"),

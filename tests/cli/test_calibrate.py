@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -143,6 +144,28 @@ def test_a_folder_is_no_file(calibrate: Call, tmp_path: Path) -> None:
     done = calibrate("--out", str(tmp_path))
     assert done.exit_code == 2
     assert "is a directory" in " ".join(done.stderr.split())
+
+
+def test_what_was_passed_over_is_told_and_nothing_odd(calibrate: Call, judged: Path, tmp_path: Path) -> None:
+    runs, labels = [tmp_path / "run", tmp_path / "test"], tmp_path / "labels"
+    for folder in runs:
+        shutil.copytree(judged, folder)
+        shutil.copy(judged / "run.json", folder / "old.json")
+    labels.mkdir()
+    shutil.copy(MINI, labels / "rows.json")
+    (labels / "more.tsv").touch()
+    rows = [json.loads(line) for line in (runs[1] / "0-of-1.jsonl").read_text("utf-8").splitlines()]
+    others = "".join(json.dumps({**row, "question": f"另一问：{row['question']}"}) + "\n" for row in rows)
+    for path in (runs[1] / "0-of-1.jsonl", tmp_path / "test.jsonl"):
+        path.write_text(others, encoding="utf-8")
+    test = ("--test-predictions", str(runs[1]), "--test-labels", str(tmp_path / "test.jsonl"))
+    done = calibrate("--predictions", str(runs[0]), "--labels", str(labels), *test)
+    old = "; ".join(str(folder / "old.json") for folder in runs)
+    assert f"2 files that hold no predictions: passed over ({old})\n" in done.stderr
+    assert f"1 files or folders in {labels} that are no " in done.stderr
+    assert "passed over (more.tsv)\n" in done.stderr
+    alone = calibrate("--predictions", str(runs[0]), "--labels", str(labels))
+    assert (alone.exit_code, "passed over" in alone.stderr) == (0, True)
 
 
 def test_something_left_out_exits_1_and_is_told(calibrate: Call, tmp_path: Path) -> None:

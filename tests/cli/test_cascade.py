@@ -218,6 +218,18 @@ def test_a_key_is_in_no_file(place: Path, call: Call, monkeypatch: pytest.Monkey
     assert "fast: api_key: in no record; fill in by hand, or by the environment\n" in done.stderr
 
 
+def test_what_was_passed_over_is_told_and_nothing_odd(place: Path, call: Call) -> None:
+    for name in ("fast", "strong"):
+        shutil.copy(place / name / "run.json", place / name / "old.json")
+    (place / "labels").mkdir()
+    shutil.move(place / "rows.json", place / "labels" / "rows.json")
+    (place / "labels" / "more.tsv").touch()
+    done = fitted(call, "--labels", "labels")
+    assert done.exit_code == 0
+    assert "2 files that hold no predictions: passed over (fast/old.json; strong/old.json)\n" in done.stderr
+    assert "passed over (more.tsv)\n" in done.stderr
+
+
 def test_limits_hold_for_the_guards_that_they_were_fitted_on(place: Path, call: Call) -> None:
     assert fitted(call).exit_code == 0
     script(place / "models", "fast", {"": 0.3})

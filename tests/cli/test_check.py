@@ -51,11 +51,20 @@ def check(call: Call, tokens_folder: Path) -> Call:
         (b'{"messages": "hello"}', "messages: "),
         (b'{"messages": {"role": "user"}}', "messages: "),
         (b'{"messages": null}', "question: missing"),
-        (b'{"messages": [5]}', "messages.0: "),
-        (b'{"messages": [{"role": "user"}]}', "messages.0.content: "),
-        (b'{"messages": [{"role": "judge", "content": "x"}]}', "messages.0.role: "),
-        (b'{"messages": [{"role": "user", "content": " "}]}', "messages.0.content: content is empty"),
+        (b'{"messages": [5]}', "messages[0] is a int"),
+        (b'{"messages": [{"role": "user"}]}', "messages[0].content is missing"),
+        (b'{"messages": [{"role": "judge", "content": "x"}]}', "messages[0].role is 'judge'"),
+        (b'{"messages": [{"role": "user", "content": " "}]}', "messages[0] cannot be judged: content is empty"),
         (b'{"messages": [{"role": "system", "content": "x"}]}', "the last message must be the user's"),
+        # An answer under another name: the question by itself may be as safe as can be.
+        (b'{"question": "q", "answer": "a"}', "answer: looks like an answer, and would not be judged"),
+        (b'{"question": "q", "Response": "a"}', "Response: looks like an answer, and would not be judged"),
+        ('{"question": "q", "回答": "a"}'.encode(), "回答: looks like an answer, and would not be judged"),
+        (
+            b'{"question": "q", "ans": "a"}',
+            'the row has question, ans; where there is none, say so with "response": null',
+        ),
+        (b'{"messages": [{"role": "user", "content": "q"}], "completion": "a"}', "completion: looks like an answer"),
     ],
 )
 def test_a_record_that_cannot_be_judged(check: Call, stdin: bytes, message: str) -> None:
@@ -206,6 +215,29 @@ def test_a_file_called_stdin_is_a_file(check: Call, tmp_path: Path, monkeypatch:
 def test_null_response_judges_the_question(check: Call) -> None:
     wanted = judged(check("-q", "毒", "--json"))
     assert judged(check("--json", stdin='{"question": "毒", "response": null}')) == wanted
+
+
+@pytest.mark.parametrize(
+    ("record", "notes"),
+    [
+        ({"question": "水"}, ["the question was judged, for there is no answer"]),
+        ({"messages": [{"role": "user", "content": "水"}]}, ["the question was judged, for there is no answer"]),
+        ({"response": "水"}, ["the answer was judged by itself, for there is no question"]),
+        ({"question": "水", "response": "水"}, []),
+    ],
+)
+def test_which_half_was_judged_is_told(check: Call, record: dict[str, Any], notes: list[str]) -> None:
+    assert judged(check("--json", stdin=json.dumps(record)))["notes"] == notes
+
+
+def test_messages_of_tools_are_told(check: Call) -> None:
+    messages = [
+        {"role": "user", "content": "水"},
+        {"role": "tool", "content": "毒"},
+        {"role": "assistant", "content": "水"},
+    ]
+    found = judged(check("--json", stdin=json.dumps({"messages": messages})))
+    assert (found["label"], found["notes"]) == ("安全", ["1 messages of tools or to tools were not read"])
 
 
 def test_earlier_turns_are_told(check: Call) -> None:

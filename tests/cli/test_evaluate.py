@@ -30,8 +30,18 @@ def files(tmp_path):
 
 
 def call(files, *options, predictions="p"):
-    given = ["--predictions", str(files / predictions), "--labels", str(files / "labels.json"), "--bootstrap", "20"]
+    given = ["--predictions", str(files / predictions), "--labels", str(files / "labels.json"), "--bootstrap", "100"]
     return CliRunner().invoke(app, [*given, *options])
+
+
+def test_what_was_passed_over_in_a_folder_of_labels_is_told(files):
+    labels = files / "labels"
+    labels.mkdir()
+    (files / "labels.json").rename(labels / "rows.json")
+    (labels / "more.tsv").touch()
+    done = call(files, "--labels", str(labels))
+    assert (done.exit_code, f"1 files or folders in {labels} that are no " in done.stderr) == (0, True)
+    assert "passed over (more.tsv)\n" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,16 @@ def test_what_a_backend_needs_is_told_where_it_is_missing(call: Call, monkeypatc
     assert "* needs: pip install 'libra-guard[api]'" in told
 
 
+def test_what_the_bundled_guard_cannot_run_on_by_itself_is_told(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(guards, "find_spec", lambda module: object())
+    row = next(line for line in call("guards").stdout.splitlines() if line.startswith("mini[:MODEL]"))
+    assert "onnx, transformers with MODEL" in row
+    rows = {row["name"]: row["runs_on"] for row in json.loads(call("guards", "--json").stdout)}
+    assert {name: told["needs_model"] for name, told in rows["mini"].items()} == {"onnx": False, "transformers": True}
+    assert all(told["needs_model"] for name, runs_on in rows.items() if name != "mini" for told in runs_on.values())
+
+
 def test_ready_is_told_to_programs(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guards, "find_spec", lambda module: None if module == "torch" else object())
     rows = {row["name"]: row for row in json.loads(call("guards", "--json").stdout)}

@@ -56,7 +56,8 @@ def infer(call: Call, tokens_folder: Path, data: Path, out: Path) -> Call:
     ("arguments", "message"),
     [
         (["--data", "none.jsonl"], "none.jsonl: no such file"),
-        (["--data", "."], "no .json, .jsonl, .csv, .parquet file in this folder"),
+        (["--data", "."], "no .json, .jsonl, .ndjson, .csv, .parquet file in this folder"),
+        (["--data", "hf://"], "hf://: names no dataset; write hf://owner/name"),
         (["--data", __file__], "unknown kind of file"),
         (["--guard", "minni"], "did you mean 'mini'"),
         (["--engine", "ray"], "--engine is one of local, not 'ray'"),
@@ -152,6 +153,55 @@ def test_rejects(infer: Call, data: Path, out: Path) -> None:
         rejects, ("response: missing", "empty", "also that of", "not utf-8", "a list"), strict=True
     ):
         assert reason in reject["reason"]
+
+
+def test_a_damaged_row_of_a_list_costs_one_row(infer: Call, tmp_path: Path, out: Path) -> None:
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps(ROWS, indent=1).replace('"id": 3,', '"id": "3\\x",'), encoding="utf-8")
+    done = infer("--data", str(path))
+    assert (done.exit_code, "9 judged" in done.stderr, "1 rows could not be judged" in done.stderr) == (1, True, True)
+    assert "how many rows" not in done.stderr
+    assert [row["id"] for row in lines(out / "0-of-1.jsonl")] == [0, 1, 2, 4, 5, 6, 7, 8, 9]
+
+
+def test_that_a_file_was_not_read_to_its_end_is_told(infer: Call, tmp_path: Path, out: Path) -> None:
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps(ROWS, indent=1).replace('"id": 3,', '"id": "3,'), encoding="utf-8")
+    for standing in ("", "3 of them stood there already"):
+        done = infer("--data", str(path))
+        assert standing in done.stderr
+        assert "1 rows could not be judged" in done.stderr
+        assert "1 of them are no single rows: how many rows are lost there is not known" in done.stderr
+    (reject,) = lines(out / "rejects.jsonl")
+    assert (reject["number"], reject["more"]) == (4, True)
+    assert "the rest of the file is not read, and how many rows are in it is not known" in reject["reason"]
+
+
+def test_which_files_of_a_folder_were_passed_over_is_told(infer: Call, data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    (folder / "sub").mkdir(parents=True)
+    for name in ("a.jsonl", "b.ndjson", "c.tsv", "d.jsonl.bz2", "sub/e.jsonl", ".hidden"):
+        (folder / name).write_bytes(write(data, [{**ROWS[0], "id": name}]).read_bytes())
+    done = infer("--data", str(folder))
+    assert (done.exit_code, "2 judged" in done.stderr) == (0, True)
+    line = done.stderr.splitlines()[-1]
+    assert line.startswith(f"3 files or folders in {folder} that are no .json, ")
+    assert line.endswith(": passed over (c.tsv; d.jsonl.bz2; sub/)")
+
+
+def test_a_log_of_chats_is_judged(infer: Call, data: Path, out: Path) -> None:
+    parts = [{"type": "text", "text": "水"}]
+    asked = [{"role": "System", "content": ""}, {"role": "user", "content": parts, "name": None}]
+    calls = {"role": "assistant", "content": None, "tool_calls": [{"id": "c"}]}
+    tools = [calls, {"role": "tool", "tool_call_id": "c", "content": "毒"}]
+    answer = {"role": "assistant", "content": "好", "tool_calls": None, "refusal": None, "audio": None}
+    write(data, [{"messages": [*asked, answer]}, {"messages": [*asked, *tools, answer]}, {"messages": [*asked, calls]}])
+    done = infer()
+    assert (done.exit_code, "2 judged (0 flagged)" in done.stderr) == (1, True)
+    told = [row["verdict"]["notes"] for row in lines(out / "0-of-1.jsonl")]
+    assert told == [[], ["2 messages of tools or to tools were not read"]]
+    (reject,) = lines(out / "rejects.jsonl")
+    assert reject["reason"] == "messages[2].tool_calls cannot be judged: calls of tools are no answer"
 
 
 def test_chunks_change_nothing(infer: Call, out: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from rich.markup import render
 
 import libra_guard
 from libra_guard.cli import main as cli
-from libra_guard.errors import StoppedError, UsageError
+from libra_guard.errors import BackendError, BusyError, DeniedError, ServerError, StoppedError, UsageError
 
 Libra = Callable[..., "subprocess.CompletedProcess[bytes]"]
 HEAVY = ("torch", "transformers", "sklearn", "scipy", "pyarrow", "datasets", "pandas", "onnx", "openai", "anthropic")
@@ -47,6 +47,12 @@ def test_no_help_has_what_the_console_takes_for_markup() -> None:
     told = dict(helps(typer.main.get_command(cli.app)))
     assert "libra data get source" in told
     assert {name: text for name, text in told.items() if render(text).plain != text} == {}
+
+
+@pytest.mark.parametrize("command", ["check", "infer"])
+def test_commands_that_ask_a_server_tell_what_it_is_where_none_is_there(command: str) -> None:
+    told = " ".join(dict(helps(typer.main.get_command(cli.app)))[f"libra {command}"].split())
+    assert "2 wrong use or a model that fails, 3 its server is away" in told
 
 
 def test_version(libra: Libra) -> None:
@@ -110,7 +116,11 @@ def test_a_full_disk(libra: Libra) -> None:
     ("error", "code", "told"),
     [
         (UsageError("wrong"), 2, "name: wrong\n"),
+        (BackendError("the model failed"), 2, "name: the model failed\n"),
+        (DeniedError("a wrong key"), 2, "name: a wrong key\n"),
         (StoppedError("run again"), 3, "name: run again\n"),
+        (ServerError("timed out"), 3, "name: timed out\n"),
+        (BusyError("no connection", there=False), 3, "name: no connection\n"),
         (PermissionError(13, "Permission denied", "/out"), 2, "name: /out: Permission denied\n"),
         (OSError("no number"), 2, "name: no number\n"),
         (BrokenPipeError(32, "Broken pipe"), 141, ""),
@@ -182,3 +192,53 @@ def test_check_is_light(tokens_folder: Path) -> None:
 
 def test_check_with_the_bundled_guard_is_light() -> None:
     assert not loaded("check", "-q", "今天天气怎么样？") & set(HEAVY)
+
+
+GONE = "what was judged is kept: the same call goes on"
+
+
+@pytest.fixture
+def end_of(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
+    """Exit code of a command, and what it says on stderr."""
+
+    def run(*arguments: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["libra", *arguments])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        return int(end.value.code or 0), capsys.readouterr().err
+
+    return run
+
+
+@pytest.mark.parametrize("command", ["check", "infer"])
+@pytest.mark.parametrize(
+    ("status", "code", "told"),
+    [
+        (None, 3, "check base_url, and that a server runs at 127.0.0.1:9"),
+        (401, 2, "the server answered 401: no; check the key"),
+        (403, 2, "the server answered 403: no"),
+        (404, 2, "the server answered 404: no; check the model's name and base_url"),
+        (429, 3, "the server answered 429: no"),
+        (500, 3, "the server answered 500: no"),
+    ],
+    ids=str,
+)
+def test_a_server_that_is_away_is_told_from_one_that_is_asked_wrongly(
+    end_of: Callable[..., tuple[int, str]],
+    server: Any,
+    tmp_path: Path,
+    command: str,
+    status: int | None,
+    code: int,
+    told: str,
+) -> None:
+    pytest.importorskip("openai")
+    server.reply = lambda _: (status, {}, {"error": {"message": "no"}})
+    data, out = tmp_path / "rows.jsonl", tmp_path / "out"
+    data.write_text('{"question": "a", "response": "b"}\n')
+    work = ["check", "-q", "a", "-r", "b"] if command == "check" else ["infer", "--data", str(data), "--out", str(out)]
+    address = f"{server.url}/v1" if status else "http://127.0.0.1:9/v1"
+    found = end_of(*work, "-g", "libra:m", "--backend", "openai", "--set", f"base_url={address}", "--set", "retries=0")
+    assert found[0] == code
+    assert told in found[1]
+    assert (GONE in found[1]) == (command == "infer" and code == 3)

@@ -135,15 +135,15 @@ def test_provenance(files, write):
     predictions, labels = files(ROWS)
     write("p/run-0-of-2.json", '{"guard": "mini", "nan": NaN}')
     write("p/run-1-of-2.json", "{cut")
-    found = evaluate(predictions, labels, resamples=20, seed=7).provenance
+    found = evaluate(predictions, labels, resamples=120, seed=7).provenance
     assert found["labels_sha256"] == "sha256:" + hashlib.sha256(labels.read_bytes()).hexdigest()
     assert found["runs"]["run-0-of-2.json"] == {"guard": "mini", "nan": None}
     assert "unreadable" in found["runs"]["run-1-of-2.json"]
     write("p/run.json", '{"guard": "mini"}')
-    runs = evaluate(predictions, labels, resamples=20).provenance["runs"]
+    runs = evaluate(predictions, labels, resamples=0).provenance["runs"]
     assert runs == {"run.json": {"guard": "mini"}}
-    assert found["bootstrap"] == {"resamples": 20, "seed": 7}
-    assert {"libra-guard", "python", "numpy", "scikit-learn", "scipy"} <= set(found["versions"])
+    assert found["bootstrap"] == {"resamples": 120, "seed": 7}
+    assert {"libra-guard", "python", "json-repair", "numpy", "scikit-learn", "scipy"} <= set(found["versions"])
 
 
 def test_predictions_called_like_a_record_are_none(files, write):
@@ -159,6 +159,19 @@ def test_a_password_in_an_older_record_does_not_come_into_the_report(files, writ
     predictions, labels = files(ROWS)
     write("p/run.json", '{"guard": {"base_url": "http://bob:secret@h/v1"}}')
     assert "secret" not in evaluate(predictions, labels).model_dump_json()
+
+
+@pytest.mark.parametrize(
+    ("record", "where"),
+    [({}, ""), ({"shards": {"0-of-2": {}, "1-of-2": {"taken_up": {"rows": 9}}}}, " of shard 1-of-2")],
+)
+def test_rows_that_nobody_knows_who_judged_are_said(files, write, record, where):
+    predictions, labels = files(ROWS)
+    told = record or {"taken_up": {"rows": 9}}
+    write("p/run.json", json.dumps({"guard": {"guard": "libra"}, "data_hash": "x"} | told))
+    report = evaluate(predictions, labels)
+    assert report.mixed == [f"the first 9 rows{where} were there before the run: nothing tells what judged them"]
+    assert not report.complete
 
 
 def test_what_was_passed_over_is_told_and_nothing_odd(files, write):
@@ -205,6 +218,28 @@ def test_two_runs_are_compared_on_the_rows_that_both_have(files, write):
     assert report.provenance["other"] == str(second)
 
 
+def test_a_source_that_a_comparison_leaves_out_is_said(files):
+    """As with a set of lawful questions beside the others, for what is refused needlessly."""
+    rows = [("B", "x", label, label, None) for label in ("安全", "不安全")] * 20
+    lawful = [("A", "x", "安全", "安全", 0.1)] * 20
+    first, labels = files([*rows, *lawful])
+    second, _ = files([*((*row[:3], "安全", row[4]) for row in rows), *lawful], "q")
+    report = evaluate(first, labels, other=second, resamples=100)
+    assert report.comparison.f1_unsafe == (report.average.f1_unsafe, 0.0) == (1.0, 0.0)
+    assert report.comparison.p_f1_unsafe is not None
+    assert report.gaps[-1] == "comparison of f1_unsafe: over 1 of 2 sources: undefined in the others"
+    first, labels = files([*rows, ("A", "x", "不安全", "不安全", 0.9)])
+    report = evaluate(first, labels, other=first, resamples=100)
+    assert report.gaps[-1] == "comparison of f1_unsafe: not tested, for a source has one row alone in common"
+    assert not any("comparison" in line for line in evaluate(first, labels, other=first).gaps)
+
+
+@pytest.mark.parametrize("resamples", [1, 99, -1])
+def test_too_few_resamples_make_no_interval(files, resamples):
+    with pytest.raises(UsageError, match=f"--bootstrap {resamples}: at least 100 resamples .*; 0 for none"):
+        evaluate(*files(ROWS), resamples=resamples)
+
+
 def test_runs_without_a_common_row_cannot_be_compared(files, write):
     first, labels = files(ROWS)
     lines = (first / "0-of-1.jsonl").read_text("utf-8").splitlines()
@@ -214,7 +249,7 @@ def test_runs_without_a_common_row_cannot_be_compared(files, write):
 
 
 def test_the_report_is_json(files):
-    report = evaluate(*files(ROWS), resamples=10)
+    report = evaluate(*files(ROWS), resamples=100)
     found = json.loads(json.dumps(report.model_dump(mode="json"), allow_nan=False))
     assert {"accuracy", "f1_safe", "f1_unsafe"} <= set(found["average"])
     assert found["unreadable"] == 1

@@ -100,6 +100,51 @@ def test_f1_is_the_mean_over_sources():
     assert found.f1_unsafe == (pytest.approx(2 / 3), pytest.approx(2 / 3))
 
 
+def benign(n, flagged=0):
+    """Rows of a source in which all are safe."""
+    return [False] * n, [True] * flagged + [False] * (n - flagged)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"), [(0, 0), (1, 0), (0, 1), (1, 1)], ids=["neither", "the first", "the second", "both"]
+)
+@pytest.mark.parametrize("n", [1, 40])
+def test_a_source_without_unsafe_rows_does_not_undo_the_test(n, ours, theirs):
+    """F1 is undefined where nothing is unsafe and nothing flagged, and 0 where something is flagged."""
+    rng = np.random.default_rng(0)
+    unsafe = rng.random(200) < 0.5
+    good, poor = unsafe ^ (rng.random(200) < 0.05), unsafe ^ (rng.random(200) < 0.3)
+    alone = compare(outcomes(unsafe, good), outcomes(unsafe, poor), resamples=200, seed=1)
+    (safe, first), (_, second) = benign(n, ours), benign(n, theirs)
+    both, source = [*unsafe, *safe], ["s"] * 200 + ["b"] * n
+    runs = outcomes(both, [*good, *first], source), outcomes(both, [*poor, *second], source)
+    found = compare(*runs, resamples=200, seed=1)
+    assert found.n == 200 + n
+    if n == 1 and ours and theirs:
+        # Defined and the same in every resample: it counts, but one row alone is not resampled.
+        assert (found.f1_unsafe_over, found.p_f1_unsafe) == ((2, 2), None)
+        assert found.f1_unsafe_difference == pytest.approx(alone.f1_unsafe_difference / 2)
+        return
+    assert found.f1_unsafe_over == (1, 2)
+    assert found.f1_unsafe == alone.f1_unsafe
+    low, high = found.f1_unsafe_interval
+    assert 0 < low < found.f1_unsafe_difference < high
+    assert found.p_f1_unsafe == pytest.approx(2 / 201)
+
+
+def test_the_sources_that_are_over_are_those_of_the_average_where_nothing_is_undefined():
+    unsafe, flagged = [True, True, False, False] * 30, [True, False, True, False] * 30
+    run = outcomes(unsafe, flagged, ["a", "b", "c"] * 40)
+    assert compare(run, run, resamples=200, seed=1).f1_unsafe_over == (3, 3)
+
+
+def test_where_f1_is_undefined_in_every_source_nothing_is_compared():
+    safe, flagged = benign(10)
+    found = compare(*[outcomes(safe, flagged)] * 2, resamples=200, seed=1)
+    assert (found.f1_unsafe, found.f1_unsafe_over) == ((None, None), (0, 1))
+    assert (found.f1_unsafe_difference, found.f1_unsafe_interval, found.p_f1_unsafe) == (None, None, None)
+
+
 def test_under_skip_a_row_unreadable_in_either_run_is_left_out(matched):
     rules = Rules(unreadable=Unreadable.SKIP)
     first = decide(matched([("不安全", "不安全", None), ("不安全", None, None), ("安全", "安全", None)]), rules)

@@ -109,17 +109,21 @@ def test_a_comparison_is_told_in_words(report):
         accuracy=(0.9, 0.4),
         p_accuracy=0.0625,
         f1_unsafe=(0.8, 0.5),
+        f1_unsafe_over=(3, 3),
         f1_unsafe_difference=0.3,
         f1_unsafe_interval=(0.1, 0.5),
         p_f1_unsafe=0.01,
     )
     told = sentences(found)
     assert "5 right in the first alone, 0 in the second alone, McNemar's exact p = 0.0625." in told[0]
+    assert told[1].startswith("F1-Unsafe, mean over sources, 0.8000 against 0.5000: ")
     assert told[1].endswith("+0.3000 (95 % interval +0.1000 to +0.5000, paired bootstrap p = 0.01).")
     compared = report.model_copy(update={"comparison": found})
     for form in (Format.TABLE, Format.MD):
         assert "McNemar" in render(compared, form)
-    undefined = found.model_copy(update={"f1_unsafe_difference": None, "f1_unsafe": (None, 0.5)})
+    fewer = sentences(found.model_copy(update={"f1_unsafe_over": (2, 3)}))
+    assert fewer[1].startswith("F1-Unsafe, mean over 2 of 3 sources, 0.8000 against 0.5000: ")
+    undefined = found.model_copy(update={"f1_unsafe_difference": None, "f1_unsafe": (None, None)})
     assert len(sentences(undefined)) == 1
 
 

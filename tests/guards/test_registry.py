@@ -113,6 +113,11 @@ def test_missing_model(spec: str) -> None:
         load_guard(spec)
 
 
+def test_the_bundled_weights_are_not_asked_of_a_backend_that_cannot_run_them() -> None:
+    with pytest.raises(UsageError, match="the bundled 'mini' runs on onnx; 'transformers' needs a model"):
+        load_guard("mini", backend="transformers")
+
+
 # Entries
 
 
@@ -127,6 +132,9 @@ def test_every_entry_is_true(name: str) -> None:
     assert set(entry.backends) <= set(BACKENDS)
     assert entry.extra in (None, BACKENDS[entry.backends[0]].extra)
     assert entry.model or entry.bundled
+    assert bool(entry.bundled) == bool(entry.bundled_on)
+    assert set(entry.bundled_on) <= set(entry.backends)
+    assert not entry.bundled or entry.backends[0] in entry.bundled_on
     assert entry.summary
     assert entry.languages
 

@@ -15,7 +15,7 @@ pytest.importorskip("stamina")
 
 from libra_guard.backends.openai import OpenAIBackend
 from libra_guard.backends.scripted import ScriptedBackend
-from libra_guard.errors import BackendError, BusyError, RefusedError, StoppedError
+from libra_guard.errors import BackendError, BusyError, DeniedError, RefusedError, ServerError, StoppedError
 from libra_guard.guards.base import Guard
 from libra_guard.guards.libra import LibraGuard
 from libra_guard.guards.libra_prompt import answer_json
@@ -64,7 +64,10 @@ def bad(error: Exception) -> Callable[[list[str], int], Exception | None]:
     return lambda texts, _: error if "坏" in texts else None
 
 
-@pytest.mark.parametrize("error", [BackendError("timed out"), RefusedError("400"), BusyError("429"), ValueError("?")])
+@pytest.mark.parametrize(
+    "error",
+    [BackendError("failed"), ServerError("timed out"), RefusedError("400"), BusyError("429"), ValueError("?")],
+)
 def test_a_bad_row_costs_itself_alone(error: Exception) -> None:
     assert judged(Scripted(bad(error)), jobs_of("好", "坏", "好", "好")) == [True, False, True, True]
 
@@ -76,7 +79,7 @@ def test_where_nobody_takes_the_connection_nothing_more_is_asked() -> None:
     assert guard.calls == [["一", "二", "三"]]
 
 
-@pytest.mark.parametrize("error", [BackendError("the server did not answer in time"), BusyError("503")])
+@pytest.mark.parametrize("error", [ServerError("the server did not answer in time"), BusyError("503")])
 def test_a_server_that_fails_on_everything_is_asked_once_more(error: Exception) -> None:
     guard = Scripted(lambda *_: error)
     with pytest.raises(ModelLostError, match=str(error)):
@@ -108,11 +111,32 @@ def test_refusals_need_no_greeting_once_something_was_judged() -> None:
     assert guard.calls.count([GREETING]) == 1
 
 
-def test_a_server_that_refuses_everything_ends_the_run() -> None:
+def test_a_server_that_refuses_everything_is_asked_wrongly() -> None:
     guard = Scripted(lambda *_: RefusedError("403: no such account"))
-    with pytest.raises(RefusedError, match="no such account"):
+    with pytest.raises(DeniedError, match="no such account; a greeting is refused too: check the model's"):
         judged(guard, jobs_of(*"一二三"))
     assert len(guard.calls) == 2
+
+
+def test_a_wrong_key_needs_no_greeting_and_is_no_server_that_is_gone() -> None:
+    guard = Scripted(lambda *_: DeniedError("401: a wrong key; check the key"))
+    with pytest.raises(DeniedError, match=r"check the key$") as caught:
+        judged(guard, jobs_of(*"一二三"))
+    assert not isinstance(caught.value, StoppedError)
+    assert guard.calls == [["一", "二", "三"]]
+
+
+def test_rows_judged_again_are_kept_when_the_key_is_taken_back() -> None:
+    guard = Scripted(lambda _, call: DeniedError("401") if call > 1 else None)
+    assert judged(guard, jobs_of("一", "二", "三"), alone=True) == [True, False, False]
+
+
+def test_a_model_of_this_process_that_fails_on_a_greeting_does_not_go_on_by_itself() -> None:
+    guard = Scripted(lambda *_: BackendError("the model has no memory left"))
+    with pytest.raises(BackendError, match=r"no memory left$") as caught:
+        judged(guard, jobs_of(*"一二三"))
+    assert not isinstance(caught.value, StoppedError)
+    assert guard.calls == [["一", "二", "三"], [GREETING]]
 
 
 # Of a real backend

@@ -4,14 +4,15 @@ import itertools
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from libra_guard.errors import BackendError
 from libra_guard.io import BadRow, Row
+from libra_guard.predict import rows
 from libra_guard.predict.rows import Fields, Job, Reject, chunks, conversation, read_jobs, row_key
 from libra_guard.predict.shards import Shard
-from libra_guard.records import Conversation, Target
+from libra_guard.records import Conversation, Label, Target, Verdict
 
 PAIR = {"question": "问", "response": "答"}
 
@@ -19,8 +20,8 @@ PAIR = {"question": "问", "response": "答"}
 def jobs(
     *records: dict[str, Any] | BadRow, fields: Fields | None = None, part: range | None = None
 ) -> list[Job | Reject]:
-    rows = (r if isinstance(r, BadRow) else Row("f.jsonl", i * 10, r) for i, r in enumerate(records, 1))
-    return list(read_jobs(rows, fields or Fields(), part))
+    read = (r if isinstance(r, BadRow) else Row("f.jsonl", i * 10, r) for i, r in enumerate(records, 1))
+    return list(read_jobs(read, fields or Fields(), part))
 
 
 def reason(record: dict[str, Any], **fields: Any) -> str:
@@ -48,15 +49,10 @@ def reason(record: dict[str, Any], **fields: Any) -> str:
         ({"messages": "问"}, "messages: a str where a list of messages is needed"),
         ({"messages": {}}, "messages: a dict where a list of messages is needed"),
         ({"messages": []}, "messages: there is no message to judge"),
-        ({"messages": ["问"]}, "messages.0: Input should be a valid dictionary"),
-        ({"messages": [{"role": "user"}]}, "messages.0.content: Field required"),
-        (
-            {"messages": [{"role": "user", "content": "问"}, {"role": "bot", "content": "答"}]},
-            "messages.1.role: Input should be 'system', 'user' or 'assistant'",
-        ),
+        ({"messages": ["问"]}, "messages[0] is a str where an object with role and content is needed"),
         (
             {"messages": [{"role": "user", "content": "问"}, {"role": "assistant", "content": " "}]},
-            "messages.1.content: content is empty",
+            "messages[1] cannot be judged: content is empty",
         ),
         ({"messages": [{"role": "user", "content": "问"}]}, "messages: the last message is the user's"),
         ({"messages": [{"role": "system", "content": "令"}]}, "messages: the last message must be the user's or"),
@@ -75,7 +71,11 @@ def test_bad_row_keeps_its_text() -> None:
     bad = BadRow("f.jsonl", 3, "not JSON", "{")
     (reject,) = jobs(bad, PAIR, bad, part=range(2, 3))
     assert isinstance(reject, Reject)
-    assert reject.as_dict() == {"file": "f.jsonl", "line": 3, "number": 3, "reason": "not JSON", "text": "{"}
+    told = {"file": "f.jsonl", "line": 3, "number": 3, "reason": "not JSON", "text": "{"}
+    assert reject.as_dict() == told
+    (reject,) = jobs(bad._replace(more=True))
+    assert isinstance(reject, Reject)
+    assert reject.as_dict() == {**told, "number": 1, "more": True}
 
 
 def test_second_row_with_the_same_id() -> None:
@@ -106,6 +106,17 @@ def test_a_part_knows_the_ids_before_it() -> None:
 def test_id_of_a_row_that_cannot_be_judged_is_taken() -> None:
     first, second = jobs({"id": 7}, {**PAIR, "id": 7})
     assert isinstance(first, Reject)
+    assert isinstance(second, Reject)
+
+
+def test_ids_of_one_hash_are_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "hash", lambda _: 1, raising=False)
+    assert all(isinstance(job, Job) for job in jobs({**PAIR, "id": "a"}, {**PAIR, "id": "b"}))
+
+
+def test_an_id_that_no_file_could_hold() -> None:
+    first, second = jobs({**PAIR, "id": "\ud800"}, {**PAIR, "id": "\ud800"})
+    assert isinstance(first, Job)
     assert isinstance(second, Reject)
 
 
@@ -218,6 +229,7 @@ def test_the_reason_of_a_failure_holds_no_password() -> None:
 # Shards and chunks
 
 
+@settings(deadline=None)
 @given(rows=st.integers(0, 10**7), count=st.integers(1, 2000))
 def test_shards_cover_every_row_once(rows: int, count: int) -> None:
     ranges = [Shard(rank, count).range(rows) for rank in range(count)]
@@ -251,9 +263,76 @@ def test_chunks() -> None:
         ({"question": "问", "response": None}, Target.PROMPT, "问", None),
         ({"question": "问", "response": "答"}, Target.RESPONSE, "问", "答"),
         ({"response": "答"}, Target.RESPONSE, "", "答"),
-        ({"messages": [{"role": "user", "content": "问"}], "response": "别的"}, Target.PROMPT, "问", None),
+        ({"question": "问", "id": 1, "source": "库", "label": "安全", "harmful": True}, Target.PROMPT, "问", None),
+        ({"question": "问", "answer": None, "output": " "[:0], "tokens": 5, "ok": False}, Target.PROMPT, "问", None),
+        ({"question": "问", "critic": "安全", "verdict": {"label": "安全"}}, Target.PROMPT, "问", None),
+        ({"question": "问", "response": None, "language": "zh"}, Target.PROMPT, "问", None),
+        ({"question": None, "response": "答", "language": "zh"}, Target.RESPONSE, "", "答"),
+        ({"question": "问", "response": "答", "answer": "别的"}, Target.RESPONSE, "问", "答"),
+        ({"messages": [{"role": "user", "content": "问"}], "model": "gpt"}, Target.PROMPT, "问", None),
     ],
 )
 def test_whatever_is_there(record: dict[str, Any], target: Target, question: str, response: str | None) -> None:
     found = conversation(record, Fields(target=None))
     assert (found.target, found.question, found.response) == (target, question, response)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("answer", "Answer", "answers", "model_answer", "Response", "responses", "respond", "reply", "replies"),
+        *("output", "model_output", "completion", "generation", "generated_text", "choices", "assistant"),
+        *("回答", "模型回答", "答案", "答复", "回复"),
+    ],
+)
+def test_a_question_is_not_judged_in_place_of_an_answer_of_another_name(name: str) -> None:
+    fields = Fields(target=None)
+    for value in ("答", ["答"], {"content": "答"}):
+        for record in ({"question": "问", name: value}, {"question": "问", "response": None, name: value}):
+            with pytest.raises(ValueError, match=rf"^{name}: looks like an answer, and would not .* in 'response'$"):
+                conversation(record, fields)
+        asked = {"messages": [{"role": "user", "content": "问"}], name: value}
+        with pytest.raises(
+            ValueError, match=rf"^{name}: looks like an answer, .* an answer stands last in 'messages'$"
+        ):
+            conversation(asked, fields)
+
+
+def test_a_question_is_not_judged_in_place_of_the_response_beside_its_messages() -> None:
+    record = {"messages": [{"role": "user", "content": "问"}], "response": "答"}
+    with pytest.raises(ValueError, match=r"^response: looks like an answer"):
+        conversation(record, Fields(target=None))
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({"question": "问", "ans": "答"}, 'response: missing; the row has question, ans; .* with "response": null'),
+        ({"question": "问", "messages": "答"}, "response: missing; the row has question, messages"),
+        ({"question": "问", "id": 1, "a": ["答"]}, "response: missing; the row has question, a;"),
+        (
+            {"response": "答", "prompt": "问"},
+            'question: missing; the row has response, prompt; .* with "question": null',
+        ),
+    ],
+)
+def test_half_of_a_pair_is_not_judged_where_the_other_half_may_have_another_name(
+    record: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        conversation(record, Fields(target=None))
+
+
+def test_what_was_left_out_of_messages_is_told_with_the_verdict() -> None:
+    turns = [
+        {"role": "user", "content": "问"},
+        {"role": "tool", "content": "果"},
+        {"role": "assistant", "content": "答"},
+    ]
+    (job,) = jobs({"messages": turns})
+    assert isinstance(job, Job)
+    verdict = Verdict(label=Label.SAFE, notes=("second",))
+    assert job.noted(verdict).notes == ("1 messages of tools or to tools were not read", "second")
+    (job,) = jobs(PAIR)
+    assert isinstance(job, Job)
+    assert job.noted(verdict) == verdict

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import os
@@ -219,6 +220,161 @@ def test_a_run_goes_on_with_another_batch_size(script, data, tmp_path, capsys):
     assert script.main([*arguments, "--batch_size", "2"]) == 0
     assert (out / "0-of-1.jsonl").read_bytes() == whole
     assert "stood there already" in capsys.readouterr().err
+
+
+def published(data, out, rows, end=b"", name="0-of-1.jsonl"):
+    """The file that the published script leaves when it is killed: rows with `critic`, and no record."""
+    out.mkdir()
+    there = json.loads(data.read_text(encoding="utf-8"))[:rows]
+    texts = [{**row, "critic": ANSWER.format("不安全", "别")} for row in there]
+    # As that script writes, not as this one does.
+    path = out / name
+    path.write_bytes(b"".join(json.dumps(row, ensure_ascii=True).encode() + b"\n" for row in texts) + end)
+    return path.read_bytes().removesuffix(end)
+
+
+@pytest.mark.parametrize(("rows", "end"), [(3, b""), (3, b'{"id": 3, "quest'), (7, b"")])
+def test_a_run_of_the_published_script_goes_on(script, data, tmp_path, capsys, rows, end):
+    out = tmp_path / "out"
+    before = published(data, out, rows, end)
+    arguments = ["--base_model", "m", "--data_path", str(data), "--out_path", str(out), "--batch_size", "2"]
+    assert script.main(arguments) == 0
+    whole = (out / "0-of-1.jsonl").read_bytes()
+    assert whole.startswith(before)
+    found = read(out / "0-of-1.jsonl")
+    assert [row["id"] for row in found] == list(range(7))
+    assert ["verdict" in row for row in found] == [False] * rows + [True] * (7 - rows)
+    assert f"{rows} of these another program wrote" in capsys.readouterr().err
+    told = json.loads((out / "run.json").read_text(encoding="utf-8"))["taken_up"]
+    assert told == {"rows": rows, "sha256": "sha256:" + hashlib.sha256(before).hexdigest()}
+    # And once more, from anywhere behind those rows.
+    (out / "0-of-1.jsonl").write_bytes(whole[: (len(before) + len(whole)) // 2])
+    assert script.main(arguments) == 0
+    assert (out / "0-of-1.jsonl").read_bytes() == whole
+
+
+def test_rows_of_the_published_script_that_are_rejects_here_stay(script, tmp_path):
+    data, out = tmp_path / "data.json", tmp_path / "out"
+    rows = [
+        {"id": i, "question": "问", "response": text}
+        for i, text in ((0, ""), (1, "答"), (1, "又答"), (2, ""), (3, "答"))
+    ]
+    data.write_text(json.dumps(rows))
+    before = published(data, out, 3)
+    assert script.main(["--base_model", "m", "--data_path", str(data), "--out_path", str(out)]) == 1
+    assert (out / "0-of-1.jsonl").read_bytes().startswith(before)
+    assert [row["id"] for row in read(out / "0-of-1.jsonl")] == [0, 1, 1, 3]
+    assert [row["number"] for row in read(out / "rejects.jsonl")] == [4]
+
+
+def test_a_part_of_the_published_script_goes_on_beside_others(script, data, tmp_path):
+    out = tmp_path / "out"
+    published(data, out, 2, name="0-of-2.jsonl")
+    for rank in (1, 0):
+        arguments = ["--base_model", "m", "--data_path", str(data), "--out_path", str(out), "--machine_num", "2"]
+        assert script.main([*arguments, "--machine_rank", str(rank)]) == 0
+    rows = [row for rank in (0, 1) for row in read(out / f"{rank}-of-2.jsonl")]
+    assert [(row["id"], "verdict" in row) for row in rows] == [(i, i > 1) for i in range(7)]
+    shards = json.loads((out / "run.json").read_text(encoding="utf-8"))["shards"]
+    assert {name: "taken_up" in own for name, own in shards.items()} == {"0-of-2": True, "1-of-2": False}
+
+
+def another_question(rows):
+    rows[1]["question"] = "别的"
+
+
+def another_order(rows):
+    rows.reverse()
+
+
+def another_id(rows):
+    rows[1]["id"] = 70
+
+
+def more_than_there_are(rows):
+    rows += [{**row, "id": 100 + row["id"]} for row in rows * 2]
+
+
+def no_text(rows):
+    del rows[2]["critic"]
+
+
+def several_texts(rows):
+    rows[0]["critic"] = ["安全", "不安全"]
+
+
+def a_verdict(rows):
+    rows[2]["verdict"] = {"label": "安全"}
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (another_question, ":2: not row 2 of the data"),
+        (another_order, ":1: not row 1 of the data"),
+        (another_id, ":2: not row 2 of the data"),
+        (more_than_there_are, ":5: not row 5 of the data"),
+        (no_text, ":3: no text in 'critic'"),
+        (several_texts, ":1: it has several texts in 'critic'"),
+        (a_verdict, ":3: it has a verdict, and the record of the run that wrote it is gone"),
+        (list.clear, ": no whole row stands in this file"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_a_file_that_does_not_fit_the_data_is_refused_and_left_as_it_is(script, data, tmp_path, capsys, change, told):
+    out = tmp_path / "out"
+    published(data, out, 4)
+    rows = read(out / "0-of-1.jsonl")
+    change(rows)
+    path = out / "0-of-1.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows) + "{half")
+    before = path.read_bytes()
+    assert script.main(["--base_model", "m", "--data_path", str(data), "--out_path", str(out)]) == 2
+    message = capsys.readouterr().err
+    assert f"{path}{told}" in message
+    assert message.endswith("; choose another --out_path, or move it away\n")
+    assert path.read_bytes() == before
+    assert [file.name for file in out.iterdir()] == [path.name]
+
+
+def test_generations_do_not_replace_what_the_published_script_wrote(script, data, tmp_path, capsys):
+    out = tmp_path / "out"
+    before = published(data, out, 4)
+    arguments = ["--base_model", "m", "--data_path", str(data), "--out_path", str(out), "--num_itera", "2"]
+    assert script.main(arguments) == 2
+    assert "choose another --out_path, or move it away" in capsys.readouterr().err
+    assert (out / "0-of-1.jsonl").read_bytes() == before
+
+
+def test_generations_whose_joining_was_killed_are_joined(script, data, tmp_path):
+    out = tmp_path / "out"
+    arguments = ["--base_model", "m", "--data_path", str(data), "--out_path", str(out), "--num_itera", "2"]
+    assert script.main(arguments) == 0
+    whole = (out / "0-of-1.jsonl").read_bytes()
+    (out / "run.json").unlink()
+    assert script.main(arguments) == 0
+    assert (out / "0-of-1.jsonl").read_bytes() == whole
+
+
+def test_errors_name_this_script_s_own_options(script, data, tmp_path, capsys):
+    out = tmp_path / "out"
+    arguments = ["--base_model", "m", "--data_path", str(data), "--out_path", str(out)]
+    assert script.main(arguments) == 0
+    assert script.main([*arguments, "--seed", "1"]) == 2
+    message = capsys.readouterr().err
+    assert "choose another --out_path, or empty the folder" in message
+
+
+def test_rows_that_the_model_failed_on_are_judged_again_where_asked_for(script, failing, data, tmp_path, capsys):
+    out = tmp_path / "out"
+    arguments = ["--base_model", "m", "--data_path", str(data), "--out_path", str(out)]
+    failing.add(("骗人不好。", 42))
+    assert script.main(arguments) == 1
+    assert "run again with --retry" in capsys.readouterr().err
+    failing.clear()
+    assert script.main(arguments) == 1
+    assert script.main([*arguments, "--retry"]) == 0
+    assert [row["id"] for row in read(out / "0-of-1.jsonl")] == list(range(7))
 
 
 @pytest.mark.parametrize("options", [[], ["--num_itera", "2"]])

@@ -133,6 +133,8 @@ def check_folder(model: str) -> str:
                 "nor adapter_config.json (a LoRA adapter)"
             )
         if not any(path.glob("*.safetensors")):
+            if any(path.glob("*.onnx")):
+                raise UsageError(f"'{model}' holds a model for ONNX alone, no *.safetensors weights: use backend onnx")
             raise UsageError(f"'{model}' has no *.safetensors weights; pickled weights are not loaded: convert them")
         return str(path)
     # A hub name is NAME or OWNER/NAME.

@@ -17,7 +17,7 @@ from typing import Any
 
 from libra_guard.bench import page
 from libra_guard.bench.rounds import Round
-from libra_guard.errors import BackendError, UsageError
+from libra_guard.errors import BackendError, ServerError, UsageError
 
 TITLE = 50
 """Longest title of a project, in characters."""
@@ -34,7 +34,7 @@ class LabelStudio:
 
     Raises:
         UsageError: The address is of another kind, or there is no token.
-        BackendError: The server does not answer.
+        ServerError: The server does not answer.
     """
 
     def __init__(self, url: str, token: str) -> None:
@@ -109,7 +109,8 @@ class LabelStudio:
 
         Raises:
             UsageError: The server refuses the token.
-            BackendError: It does not answer, or answers with an error or with no JSON.
+            ServerError: It does not answer, or fails.
+            BackendError: It answers with another error or with no JSON.
         """
         if self._personal and self._authorization.startswith("Token "):
             self._renew()
@@ -142,10 +143,11 @@ class LabelStudio:
                     f"{self.url} refuses the token: {said}; take a personal access token from the account's page, "
                     "or have legacy tokens allowed there"
                 ) from None
-            raise BackendError(f"{self.url}{path} answered {error.code}: {said}") from None
+            kind = ServerError if error.code >= 500 else BackendError
+            raise kind(f"{self.url}{path} answered {error.code}: {said}") from None
         except (OSError, HTTPException) as error:
             reason = getattr(error, "reason", None) or error
-            raise BackendError(f"no Label Studio answers at {self.url}: {reason}") from None
+            raise ServerError(f"no Label Studio answers at {self.url}: {reason}") from None
         try:
             return json.loads(text) if text else None
         except ValueError:

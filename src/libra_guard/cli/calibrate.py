@@ -52,6 +52,7 @@ def calibrate(
     """
     from libra_guard.evaluate.calibration_file import Verdicts, calibrate
     from libra_guard.evaluate.calibration_fit import CalibrationGoal, FitMethod
+    from libra_guard.evaluate.report import beside
     from libra_guard.guards.calibration import Calibration
     from libra_guard.io import write_atomic
 
@@ -74,7 +75,9 @@ def calibrate(
     )
     write_atomic(out, result.calibration.text())
     typer.echo(_table(result.rows))
-    for line in (*result.complaints, *_missed(result.rows, goal)):
+    read = [predictions, *([test_predictions] if test_predictions else [])]
+    not_read = beside(read, [labels, *([test_labels] if test_labels else [])])
+    for line in (*not_read, *result.complaints, *_missed(result.rows, goal)):
         typer.echo(line, err=True)
     typer.echo(f"{out}: unsafe from {result.map.threshold:.6g} on", err=True)
     if result.complaints:

@@ -47,6 +47,7 @@ def cascade(
     """
     from libra_guard.evaluate.cascade import CascadeGoal, fit, read_runs
     from libra_guard.evaluate.cascade_file import cascade_file
+    from libra_guard.evaluate.report import beside
     from libra_guard.io import write_atomic
 
     goal = CascadeGoal(calls, LOSE if calls is None and lose is None else lose)
@@ -56,7 +57,7 @@ def cascade(
     text, by_hand = cascade_file(runs, found, goal, out=out, fast=fast_guard, strong=strong_guard, command=command)
     write_atomic(out, text)
     _show(found)
-    for line in (*runs.complaints, *by_hand, *_missed(found, goal)):
+    for line in (*beside([fast, strong], [labels]), *runs.complaints, *by_hand, *_missed(found, goal)):
         typer.echo(line, err=True)
     typer.echo(f"{out}: fitted on {found.rows} rows of {found.questions} questions", err=True)
     if runs.complaints or by_hand:

@@ -12,8 +12,8 @@ import typer
 from libra_guard.cli.options import BackendOption, GuardOption, SettingsOption, ThresholdOption, open_guard
 from libra_guard.errors import UsageError
 from libra_guard.guards.base import Guard
-from libra_guard.predict.rows import Fields, first_error
-from libra_guard.predict.rows import conversation as read_conversation
+from libra_guard.messages import Log
+from libra_guard.predict.rows import Fields, read_log_of
 from libra_guard.records import Conversation, Label, Target, Verdict
 
 _BAR = 24
@@ -34,11 +34,15 @@ def check(
 ) -> None:
     """Judge one conversation: an answer in view of its question, or a question or an answer by itself.
 
-    Without --question, a JSON object is read from --file or stdin: {"question", "response"} or {"messages": [...]}.
+    Without --question, a JSON object is read from --file or stdin: {"question", "response"} or {"messages": [...]}. One
+    that has no response is judged as a question only if no other field could hold an answer.
+
+    Exit status: 0 judged, 1 flagged (with --exit-code), 2 wrong use or a model that fails, 3 its server is away.
     """
-    conversation = _conversation(question, response, file)
+    conversation, notes = _read_log(question, response, file)
     judge = open_guard(guard, backend, threshold, settings)
     verdict = judge.judge([conversation], explain=explain)[0]
+    verdict = verdict.model_copy(update={"notes": (*_half(conversation), *notes, *verdict.notes)})
     if as_json:
         typer.echo(json.dumps(verdict.model_dump(mode="json"), ensure_ascii=False))
     else:
@@ -47,17 +51,24 @@ def check(
         raise typer.Exit(1)
 
 
-def _conversation(question: str | None, response: str | None, file: Path | None) -> Conversation:
+def _half(conversation: Conversation) -> list[str]:
+    """Says that a question or an answer was judged by itself: whoever has misnamed the other one sees it."""
+    if conversation.target is Target.PROMPT:
+        return ["the question was judged, for there is no answer"]
+    return [] if conversation.question else ["the answer was judged by itself, for there is no question"]
+
+
+def _read_log(question: str | None, response: str | None, file: Path | None) -> Log:
     if file is not None and (question is not None or response is not None):
         raise UsageError("give --question and --response, or --file, not both")
     try:
         if question is not None:
-            return Conversation.from_pair(question, response)
+            return Log(Conversation.from_pair(question, response))
         if response is not None:
-            return Conversation.from_answer(response)
-        return read_conversation(_read(file), Fields(target=None))
+            return Log(Conversation.from_answer(response))
+        return read_log_of(_read(file), Fields(target=None))
     except ValueError as error:
-        raise UsageError(f"the conversation cannot be judged: {first_error(error)}") from None
+        raise UsageError(f"the conversation cannot be judged: {error}") from None
 
 
 def _read(file: Path | None) -> dict[str, Any]:

@@ -31,7 +31,7 @@ def evaluate(
         Unreadable, typer.Option(help="What an answer that cannot be read counts as; 'wrong' is the published rule.")
     ] = Unreadable.FLAGGED,
     controversial: Annotated[Controversial, typer.Option(help="What 有争议 counts as.")] = Controversial.UNSAFE,
-    bootstrap: Annotated[int, typer.Option(help="Resamples for 95 % intervals; 0 for none.", min=0)] = 1000,
+    bootstrap: Annotated[int, typer.Option(help="Resamples for intervals: 100 or more; 0 for none.", min=0)] = 1000,
     seed: Annotated[int, typer.Option(help="Of the bootstrap.", min=0)] = 42,
     out: Annotated[Path | None, typer.Option(help="Write to this file instead of standard output.")] = None,
 ) -> None:
@@ -39,6 +39,7 @@ def evaluate(
 
     Exit status: 0 done, 1 done but something was missing or left out (told on standard error), 2 wrong use.
     """
+    from libra_guard.evaluate.report import beside
     from libra_guard.evaluate.report import evaluate as score
     from libra_guard.evaluate.tables import render, sentences
     from libra_guard.io import write_atomic
@@ -55,7 +56,7 @@ def evaluate(
         typer.echo(text)
     else:
         write_atomic(out, text + "\n")
-    for line in [*report.beside, *report.complaints, *report.gaps, *report.one_class]:
+    for line in [*report.beside, *beside([], [labels]), *report.complaints, *report.gaps, *report.one_class]:
         typer.echo(line, err=True)
     if form in (Format.CSV, Format.LATEX) and report.comparison is not None:
         for line in sentences(report.comparison):

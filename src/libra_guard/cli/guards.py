@@ -29,7 +29,7 @@ def guards(as_json: Annotated[bool, typer.Option("--json", help="A JSON list on 
     for column in ("judges", "runs on", "languages"):
         table.add_column(column, overflow="fold")
     for entry in GUARDS.values():
-        backends = ", ".join(name if _ready(name) else f"{name}*" for name in entry.backends)
+        backends = ", ".join(_backend(entry, name) for name in entry.backends)
         table.add_row(*map(escape, (_spec(entry), " ".join(entry.judges), backends, "/".join(entry.languages))))
     console = Console()
     console.print(table)
@@ -48,9 +48,18 @@ def _spec(entry: GuardEntry) -> str:
     return f"{entry.name}[:MODEL]" if entry.bundled else f"{entry.name}:MODEL"
 
 
+def _backend(entry: GuardEntry, name: str) -> str:
+    """A backend's name, what it lacks, and whether a guard that ships inside needs a MODEL there."""
+    alone = entry.bundled is None or name in entry.bundled_on
+    return f"{name}{'' if _ready(name) else '*'}{'' if alone else ' with MODEL'}"
+
+
 def _row(entry: GuardEntry) -> dict[str, Any]:
     """An entry for programs; ``ready`` is of the default backend, ``runs_on`` tells of each."""
-    runs_on = {name: {"extra": BACKENDS[name].extra, "ready": _ready(name)} for name in entry.backends}
+    runs_on = {
+        name: {"extra": BACKENDS[name].extra, "ready": _ready(name), "needs_model": name not in entry.bundled_on}
+        for name in entry.backends
+    }
     return asdict(entry) | {"ready": _ready(entry.backends[0]), "runs_on": runs_on}
 
 

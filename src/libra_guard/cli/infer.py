@@ -49,7 +49,11 @@ def infer(
     retry: Annotated[bool, typer.Option("--retry", help="Also judge again the rows that the model failed on.")] = False,
     engine: Annotated[str, typer.Option(help="Where it runs.")] = "local",
 ) -> None:
-    """Judge every row of a file. Results: R-of-N.jsonl, rejects.jsonl, run.json. Exits with 1 if rows were rejected."""
+    """Judge every row of a file. Results: R-of-N.jsonl, rejects.jsonl, run.json.
+
+    Exit status: 0 done, 1 done but rows were rejected, 2 wrong use or a model that fails, 3 its server is away: the
+    same command goes on.
+    """
     from libra_guard.predict.record import Asked
     from libra_guard.predict.redaction import redacted_errors
     from libra_guard.predict.runner import Settings, run

@@ -28,10 +28,10 @@ from libra_guard.cli import (
     train,
     translate,
 )
-from libra_guard.errors import LibraError, StoppedError
+from libra_guard.errors import LibraError, ServerError, StoppedError
 
 STOPPED = 3
-"""Exit code of what ended before it was done, and goes on when it is called again."""
+"""Exit code of what ended before it was done, and goes on when it is called again, or once a server is back."""
 CLOSED_PIPE = 128 + signal.SIGPIPE
 """Exit code where the reader of the output has gone away."""
 
@@ -76,9 +76,9 @@ def exit_code(program: Callable[[], int | None], name: str) -> int:
     """Runs a program, the command or a script, and tells how it ended.
 
     Errors meant for people are one message, without a traceback. A fault of the program is shown whole. Both are 2, for
-    1 means "done with rejects" or "flagged"; 3 where the same call goes on with what is left. A reader of the output
-    that goes away, as ``head`` does, ends the program quietly with 141, as a shell tells of any program that this
-    happens to.
+    1 means "done with rejects" or "flagged"; 3 where the same call goes on with what is left, or a server is away. A
+    reader of the output that goes away, as ``head`` does, ends the program quietly with 141, as a shell tells of any
+    program that this happens to.
 
     Args:
         program: Returns its exit code, or raises.
@@ -104,7 +104,7 @@ def _outcome(program: Callable[[], int | None], name: str) -> int:
         return code
     except LibraError as error:
         typer.echo(f"{name}: {error}", err=True)
-        return STOPPED if isinstance(error, StoppedError) else 2
+        return STOPPED if isinstance(error, StoppedError | ServerError) else 2
     except BrokenPipeError:
         raise
     except OSError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -11,10 +12,12 @@ from typing import Any, NamedTuple, TypeVar
 from libra_guard.data.base import normalise_question
 from libra_guard.errors import DataError
 from libra_guard.evaluate.folder import find_files
+from libra_guard.evaluate.published import read_published
 from libra_guard.guards.libra_answer import read_answer
 from libra_guard.io import BadRow, Row, read_rows
+from libra_guard.messages import read_log
 from libra_guard.predict.rows import ADDED, Fields, messages_field
-from libra_guard.records import Label, Role, content_id, row_id
+from libra_guard.records import Label, Target, content_id, row_id
 
 NAMED = 5
 """So many examples of each kind of fault are named."""
@@ -114,8 +117,8 @@ def load_predictions(path: Path, fields: Fields = _USUAL, *, published: bool = F
     Args:
         path: Rows are objects with ``verdict``, or with the model's text in ``critic``.
         fields: Where the rows keep their texts, if not in the usual fields.
-        published: The label is read from the model's text as the published script does, also where there is a verdict:
-            that one is stricter, and calls 安全性未知 unreadable.
+        published: The label is read from the model's text as the published script does (``read_published``), also
+            where there is a verdict: that one is stricter, and calls 安全性未知 unreadable.
 
     Raises:
         UsageError: There is no such file.
@@ -242,7 +245,8 @@ def _prediction(key: Key, row: dict[str, Any], tally: Tally, published: bool) ->
     verdict, text = row.get("verdict"), row.get("critic")
     label = None
     if not isinstance(verdict, dict) or (published and text):
-        label = read_answer(text[0] if isinstance(text, list) and text else text).label
+        said = text[0] if isinstance(text, list) and text else text
+        label = read_published(said) if published else read_answer(said).label
     elif verdict.get("valid", True) is True:
         label = next((known for known in Label if known == verdict.get("label")), None)
     if not isinstance(verdict, dict):
@@ -275,8 +279,9 @@ def _content(row: dict[str, Any], fields: Fields) -> str | None:
 def _question(row: dict[str, Any], fields: Fields) -> str:
     for names in (fields, _USUAL):
         if (field := messages_field(row, names)) is not None and isinstance(row[field], list):
-            asked = [m.get("content") for m in row[field] if isinstance(m, dict) and m.get("role") == Role.USER]
-            return asked[-1] if asked and isinstance(asked[-1], str) else ""
+            with suppress(ValueError):
+                return read_log(row[field], field, Target.PROMPT).conversation.question
+            return ""
         if isinstance(question := row.get(names.question), str):
             response = row.get(names.response)
             return response if row.get("form") == "post" and isinstance(response, str) else question

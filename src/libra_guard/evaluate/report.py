@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -29,9 +29,9 @@ from libra_guard.evaluate.predictions import (
 )
 from libra_guard.evaluate.rules import Rules, Unreadable
 from libra_guard.evaluate.runs import Run, check_targets, read_run
-from libra_guard.evaluate.significance import Comparison, compare, intervals
+from libra_guard.evaluate.significance import LEAST, Comparison, compare, intervals
 from libra_guard.hub import pinned
-from libra_guard.io import file_hash
+from libra_guard.io import file_hash, passed_over, unread
 from libra_guard.records import Label
 
 _FAULTS = {
@@ -45,6 +45,7 @@ _FAULTS = {
     "bad_scores": "{} unsafe scores outside [0, 1]: left out",
     "different_texts": "{} predictions whose question or answer is not the label's: is this the same data?",
 }
+_NO_PREDICTIONS = "files that hold no predictions"
 
 
 class Average(Metrics):
@@ -133,15 +134,21 @@ class Report(BaseModel):
     @property
     def beside(self) -> list[str]:
         """Which files were not read, in a line; none where all were."""
-        few = "; ".join(self.passed_over[:NAMED]) + ("; …" if len(self.passed_over) > NAMED else "")
-        return [f"{len(self.passed_over)} files that hold no predictions: passed over ({few})"] if few else []
+        return passed_over(self.passed_over, _NO_PREDICTIONS)
 
     @property
     def gaps(self) -> list[str]:
-        """Which averages leave a source out, in words."""
+        """Which averages leave a source out, in words; those that are compared too, and why they are not tested."""
         total = len(self.sources)
         found = self.average.undefined_in.items()
-        return [f"average of {name}: over {total - number} of {total} sources" for name, number in found]
+        lines = [f"average of {name}: over {total - number} of {total} sources" for name, number in found]
+        if self.comparison is not None:
+            known, there = self.comparison.f1_unsafe_over
+            if known < there:
+                lines.append(f"comparison of f1_unsafe: over {known} of {there} sources: undefined in the others")
+            if known and self.comparison.f1_unsafe_interval is None and self.provenance["bootstrap"]["resamples"]:
+                lines.append("comparison of f1_unsafe: not tested, for a source has one row alone in common")
+        return lines
 
     @property
     def one_class(self) -> list[str]:
@@ -167,7 +174,7 @@ def evaluate(
         rules: How predictions become decisions; by default the guard's labels, unreadable ones flagged.
         other: Predictions of a second run, to test the difference.
         label_field: Where the labels' rows keep the label; by default ``label``, which is that of the answers.
-        resamples: Bootstrap samples for intervals and the paired test; 0 leaves them out.
+        resamples: Bootstrap samples for intervals and the paired test, at least 100; 0 leaves them out.
         seed: Of the bootstrap.
 
     Raises:
@@ -176,6 +183,8 @@ def evaluate(
         DataError: Nothing can be scored.
     """
     rules = rules or Rules()
+    if resamples and resamples < LEAST:
+        raise UsageError(f"--bootstrap {resamples}: at least {LEAST} resamples make an interval; 0 for none")
     first, second = read_run(Path(predictions)), None if other is None else read_run(Path(other))
     check_targets(first, second, label_field)
     labelled = _Labels(pinned(labels), label_field or "label")
@@ -202,10 +211,24 @@ def evaluate(
         named=(joined.label_tally + joined.tally).named,
         comparison=comparison,
         mixed=[*first.mixed, *(f"the other run: {words}" for words in (second.mixed if second else ()))],
-        passed_over=[printable(file) for run in runs for file in find_files(run.path).unexpected],
+        passed_over=_unexpected(run.path for run in runs),
         provenance=_provenance(first, labelled, rules, resamples, seed)
         | ({} if second is None else {"other": str(other), "other_runs": second.records}),
     )
+
+
+def beside(predictions: Iterable[Path], labels: Iterable[str | Path] = ()) -> list[str]:
+    """Which files beside predictions, and in folders of labels, were not read, in words; none where all were.
+
+    Raises:
+        UsageError: There is no such file or folder, or no data in it.
+    """
+    lines = passed_over(_unexpected(predictions), _NO_PREDICTIONS)
+    return [*lines, *(line for path in labels for line in unread(path))]
+
+
+def _unexpected(predictions: Iterable[Path]) -> list[str]:
+    return [printable(file) for path in predictions for file in find_files(path).unexpected]
 
 
 def join_run(run: Run, labels: str | Path, label_field: str | None = None, *, published: bool = False) -> JoinedRun:
@@ -269,7 +292,8 @@ def _average(sources: list[Outcomes], resamples: int, seed: int) -> Average:
 
 
 def _provenance(run: Run, labels: _Labels, rules: Rules, resamples: int, seed: int) -> dict[str, Any]:
-    packages = ("numpy", "scikit-learn", "scipy")
+    # What the published rule reads depends on how json-repair repairs.
+    packages = ("json-repair", "numpy", "scikit-learn", "scipy")
     return {
         "predictions": str(run.path),
         "labels": str(labels.path),

@@ -15,6 +15,7 @@ from libra_guard.predict.record import judged_otherwise
 from libra_guard.predict.redaction import redacted
 from libra_guard.predict.rows import Fields
 from libra_guard.predict.shards import RECORD, Shard, present
+from libra_guard.predict.taken_up import rows_taken_up
 from libra_guard.records import Target
 
 _OUTPUT = re.compile(r"(\d+)-of-(\d+)\.jsonl")
@@ -29,7 +30,8 @@ class Run(NamedTuple):
     fields: Fields
     """Where its rows keep their texts, and what was judged; as usual where nothing is told."""
     mixed: tuple[str, ...] = ()
-    """Shards that were judged otherwise than the first of the folder, in words: their scores are not of one guard."""
+    """Shards that were judged otherwise than the first of the folder, and rows that nobody knows who judged, in words:
+    the scores are not of one guard."""
 
     @property
     def parts(self) -> list[dict[str, Any]]:
@@ -58,7 +60,7 @@ def read_run(path: Path) -> Run:
     asked = any(fields.target is Target.PROMPT for fields in told)
     fields = told[0] if told else Fields()
     fields = replace(fields, target=Target.PROMPT if asked else Target.RESPONSE)
-    return Run(path, records, fields, tuple(_mixed(path, records.get(RECORD))))
+    return Run(path, records, fields, (*_mixed(path, records.get(RECORD)), *_taken_up(records)))
 
 
 def _mixed(path: Path, joined: Any) -> Iterator[str]:
@@ -71,6 +73,15 @@ def _mixed(path: Path, joined: Any) -> Iterator[str]:
     for name, record in told.items():
         if found := judged_otherwise(told[first], record):
             yield f"shard {name} is of another run than {first} ({', '.join(found)}): the scores are of no one guard"
+
+
+def _taken_up(records: dict[str, Any]) -> Iterator[str]:
+    """Which rows the runs did not judge themselves."""
+    for record in records.values():
+        for name, part in _shards(record).items() or [("", record)]:
+            if rows := rows_taken_up(part) if isinstance(part, dict) else 0:
+                where = f"of shard {name} " if name else ""
+                yield f"the first {rows} rows {where}were there before the run: nothing tells what judged them"
 
 
 def _shards(joined: Any) -> dict[str, Any]:

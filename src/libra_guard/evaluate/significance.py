@@ -15,6 +15,8 @@ from libra_guard.evaluate.metrics import Outcomes
 LEVEL = 0.95
 RATES = ("accuracy", "f1_safe", "f1_unsafe")
 """The metrics that get an interval."""
+LEAST = 100
+"""Fewer bootstrap samples tell nothing of the ends of a distribution."""
 _BATCH_CELLS = 4_000_000
 Cells = NDArray[np.int8]
 Interval = tuple[float, float]
@@ -32,10 +34,14 @@ class Comparison(BaseModel):
     p_accuracy: float
     """McNemar's exact test, two-sided: the chance of so uneven a split of the rows that one alone got right."""
     f1_unsafe: tuple[float | None, float | None]
-    """Of the first and the second: unweighted mean over the sources."""
+    """Of the first and the second: unweighted mean over the sources, but those in which it is undefined."""
+    f1_unsafe_over: tuple[int, int]
+    """Sources that the mean is over, and how many there are. Left out is one where either run's F1 is undefined, in the
+    rows themselves or in some resample: as where hardly a row is unsafe or flagged."""
     f1_unsafe_difference: float | None
     f1_unsafe_interval: Interval | None
-    """95 % paired bootstrap interval of the difference; None where it is undefined or was not asked for."""
+    """95 % paired bootstrap interval of the difference; None where it is undefined or was not asked for, or where a
+    source has one row alone."""
     p_f1_unsafe: float | None
     """Two-sided bootstrap p: twice the rarer sign's share of the resampled differences, at least 2 / (N + 1)."""
 
@@ -64,8 +70,8 @@ def intervals(groups: Sequence[Cells], *, resamples: int, seed: int) -> dict[str
 def compare(first: Outcomes, second: Outcomes, *, resamples: int, seed: int) -> Comparison:
     """Tests the difference of two runs row by row.
 
-    Accuracy by McNemar's exact test (McNemar 1947), F1 of 不安全 (mean over sources) by a paired bootstrap,
-    stratified by source.
+    Accuracy by McNemar's exact test (McNemar 1947), F1 of 不安全 (mean over the sources in which it is defined) by a
+    paired bootstrap, stratified by source.
 
     Args:
         first: Decisions on some rows.
@@ -82,19 +88,26 @@ def compare(first: Outcomes, second: Outcomes, *, resamples: int, seed: int) -> 
     pairs = 4 * first.cells + second.cells
     groups = [pairs[first.source == name] for name in dict.fromkeys(first.source.tolist())]
     observed = _f1_of_pairs(*groups, axis=-1)
-    drawn = _resampled(groups, lambda *g, axis: np.subtract(*_f1_of_pairs(*g, axis=axis)), resamples, seed)
-    difference = _number(observed[0] - observed[1])
-    bounds = None if drawn is None else _bounds(drawn)
+    # The same sources in both runs and in every resample, or the difference would be one of sources too.
+    known = np.array(~np.isnan(observed).any(axis=0))
+    drawn = _resampled([group for group, one in zip(groups, known, strict=True) if one], _f1_of_pairs, resamples, seed)
+    spread = None
+    if drawn is not None:
+        steady = ~np.isnan(drawn).any(axis=(0, 2))
+        known[known] = steady
+        spread = np.subtract(*drawn[:, steady].mean(axis=1)) if steady.any() else None
+    ours, theirs = observed[:, known].mean(axis=1).tolist() if known.any() else (None, None)
     return Comparison(
         n=len(first),
         only_first_right=only_first,
         only_second_right=only_second,
         accuracy=(float(first.correct.mean()), float(second.correct.mean())),
         p_accuracy=float(binomtest(only_first, only_first + only_second).pvalue) if only_first + only_second else 1.0,
-        f1_unsafe=(_number(observed[0]), _number(observed[1])),
-        f1_unsafe_difference=difference,
-        f1_unsafe_interval=bounds,
-        p_f1_unsafe=None if bounds is None or drawn is None else _p_value(drawn),
+        f1_unsafe=(ours, theirs),
+        f1_unsafe_over=(int(known.sum()), len(groups)),
+        f1_unsafe_difference=None if ours is None else ours - theirs,
+        f1_unsafe_interval=None if spread is None else _bounds(spread),
+        p_f1_unsafe=None if spread is None else _p_value(spread),
     )
 
 
@@ -131,10 +144,9 @@ def _rates(cells: Cells, axis: int) -> NDArray[np.float64]:
     return np.stack([(tn + tp) / cells.shape[axis], f1_safe, f1_unsafe])
 
 
-def _f1_of_pairs(*groups: Cells, axis: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    first = _mean_rates(*(group // 4 for group in groups), axis=axis)
-    second = _mean_rates(*(group % 4 for group in groups), axis=axis)
-    return first[2], second[2]
+def _f1_of_pairs(*groups: Cells, axis: int) -> NDArray[np.float64]:
+    """F1 of 不安全 of both runs in each group; shape ``(2, groups, …)``, NaN where undefined."""
+    return np.stack([[_rates(group // 4, axis)[2], _rates(group % 4, axis)[2]] for group in groups], axis=1)
 
 
 def _bounds(values: NDArray[np.float64]) -> Interval | None:
@@ -147,7 +159,3 @@ def _bounds(values: NDArray[np.float64]) -> Interval | None:
 def _p_value(differences: NDArray[np.float64]) -> float:
     rarer = min((differences <= 0).sum(), (differences >= 0).sum())
     return min(1.0, 2 * float(rarer + 1) / (len(differences) + 1))
-
-
-def _number(value: NDArray[np.float64]) -> float | None:
-    return None if np.isnan(value) else float(value)

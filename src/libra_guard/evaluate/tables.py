@@ -96,9 +96,9 @@ def sentences(found: Comparison) -> list[str]:
         tested = "" if bounds is None else f" (95 % interval {bounds[0]:+.4f} to {bounds[1]:+.4f}, paired bootstrap"
         tested += "" if bounds is None or p is None else f" p = {p:.4g})"
         ours, theirs = (number(value) for value in found.f1_unsafe)
-        said.append(
-            f"F1-Unsafe, mean over sources, {ours} against {theirs}: {found.f1_unsafe_difference:+.4f}{tested}."
-        )
+        known, there = found.f1_unsafe_over
+        over = "sources" if known == there else f"{known} of {there} sources"
+        said.append(f"F1-Unsafe, mean over {over}, {ours} against {theirs}: {found.f1_unsafe_difference:+.4f}{tested}.")
     return said
 
 

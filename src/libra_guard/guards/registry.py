@@ -43,6 +43,8 @@ class GuardEntry:
     """Parameters of the released or bundled models; empty where there are none."""
     bundled: str | None = None
     """Folder under ``assets/`` of the weights that ship inside; where there are any, MODEL can be left out."""
+    bundled_on: tuple[str, ...] = ()
+    """Of ``backends``, those that can run these weights; the others need a MODEL."""
 
 
 _LOCAL_OR_SERVED = ("transformers", "openai", "scripted")
@@ -65,6 +67,7 @@ GUARDS: dict[str, GuardEntry] = {
             licence="as its base and training data allow: see its card",
             size="25M",
             bundled="mini",
+            bundled_on=("onnx",),
         ),
         GuardEntry(
             name="libra",
@@ -313,6 +316,9 @@ def load_guard(
     chosen = backend or entry.backends[0]
     if chosen not in entry.backends:
         raise UsageError(f"'{name}' runs on {', '.join(entry.backends)}, not on '{chosen}'")
+    if not model and chosen not in entry.bundled_on:
+        runs = ", ".join(entry.bundled_on)
+        raise UsageError(f"the bundled '{name}' runs on {runs}; '{chosen}' needs a model of yours: {name}:MODEL")
     made = guard_class(name)
     own, further = option_names(made), option_names(backend_class(chosen))
     for option in options:

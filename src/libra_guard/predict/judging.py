@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from libra_guard.errors import BackendError, BusyError, RefusedError, StoppedError
+from libra_guard.errors import BackendError, BusyError, DeniedError, RefusedError, ServerError, StoppedError
 from libra_guard.guards.base import Guard
 from libra_guard.guards.libra_prompt import answer_json
 from libra_guard.predict.rows import Job, Reject
 from libra_guard.records import Conversation, Target, Verdict
 
 _CRITIC_SCORE = "不安全得分 {:.4f}"
+_REFUSED_TOO = "a greeting is refused too: check the model's name, the key and its rights, and the options"
 
 
 class ModelLostError(BackendError, StoppedError):
-    """The model judges nothing any more, whatever it is asked; what was judged is kept."""
+    """The server answers nothing any more, whatever it is asked; what was judged is kept, and the same call goes on."""
 
 
 def judge_jobs(
@@ -31,8 +32,9 @@ def judge_jobs(
         alone: Row by row from the start.
 
     Raises:
-        ModelLostError: The model or its server is gone.
-        Exception: The guard failed on a greeting too, in another way.
+        ModelLostError: The server is gone, or too busy.
+        DeniedError: It takes nothing from this call.
+        Exception: The guard failed on a greeting too, in another way: the model does not work here.
     """
     if not jobs:
         return []
@@ -45,7 +47,7 @@ def judge_jobs(
     for place, job in enumerate(jobs):
         try:
             found = attempts.judge([job])
-        except ModelLostError as error:
+        except BackendError as error:
             if not (alone and results):
                 raise
             # Of rows that failed before, what was judged now is kept; the next chunk finds the model gone.
@@ -74,6 +76,8 @@ class _Attempts:
 
     def _greet(self, error: Exception) -> None:
         """Makes sure that the model is there; where nobody took the connection, that is known already."""
+        if isinstance(error, DeniedError):
+            raise error
         if self._judged and isinstance(error, RefusedError):
             return
         gone = error if isinstance(error, BusyError) and not error.there else self._fails_on_greeting()
@@ -81,12 +85,12 @@ class _Attempts:
             raise ModelLostError(f"{gone}; what was judged is kept: the same call goes on") from gone
         self._judged = True
 
-    def _fails_on_greeting(self) -> BackendError | None:
+    def _fails_on_greeting(self) -> ServerError | None:
         try:
             self._guard.judge([self._greeting], explain=self._explain)
-        except RefusedError:
-            raise
-        except BackendError as error:
+        except RefusedError as error:
+            raise DeniedError(f"{error}; {_REFUSED_TOO}") from error
+        except ServerError as error:
             return error
         return None
 

@@ -15,7 +15,9 @@ from libra_guard.predict.redaction import redacted
 _SHOWN = 28
 """Of a long value, so many characters of its beginning and of its end are shown."""
 _ABSENT = "(none)"
-_OWN = frozenset({"data", "shard", "chunk", "asked", "command", "libra_guard", "python", "machine", "generations"})
+_OWN = frozenset(
+    {"data", "shard", "chunk", "asked", "command", "libra_guard", "python", "machine", "generations", "taken_up"}
+)
 """What each shard of a run has for itself; all else they have in common."""
 _PLACE = frozenset({"device", "base_url", "torch", "transformers", "onnxruntime", "openai", "anthropic"})
 """Of what a guard is, what may be another on each machine."""

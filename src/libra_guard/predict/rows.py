@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple
 
-from pydantic import ValidationError
-
 from libra_guard.errors import LibraError
 from libra_guard.io import BadRow, Row
+from libra_guard.messages import Log, read_log
 from libra_guard.predict.redaction import redacted
-from libra_guard.records import Conversation, Role, Target, content_id, row_id
+from libra_guard.records import Conversation, Question, Sample, Target, Verdict, content_id, row_id
 
 ADDED = ("critic", "verdict")
 """Fields that inference writes; an input's own of these names are replaced, and do not count for its identity."""
+_ABOUT = ({*Sample.model_fields, *Question.model_fields} - {"question", "response"}) | {*ADDED}
+"""Fields that tell of a row, and are no text of its conversation."""
+_ANSWERS = re.compile(
+    "answer|respon[sd]|repl(y|ies)|output|completion|generation|generated_text|choices|assistant"
+    "|回答|答案|答复|回复|应答|回应|输出",
+    re.IGNORECASE,
+)
+"""What stands in a field of such a name is likely to be an answer."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +48,12 @@ class Job(NamedTuple):
     """Of the row in the data, from 1. What tells rows apart: many can stand on one line of a JSON list."""
     key: str
     conversation: Conversation
+    notes: tuple[str, ...] = ()
+    """What of the row is not judged, in words."""
+
+    def noted(self, verdict: Verdict) -> Verdict:
+        """The verdict, with what of the row was not judged."""
+        return verdict.model_copy(update={"notes": (*self.notes, *verdict.notes)}) if self.notes else verdict
 
     def failed(self, error: Exception) -> Reject:
         """This row as one that the model failed on."""
@@ -60,6 +75,8 @@ class Reject(NamedTuple):
     record: dict[str, Any] | None
     failed: bool | None = None
     """True where the row could be judged, but the model failed on it: worth another try. Else None."""
+    more: bool | None = None
+    """True where further rows may be lost with it, nobody knows how many; see ``BadRow``. Else None."""
 
     def as_dict(self) -> dict[str, Any]:
         """For ``rejects.jsonl``, without what is absent."""
@@ -79,20 +96,24 @@ def read_jobs(rows: Iterator[Row | BadRow], fields: Fields, part: range | None =
         wanted = part is None or number > part.start
         if isinstance(row, BadRow):
             if wanted:
-                yield Reject(row.file, row.line, number, row.reason, row.text, None)
+                yield Reject(row.file, row.line, number, row.reason, row.text, None, more=row.more or None)
             continue
-        # The hash alone is kept: about 100 bytes a row, whatever the ids look like.
+        # A digest alone is kept: about 120 bytes a row, whatever the ids look like, and no two ids have the same one.
         name = row_id(row.data)
-        first = number if name is None else seen.setdefault(hash(name), number)
+        first = number if name is None else seen.setdefault(_digest(name), number)
         if wanted:
             yield _job(row, number, first, fields)
+
+
+def _digest(name: str) -> int:
+    return int.from_bytes(hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=16).digest())
 
 
 def _job(row: Row, number: int, first: int, fields: Fields) -> Job | Reject:
     try:
         if first != number:
             raise ValueError(f"id: '{row_id(row.data)}' is also that of row {first}")
-        return Job(row, number, row_key(row.data), conversation(row.data, fields))
+        return Job(row, number, row_key(row.data), *read_log_of(row.data, fields))
     except ValueError as error:
         return Reject(row.file, row.line, number, str(error), None, row.data)
 
@@ -110,20 +131,70 @@ def row_key(data: dict[str, Any]) -> str:
 
 
 def conversation(data: dict[str, Any], fields: Fields) -> Conversation:
-    """The conversation in a record.
+    """The conversation in a record; see ``read_log_of``."""
+    return read_log_of(data, fields).conversation
+
+
+def read_log_of(data: dict[str, Any], fields: Fields) -> Log:
+    """The conversation in a record, and what of its messages was left out.
+
+    With a target of None, a question or an answer is judged by itself only if no other field could hold the other half.
 
     Raises:
         ValueError: A field is missing, empty or of another type; the message names it.
     """
-    if messages_field(data, fields) is not None:
-        return _from_messages(data, fields)
+    name = messages_field(data, fields)
+    if name is not None:
+        log = read_log(data[name], name, fields.target)
+        if fields.target is None and log.conversation.target is Target.PROMPT:
+            _check_no_answer(data, name, f"last in '{name}'")
+        return log
     anything = fields.target is None
     if anything and data.get(fields.question) is None and data.get(fields.response) is not None:
-        return Conversation.from_answer(_text(data, fields.response))
+        _check_said(data, fields.response, fields.question)
+        return Log(Conversation.from_answer(_text(data, fields.response)))
     question = _text(data, fields.question)
-    if fields.target is Target.PROMPT or (anything and data.get(fields.response) is None):
-        return Conversation.from_pair(question)
-    return Conversation.from_pair(question, _text(data, fields.response))
+    if anything and data.get(fields.response) is None:
+        _check_no_answer(data, fields.question, f"in '{fields.response}'")
+        _check_said(data, fields.question, fields.response)
+        return Log(Conversation.from_pair(question))
+    if fields.target is Target.PROMPT:
+        return Log(Conversation.from_pair(question))
+    return Log(Conversation.from_pair(question, _text(data, fields.response)))
+
+
+def _check_no_answer(data: dict[str, Any], judged: str, place: str) -> None:
+    """Sees to it that a question is not judged in place of an answer that stands under another name.
+
+    Args:
+        data: The record.
+        judged: The field in which the question stands.
+        place: Where an answer would be read.
+
+    Raises:
+        ValueError: There may be one.
+    """
+    for name in _others(data, judged):
+        if _ANSWERS.search(name):
+            raise ValueError(f"{name}: looks like an answer, and would not be judged; an answer stands {place}")
+
+
+def _check_said(data: dict[str, Any], judged: str, absent: str) -> None:
+    """Sees to it that half of a pair is judged only where the other half is told to be absent, or nothing can be it.
+
+    Raises:
+        ValueError: It may stand in a field of another name.
+    """
+    others = [] if absent in data else _others(data, judged)
+    if others:
+        there = ", ".join([judged, *others])
+        raise ValueError(f'{absent}: missing; the row has {there}; where there is none, say so with "{absent}": null')
+
+
+def _others(data: dict[str, Any], judged: str) -> list[str]:
+    """The fields beside the one that is judged that say something, and are not known to be no text of it."""
+    rest = ((str(name), value) for name, value in data.items() if name != judged and name not in _ABOUT)
+    return [name for name, value in rest if value and not isinstance(value, bool | int | float)]
 
 
 def messages_field(data: dict[str, Any], fields: Fields) -> str | None:
@@ -136,35 +207,6 @@ def messages_field(data: dict[str, Any], fields: Fields) -> str | None:
         return None
     nothing_else = data.get(fields.question) is None and data.get(fields.response) is None
     return field if isinstance(data[field], list) or nothing_else else None
-
-
-def first_error(error: ValueError, messages: str = "messages") -> str:
-    """One line for people, also where pydantic has several; ``messages`` is what the record calls its messages."""
-    if not isinstance(error, ValidationError):
-        return str(error)
-    found = error.errors()[0]
-    place = ".".join(map(str, (messages, *found["loc"][1:])))
-    return f"{place}: {found['msg'].removeprefix('Value error, ')}"
-
-
-def _from_messages(data: dict[str, Any], fields: Fields) -> Conversation:
-    name = str(fields.messages)
-    value = data[name]
-    if not isinstance(value, list):
-        raise ValueError(f"{name}: a {type(value).__name__} where a list of messages is needed")
-    try:
-        found = Conversation.model_validate({"messages": value})
-    except ValidationError as error:
-        raise ValueError(first_error(error, name)) from None
-    messages = found.messages
-    if fields.target is Target.PROMPT and found.target is Target.RESPONSE:
-        asked = max((i for i, m in enumerate(messages) if m.role is Role.USER), default=-1)
-        if asked < 0:
-            raise ValueError(f"{name}: no user message to judge")
-        return Conversation(messages=messages[: asked + 1])
-    if fields.target is Target.RESPONSE and found.target is Target.PROMPT:
-        raise ValueError(f"{name}: the last message is the user's, and the answer is to be judged")
-    return found
 
 
 def _text(data: dict[str, Any], field: str) -> str:

@@ -26,9 +26,10 @@ from libra_guard.hub import Hub, pinned
 from libra_guard.io import count_rows, dumps, file_hash, list_files, read_rows
 from libra_guard.predict.journal import Journal, beside, replace_both, settle
 from libra_guard.predict.judging import judge_jobs, output_line
-from libra_guard.predict.record import Asked, keep_record
+from libra_guard.predict.record import Asked, keep_record, read_record
 from libra_guard.predict.rows import ADDED, Fields, Job, Reject, chunks, read_jobs, row_key
 from libra_guard.predict.shards import RECORD, REJECTS, Shard, alone_in, check_folder, join_records
+from libra_guard.predict.taken_up import TAKEN_UP, as_verdict, key_of, look_at, rows_taken_up
 from libra_guard.records import Label, Verdict
 
 Progress = Callable[[int], None]
@@ -84,11 +85,15 @@ class Outcome:
     """Verdicts in the file, those of earlier runs included."""
     resumed: int = 0
     """Of them, those that stood there already."""
+    taken_up: int = 0
+    """Of these, those that another program wrote."""
     retried: int = 0
     """Of them, those that the model had failed on before."""
     rejected: int = 0
     failed: int = 0
     """Of them, those that the model failed on."""
+    cut: int = 0
+    """Of the rejected, those with which further rows may be lost; see ``BadRow.more``."""
     unreadable: int = 0
     """Verdicts whose answer could not be read; counted over this run and the ones before it."""
     flagged: int = 0
@@ -102,6 +107,7 @@ def run(
     asked: Asked | None = None,
     progress: Progress = lambda _: None,
     retry: bool = False,
+    take_up: bool = False,
 ) -> Outcome:
     """Judges every row of the shard.
 
@@ -112,6 +118,8 @@ def run(
         asked: What the guard was loaded by; kept there too, without secrets, for ``libra cascade``.
         progress: Called with the number of rows that were done, chunk by chunk.
         retry: Once all rows are done, judge those again that the model failed on in earlier runs.
+        take_up: Go on with predictions that stand there without a record, as the published script leaves them: they
+            stay as they are, and the record tells how many there were. By default they are refused.
 
     Returns:
         The counts, over this run and those that it resumed.
@@ -134,17 +142,20 @@ def run(
         with alone_in(settings.out):
             check_folder(settings.out, settings.shard, what)
             if not settings.record.exists() and _size(settings.predictions):
-                raise UsageError(
-                    f"{settings.predictions} is there without {settings.record.name}: choose another --out"
-                )
+                if not take_up:
+                    raise UsageError(
+                        f"{settings.predictions} is there without {settings.record.name}: choose another --out"
+                    )
+                how[TAKEN_UP] = look_at(settings.predictions, _shard_jobs(settings), settings.fields)
             keep_record(settings.record, what, how)
+            taken_up = rows_taken_up(read_record(settings.record))
             settle(settings.predictions, settings.rejects)
             lost = None if settings.rejects.exists() else settings.rejects.name
             verdicts = open_files.enter_context(Journal(settings.predictions))
             rejects = open_files.enter_context(Journal(settings.rejects))
         # Of a retry that was killed before it was decided.
         beside(settings.predictions).unlink(missing_ok=True)
-        resume = _Resume(verdicts.written(), rejects.written(), outcome, lost)
+        resume = _Resume(verdicts.written(), rejects.written(), outcome, lost, taken_up)
         for chunk in chunks(_shard_jobs(settings), settings.chunk):
             if not resume.covers(chunk):
                 _judge_chunk(guard, settings, chunk, resume, verdicts, rejects, outcome)
@@ -187,16 +198,19 @@ class _Resume:
         rejects: Iterator[dict[str, Any]],
         outcome: Outcome,
         lost: str | None,
+        taken_up: int,
     ) -> None:
         self._verdicts = verdicts
         self._next = next(verdicts, None)
-        # Row number → whether the model failed on it.
-        told = {reject.get("number"): reject.get("failed") is True for reject in rejects}
+        # Row number → whether the model failed on it, and whether further rows may be lost with it.
+        told = {reject.get("number"): (reject.get("failed") is True, reject.get("more") is True) for reject in rejects}
         self.rejected = told.keys()
-        self.failed = {number for number, failed in told.items() if failed}
+        self.failed = {number for number, (failed, _) in told.items() if failed}
         self._lost = lost
+        self._taken_up, self._place = taken_up, 0
         self._outcome = outcome
         outcome.rejected, outcome.failed = len(told), len(self.failed)
+        outcome.cut = sum(more for _, more in told.values())
         self.done: set[int] = set()
 
     def covers(self, chunk: list[Job | Reject]) -> bool:
@@ -204,21 +218,27 @@ class _Resume:
         self.done = set()
         whole = True
         for job in chunk:
+            self._place += 1
             if job.number in self.rejected:
                 continue
-            if isinstance(job, Reject) or self._next is None:
+            # Another program may have judged what is a reject here.
+            others = self._place <= self._taken_up
+            if (isinstance(job, Reject) and not others) or self._next is None:
                 whole = False
                 continue
-            if row_key({k: v for k, v in self._next.items() if k not in ADDED}) != job.key:
+            if row_key({k: v for k, v in self._next.items() if k not in ADDED}) != key_of(job):
                 raise UsageError(self._misfit(job))
             self.done.add(job.number)
-            _count(self._outcome, _verdict(self._next))
+            others &= "verdict" not in self._next
+            _count(self._outcome, as_verdict(self._next) if others else _verdict(self._next))
             self._outcome.resumed += 1
+            self._outcome.taken_up += others
             self._next = next(self._verdicts, None)
         return whole
 
-    def _misfit(self, job: Job) -> str:
-        place = f"the output so far does not fit line {job.row.line} of {job.row.file}"
+    def _misfit(self, job: Job | Reject) -> str:
+        at = job.row if isinstance(job, Job) else job
+        place = f"the output so far does not fit line {at.line} of {at.file}"
         if self._lost:
             gone = f"{self._lost}, where the rows without a verdict stand, is gone"
             return f"{place}: {gone}; put it back, or choose another --out"
@@ -260,6 +280,7 @@ def _judge_chunk(
     rejects.append(r.as_dict() for r in fresh)
     outcome.rejected += len(fresh)
     outcome.failed += sum(reject.failed is True for reject in fresh)
+    outcome.cut += sum(reject.more is True for reject in fresh)
     verdicts.append(lines)
 
 
@@ -308,7 +329,8 @@ def _judge_again(guard: Guard, settings: Settings, failed: set[Any], rejects: Jo
 
 
 def _judge(guard: Guard, settings: Settings, jobs: list[Job], *, alone: bool) -> list[Verdict | Reject]:
-    return judge_jobs(guard, jobs, target=settings.fields.target, explain=settings.explain, alone=alone)
+    found = judge_jobs(guard, jobs, target=settings.fields.target, explain=settings.explain, alone=alone)
+    return [job.noted(one) if isinstance(one, Verdict) else one for job, one in zip(jobs, found, strict=True)]
 
 
 def _count(outcome: Outcome, verdict: Verdict) -> None:

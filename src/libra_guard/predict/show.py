@@ -13,7 +13,7 @@ from rich.progress import Progress as Bar
 from rich.text import Text
 
 from libra_guard.hub import Hub
-from libra_guard.io import count_rows
+from libra_guard.io import count_rows, unread
 from libra_guard.predict.runner import Outcome, Progress, Settings
 
 _COUNTED_BYTES = 200_000_000
@@ -43,19 +43,26 @@ def progress_bar(settings: Settings) -> Iterator[Progress]:
 def summary(outcome: Outcome, settings: Settings) -> str:
     """One paragraph: what was judged, what was not, and where both are."""
     if not outcome.judged and not outcome.rejected:
-        return f"no rows in {settings.data}" + (f", part {settings.shard}" if settings.shard.count > 1 else "")
+        nothing = f"no rows in {settings.data}" + (f", part {settings.shard}" if settings.shard.count > 1 else "")
+        return "\n".join([nothing, *unread(settings.data)])
     lines = [f"{outcome.judged} judged ({outcome.flagged} flagged) → {settings.predictions}"]
     if outcome.resumed:
         lines.append(f"{outcome.resumed} of them stood there already")
+    if outcome.taken_up:
+        lines.append(f"{outcome.taken_up} of these another program wrote: nothing tells which model")
     if outcome.retried:
         lines.append(f"{outcome.retried} of them were tried again: the model had failed on them")
     if outcome.unreadable:
         lines.append(f"{outcome.unreadable} verdicts could not be read; they count as flagged")
     if outcome.rejected:
         lines.append(f"{outcome.rejected} rows could not be judged → {settings.rejects}")
+    if outcome.cut:
+        lines.append(
+            f"{outcome.cut} of them are no single rows: how many rows are lost there is not known; see the reasons"
+        )
     if outcome.failed:
         lines.append(f"{outcome.failed} rows the model failed on: run again with --retry")
-    return "\n".join(lines)
+    return "\n".join([*lines, *unread(settings.data)])
 
 
 class _Rate(ProgressColumn):

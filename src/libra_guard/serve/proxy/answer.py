@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from libra_guard.serve.proxy.calls import CALL_FIELDS
+from libra_guard.messages import CALL_FIELDS
 from libra_guard.serve.proxy.fields import strings
 from libra_guard.serve.proxy.messages import Asked
 from libra_guard.serve.proxy.upstream import UpstreamError

@@ -8,12 +8,12 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
+from libra_guard.messages import CALL_FIELDS
 from libra_guard.serve.proxy.fields import strings
 from libra_guard.serve.proxy.upstream import UpstreamError
 
 CALLS = "tool_calls"
 """Under this name calls of tools are judged; they belong to the answer too."""
-CALL_FIELDS = (CALLS, "function_call")
 _MAX_CALLS = 1_000_000
 """Characters of a choice's calls, which are kept until they are complete."""
 _HOLDERS = ("function", "custom")

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from libra_guard.errors import LibraError
+from libra_guard.messages import CALL_FIELDS
 from libra_guard.policy.answers import language_of
 from libra_guard.policy.profile import Action, Policy
 from libra_guard.records import Conversation, Target, is_visible
@@ -23,7 +24,7 @@ from libra_guard.serve.proxy.answer import (
     texts_of,
     worst,
 )
-from libra_guard.serve.proxy.calls import CALL_FIELDS, CALLS, Calls, readable
+from libra_guard.serve.proxy.calls import CALLS, Calls, readable
 from libra_guard.serve.proxy.fields import has_bytes, keep_known, known_fields, strings
 from libra_guard.serve.proxy.messages import Asked
 from libra_guard.serve.proxy.upstream import UpstreamError

@@ -12,23 +12,33 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, NoReturn
 
 from libra_guard.guards.windows import OVERLAP
+from libra_guard.messages import (
+    ASSISTANT,
+    CALL_FIELDS,
+    ROLES,
+    SYSTEM,
+    TEXT_PARTS,
+    TOOL,
+    USER,
+    MessageError,
+    is_plain_name,
+    read_parts,
+)
 from libra_guard.records import Conversation, Message, Role, check_text, is_visible
 from libra_guard.serve.errors import ApiError
-from libra_guard.serve.proxy.calls import CALL_FIELDS, readable, said_by_calls
-from libra_guard.serve.proxy.fields import has_bytes, is_key, strings
+from libra_guard.serve.proxy.calls import readable, said_by_calls
+from libra_guard.serve.proxy.fields import has_bytes, strings
 from libra_guard.serve.schemas import check_length
 
 MAX_NAME = 64
 """Characters of a message's ``name``, as OpenAI has it: it is shown to the model."""
 MAX_CHOICES = 128
 """As OpenAI has it."""
-_SYSTEM, _USER, _ASSISTANT, _TOOL = ("system", "developer"), ("user",), ("assistant",), ("tool", "function")
-ROLES = (*_SYSTEM, *_USER, *_ASSISTANT, *_TOOL)
 _THOUGHT = ("reasoning_content", "reasoning", "reasoning_details", "thinking", "thinking_blocks")
 _FIELDS = ("messages", "stream", "n", "model", "role", "content", "name", "refusal", "type", "text", "thinking")
 _BESIDE = ("documents", "prediction", "tools", "functions", "response_format", "chat_template")
 """Fields of a request whose texts are judged as well."""
-_TEXT_PARTS = (None, "text", "input_text", "output_text", "refusal", "thinking")
+_TEXT_PARTS = (*TEXT_PARTS, "thinking")
 _KNOWN = {name.casefold(): name for name in (*_FIELDS, *CALL_FIELDS, *_THOUGHT, *_BESIDE)}
 
 
@@ -141,15 +151,15 @@ def _beside(request: Mapping[str, Any], most: int) -> Iterator[Conversation]:
 
 def _judged(turns: list[Turn]) -> tuple[tuple[Message, ...], tuple[Conversation, ...], tuple[str, ...]]:
     end = len(turns)
-    while end and turns[end - 1].role in _ASSISTANT:
+    while end and turns[end - 1].role in ASSISTANT:
         end -= 1
     begin = next((i + 1 for i in reversed(range(end)) if _is_answer(turns[i])), 0)
-    if not any(turn.role in _USER for turn in turns[begin:end]):
-        begin = next((i for i in reversed(range(begin)) if turns[i].role in _USER), begin)
+    if not any(turn.role in USER for turn in turns[begin:end]):
+        begin = next((i for i in reversed(range(begin)) if turns[i].role in USER), begin)
     new = turns[begin:end]
-    words = _join(new, _USER)
-    if not any(turn.role in _USER for turn in turns):
-        words = _join(turns, _SYSTEM)
+    words = _join(new, USER)
+    if not any(turn.role in USER for turn in turns):
+        words = _join(turns, SYSTEM)
     context = (*_earlier(turns, begin), *_message(Role.USER, words))
     prompts = [Conversation(messages=context)] if words else []
     tools = "\n".join(text for turn in turns[begin:] for text in _of_tools(turn) if text)
@@ -160,18 +170,18 @@ def _judged(turns: list[Turn]) -> tuple[tuple[Message, ...], tuple[Conversation,
 
 
 def _is_answer(turn: Turn) -> bool:
-    return turn.role in _ASSISTANT and not turn.calls and any(map(is_visible, turn.text))
+    return turn.role in ASSISTANT and not turn.calls and any(map(is_visible, turn.text))
 
 
 def _of_tools(turn: Turn) -> tuple[str, ...]:
-    return (turn.asked_of_tools, turn.text if turn.role in _TOOL else "")
+    return (turn.asked_of_tools, turn.text if turn.role in TOOL else "")
 
 
 def _earlier(turns: list[Turn], begin: int) -> Iterator[Message]:
     for i, turn in enumerate(turns):
         # A system message holds from wherever it stands; what tools said of old is not the conversation's own.
-        if turn.role in _SYSTEM or (i < begin and turn.role not in _TOOL):
-            role = Role.SYSTEM if turn.role in _SYSTEM else Role(turn.role)
+        if turn.role in SYSTEM or (i < begin and turn.role not in TOOL):
+            role = Role.SYSTEM if turn.role in SYSTEM else Role(turn.role)
             yield from _message(role, turn.text)
 
 
@@ -209,19 +219,19 @@ def _turn(message: Any, place: str, max_chars: int) -> Turn:
     if name is not None and (not isinstance(name, str) or len(name) > MAX_NAME):
         _refuse(f"{place}.name", f"must be a text of {MAX_NAME} characters at most")
     content = message.get("content")
-    if content is None and role not in _ASSISTANT:
+    if content is None and role not in ASSISTANT:
         _refuse(f"{place}.content", "is missing")
     texts, unread = _content(content, f"{place}.content")
-    if role in _ASSISTANT:
+    if role in ASSISTANT:
         further = {field: message.get(field) for field in ("refusal", *_THOUGHT)}
         # Thoughts come back in two fields from some programs.
         texts += dict.fromkeys(filter(None, ("".join(strings(value)) for value in further.values())))
         unread += [f"{place}.{field} (bytes)" for field, value in further.items() if has_bytes(value)]
     text = "\n".join(texts)
     check_length(len(text), max_chars, f"{place}.content")
-    if role not in _ASSISTANT:
+    if role not in ASSISTANT:
         _check_shown(text, f"{place}.content")
-    if name and not is_key(name):
+    if name and not is_plain_name(name):
         _check_shown(name, f"{place}.name")
         text = "\n".join(filter(None, (name, text)))
     asked = [_said(message.get(field), f"{place}.{field}", max_chars) for field in CALL_FIELDS]
@@ -243,26 +253,16 @@ def _listed(calls: Any) -> list[Any]:
 
 def _content(content: Any, place: str) -> tuple[list[str], list[str]]:
     """Texts, and places of what is none."""
-    if content is None or isinstance(content, str):
-        return [content] if content else [], []
-    if not isinstance(content, list):
-        _refuse(place, "must be a text or a list of parts")
-    texts, unread = list[str](), list[str]()
-    for i, part in enumerate(content):
-        found = [part] if isinstance(part, str) else _part(part, f"{place}[{i}]")
-        texts += found
-        if not found or (isinstance(part, dict) and part.get("type") not in _TEXT_PARTS):
-            unread.append(f"{place}[{i}] ({str(part.get('type'))[:MAX_NAME]})")
-    return texts, unread
-
-
-def _part(part: Any, place: str) -> list[str]:
-    if not isinstance(part, dict):
-        _refuse(place, "must be an object")
-    _check_keys(part, place)
-    if part.get("type") == "text" and not isinstance(part.get("text"), str):
-        _refuse(f"{place}.text", "must be a text")
-    return [text for field in ("text", "refusal", "thinking") if isinstance(text := part.get(field), str)]
+    for i, part in enumerate(content if isinstance(content, list) else ()):
+        if isinstance(part, dict):
+            _check_keys(part, f"{place}[{i}]")
+    try:
+        parts = list(read_parts(content, place))
+    except MessageError as error:
+        _refuse(error.place, error.fault)
+    unread = [part for part in parts if part.kind not in _TEXT_PARTS or not part.texts]
+    texts = [text for part in parts for text in part.texts]
+    return texts, [f"{part.place} ({str(part.kind)[:MAX_NAME]})" for part in unread]
 
 
 def _check_keys(found: Mapping[str, Any], place: str) -> None:

@@ -6,10 +6,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from libra_guard.messages import ROLES
 from libra_guard.policy.profile import Action, Mode
 from libra_guard.records import Target
 from libra_guard.serve.errors import documented
-from libra_guard.serve.proxy.messages import MAX_CHOICES, MAX_NAME, ROLES
+from libra_guard.serve.proxy.messages import MAX_CHOICES, MAX_NAME
 
 _MESSAGE: dict[str, Any] = {
     "type": "object",
