@@ -76,9 +76,13 @@ def read_items(texts: Iterator[str], buffer: str, line: int) -> Iterator[Item | 
             line += found.text.count("\n")
             position += len(found.text)
             continue
-        more = next(texts, None)
-        ended = more is None
-        buffer, position = buffer[position:] + (more or ""), 0
+        # At least as much again, for the item is read from its beginning each time.
+        pieces, wanted = [buffer[position:]], 2 * (len(buffer) - position)
+        while not ended and sum(map(len, pieces)) <= wanted:
+            more = next(texts, None)
+            ended = more is None
+            pieces.append(more or "")
+        buffer, position = "".join(pieces), 0
     rest = buffer[position + 1 :].strip() or next((text.strip() for text in texts if text.strip()), "")
     if rest:
         yield Fault(line, "text after the end of the list", textfile.excerpt(rest), more=True)
