@@ -24,7 +24,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import libra_guard.io as libra_io
-from libra_guard import textfile
+from libra_guard import jsonlist, textfile
 from libra_guard.errors import DataError, MissingExtraError, UsageError
 from libra_guard.hub import pinned
 from libra_guard.io import (
@@ -319,6 +319,8 @@ def test_a_list_cut_anywhere_keeps_what_is_whole(write: Write, monkeypatch: pyte
         ('{"a": "no end}', "not JSON from here on: Invalid control character at"),
         ('{"a": 他说}', "not JSON from here on: Expecting value"),
         ('{"a": tru} "b"', "not JSON from here on: Expecting value"),
+        ('{"a": tru}, "b"', "not JSON from here on: Expecting value"),
+        ('{"a": tru} {"b": 1}', "not JSON from here on: Expecting value"),
     ],
 )
 def test_a_list_that_is_damaged_in_the_middle(
@@ -387,12 +389,16 @@ def test_no_row_is_made_up_behind_any_damage(
     assert lost or len(found) >= len(rows)
 
 
-def test_a_damaged_item_longer_than_a_row_may_be_is_given_up(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(textfile, "_CHUNK", 64)
-    monkeypatch.setattr(textfile, "LONGEST", 1000)
-    text = b'[{"a": tru, "b": "' + b"x" * 5000 + b'"}, {"c": 1}]'
-    ((line, reason),) = kinds(write("rows.json", text))
-    assert (line, reason.partition(":")[0]) == (1, "not JSON from here on")
+@pytest.mark.parametrize("chunk", [64, 1 << 20])
+def test_a_damaged_item_that_is_too_long_is_given_up(write: Write, monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
+    monkeypatch.setattr(textfile, "_CHUNK", chunk)
+    monkeypatch.setattr(jsonlist, "LONGEST_DAMAGED", 1000)
+    for length, rows in ((800, 2), (5000, 1)):
+        for filling in (b'"' + b"x" * length + b'"', b"[" + b"1, " * (length // 3) + b"1]"):
+            path = write("rows.json", b'[{"a": tru, "b": ' + filling + b'}, {"c": 1}]')
+            bad, *rest = read_rows(path)
+            assert isinstance(bad, BadRow)
+            assert (bad.line, bad.more, 1 + len(rest)) == (1, rows == 1, rows)
 
 
 def test_a_damaged_item_that_is_too_deep_is_given_up(write: Write) -> None:

@@ -20,6 +20,8 @@ _BLANK = re.compile(r"[ \t\r\n]*")
 _TOKEN = re.compile(r'[ \t\r\n]*+(?:([\[\]{}:,])|("[^"\\]*+(?:\\.[^"\\]*+)*+)("?)|[\w+.-]++)', re.ASCII | re.DOTALL)
 """A mark of JSON's; or a text, without its last quote where it goes on; or a word or number, whether JSON has it or
 not."""
+LONGEST_DAMAGED = 1 << 24
+"""Characters of a damaged item at most, if its end is to be found: the search may take more memory than its text."""
 _LAST_COMMA = re.compile(r",([\]}])")
 
 
@@ -105,14 +107,15 @@ def _fault(buffer: str, position: int, line: int, error: Exception, *, ended: bo
         first = line - buffer.count("\n", 0, position)
         why = f"{error.msg} on line {first + error.lineno - 1}"
         near_end = error.msg.startswith("Unterminated string") or error.pos >= len(buffer) - 16
-    room = not ended and len(buffer) - position <= textfile.LONGEST
-    if near_end and room:
+    length = len(buffer) - position
+    if near_end and not ended and length <= textfile.LONGEST:
         return None
+    room = not ended and length <= LONGEST_DAMAGED
     try:
-        end = _end(buffer, position)
+        end = _end(buffer, position, position + LONGEST_DAMAGED)
     except (ValueError, RecursionError):
         room, end = False, None
-    if end is not None and (ended or _skip(_BLANK, buffer, end) < len(buffer)):
+    if end is not None and (ended or _skip(_BETWEEN, buffer, end) < len(buffer)):
         return Fault(line, f"not JSON: {why}", buffer[position:end], more=False)
     if room:
         return None
@@ -123,8 +126,8 @@ def _fault(buffer: str, position: int, line: int, error: Exception, *, ended: bo
     return Fault(line, reason, textfile.excerpt(buffer, position), more=True)
 
 
-def _end(text: str, start: int) -> int | None:
-    """Where a damaged object ends; None where it does not end in this text.
+def _end(text: str, start: int, stop: int) -> int | None:
+    """Where a damaged object ends; None where it does not end in this text, or not before ``stop``.
 
     Raises:
         ValueError: Nobody can tell.
@@ -140,6 +143,8 @@ def _end(text: str, start: int) -> int | None:
         position = token.end()
         if depth == 0:
             break
+        if position > stop:
+            return None
     else:
         position = _skip(_BLANK, text, position)
     if depth and position == len(text):
@@ -147,9 +152,10 @@ def _end(text: str, start: int) -> int | None:
     # The item with all its texts empty and all else 0: it is JSON if its frame is whole.
     if not isinstance(json.loads(_LAST_COMMA.sub(r"\1", "".join(frame))), dict):
         raise ValueError("no object")
-    follows = _skip(_BLANK, text, position)
-    if text[follows : follows + 1] not in ("", ",", "]"):
-        raise ValueError("something else follows")
+    follows = _skip(_BETWEEN, text, position)
+    after = text[follows : follows + 1]
+    if after not in ("", "]") and (after != "{" or "," not in text[position:follows]):
+        raise ValueError("neither another object follows nor the end")
     return position
 
 
