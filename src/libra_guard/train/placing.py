@@ -20,15 +20,16 @@ def names_of(made: Path) -> list[str]:
     return sorted({CARD, *(path.name for path in made.iterdir())})
 
 
-def written(out: Path, folder: str) -> Collection[str]:
-    """What the training that ``train.json`` tells of wrote into one of its folders; nothing where that is not told.
+def written(out: Path, folder: str, *, record: str = "train.json") -> Collection[str]:
+    """What the training that a record tells of wrote into one of its folders; nothing where that is not told.
 
     Args:
         out: Of that training.
         folder: Its name in there.
+        record: File in ``out`` with the names under ``files``.
     """
     try:
-        return list(json.loads((out / "train.json").read_text(encoding="utf-8"))["files"][folder])
+        return list(json.loads((out / record).read_text(encoding="utf-8"))["files"][folder])
     except (OSError, ValueError, KeyError, TypeError):
         return []
 

@@ -181,6 +181,22 @@ def test_the_best_round_is_the_one_that_is_used(settings: Any, models: Models, d
     assert ours.read_bytes() == theirs.read_bytes()
 
 
+@pytest.mark.parametrize("changed", [False, True])
+def test_what_was_put_beside_the_guard_is_not_lost(
+    settings: Any, models: Models, data: Path, tmp_path: Path, changed: bool
+) -> None:
+    out, said = tmp_path / "out", []
+    run(settings(rounds=1), data)
+    (out / "guard" / "calibration.json").write_text("{}", encoding="utf-8")
+    if changed:
+        # The guard that stands there is another one now.
+        (out / "guard" / "model.onnx").write_bytes(b"")
+    run(settings(rounds=1), data, report=said.append)
+    assert (out / ("guard.old" if changed else "guard") / "calibration.json").read_text(encoding="utf-8") == "{}"
+    assert [line for line in said if "calibration" in line] == [line for line in said if "guard.old" in line]
+    assert (out / "guard.old").exists() is changed
+
+
 def _turned(said: str) -> str:
     return said.replace("不安全", "X").replace("安全", "不安全").replace("X", "安全")
 

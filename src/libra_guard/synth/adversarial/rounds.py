@@ -33,6 +33,7 @@ from libra_guard.synth.seats.cast import Cast
 from libra_guard.synth.seats.store import CallStore
 from libra_guard.synth.seats.trial import UselessModelError
 from libra_guard.synth.work import Reject
+from libra_guard.train import placing
 from libra_guard.train.classifier import metrics, train_classifier
 from libra_guard.train.mixture import Reader, Split, check_mixture
 from libra_guard.train.provenance import finished
@@ -41,6 +42,7 @@ from libra_guard.train.recipe import Recipe, Source, Stage
 Report = Callable[[str], None]
 PAIRS = "pairs"
 """Name of a round's file and folder of what was written."""
+RECORD = "adversarial.json"
 
 
 def adversarial_rounds(
@@ -68,8 +70,8 @@ def adversarial_rounds(
 
     Returns:
         What ``adversarial.json`` holds: of each round how many pairs were written, kept and why not, the AUC on the
-        questions of the calibration that it was stopped by, and the metrics of the test; which round is best; and why
-        no other round followed.
+        questions of the calibration that it was stopped by, and the metrics of the test; which round is best; why no
+        other round followed; and what was written into ``guard/``.
 
     Raises:
         UsageError: The settings or the recipe make no sense, or the first round brought no pair.
@@ -119,15 +121,16 @@ def adversarial_rounds(
             report(f"round {number}: {len(written.samples)} pairs, {len(written.rejects)} rejects")
         report(f"round {ended['round']}: {ended['why']}; it ends here")
         best = max(range(len(rounds)), key=lambda number: (_mean(rounds[number]["auc"]), -number))
-        _publish(out, out / f"round-{best}")
+        files = _publish(out, out / f"round-{best}", report)
         result = {
             "best": best,
             "ended": ended,
             "rounds": rounds,
             "usage": {one.model: vars(one.usage) for one in cast.used()},
             "settings": config.model_dump(mode="json", exclude_defaults=True),
+            "files": files,
         }
-    write_atomic(out / "adversarial.json", json.dumps(result, ensure_ascii=False, indent=2) + "\n")
+    write_atomic(out / RECORD, json.dumps(result, ensure_ascii=False, indent=2) + "\n")
     return result
 
 
@@ -269,13 +272,14 @@ def _replaying(recipe: Recipe, config: AdversarialConfig) -> Recipe:
     return recipe.model_copy(update={"stages": [*recipe.stages, Stage(name="replay", data=[*config.replay])]})
 
 
-def _publish(out: Path, folder: Path) -> None:
-    """Copies the best round's guard, so that it stands where those of other trainings do."""
+def _publish(out: Path, folder: Path, report: Report) -> dict[str, list[str]]:
+    """Copies the best round's guard, so that it stands where those of other trainings do; returns what it wrote."""
     made = out / ".guard"
-    for old in (made, out / "guard"):
-        shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(made, ignore_errors=True)
     shutil.copytree(folder / "guard", made)
-    made.rename(out / "guard")
+    files = {"guard": placing.names_of(made)}
+    placing.put_in_place(made, out / "guard", own=placing.written(out, "guard", record=RECORD), report=report)
+    return files
 
 
 def _mean(watched: dict[str, float]) -> float:
