@@ -173,6 +173,14 @@ def test_runs_that_do_not_belong_together(place: Path, call: Call, monkeypatch: 
     assert "have no row of rows.json in common" in str(done.exception)
 
 
+def test_a_guard_is_no_cascade_with_itself(place: Path, call: Call) -> None:
+    shutil.copytree("fast", "again")
+    done = call("cascade", "--fast", "fast", "--strong", "again", "--labels", "rows.json", "--out", "c.yaml")
+    assert isinstance(done.exception, UsageError)
+    assert "fast and again were judged by the same guard" in str(done.exception)
+    assert not (place / "c.yaml").exists()
+
+
 def test_shards_of_several_guards_are_no_run(place: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.rmtree("fast")
     for shard in ("0/2", "1/2"):

@@ -181,9 +181,9 @@ def test_very_many_scores_are_taken_by_quantiles(monkeypatch: pytest.MonkeyPatch
 
 
 def test_figures() -> None:
-    rows = [*GOOD, *WRONG, (None, None, None, True), (DOUBTFUL, 0.5, SAFE, False)]
+    rows = [*GOOD, *WRONG, (None, None, None, True), (DOUBTFUL, 0.5, SAFE, False)] * 2
     found = fit(*sides(rows), CascadeGoal(lose=0))
-    assert (found.rows, found.questions) == (12, 12)
+    assert (found.rows, found.questions) == (24, 24)
     assert found.fast.accuracy == pytest.approx(9 / 12)
     assert (found.strong.accuracy, found.in_sample.accuracy) == (1, 1)
     assert (found.fast.calls, found.strong.calls, found.in_sample.calls) == (0, 1, pytest.approx(4 / 12))
@@ -193,12 +193,12 @@ def test_figures() -> None:
 
 def test_rows_of_one_question_are_on_one_side() -> None:
     # Of one question the fast guard is wrong where its scores are alone. Limits that have not seen it let it stand.
-    rows: list[Row] = [(SAFE, 0.1 + i / 1000, SAFE, False) for i in range(60)] + [(SAFE, 0.4, UNSAFE, True)] * 6
-    questions = [f"问题{i}" for i in range(60)] + ["又一个问题？", "又一个问题"] * 3
+    rows: list[Row] = [(SAFE, 0.1 + i / 1000, SAFE, False) for i in range(60)] + [(SAFE, 0.4, UNSAFE, True)] * 10
+    questions = [f"问题{i}" for i in range(60)] + ["又一个问题？", "又一个问题"] * 5
     found = fit(*sides(rows, questions), CascadeGoal(lose=0))
-    assert (found.in_sample.accuracy, found.in_sample.calls) == (1, pytest.approx(6 / 66))
-    assert (found.cross_validated.accuracy, found.cross_validated.calls) == (pytest.approx(60 / 66), 0)
-    assert (found.comparison.only_first_right, found.comparison.only_second_right) == (0, 6)
+    assert (found.in_sample.accuracy, found.in_sample.calls) == (1, pytest.approx(10 / 70))
+    assert (found.cross_validated.accuracy, found.cross_validated.calls) == (pytest.approx(60 / 70), 0)
+    assert (found.comparison.only_first_right, found.comparison.only_second_right) == (0, 10)
     apart = fit(*sides(rows), CascadeGoal(lose=0))
     assert apart.cross_validated == apart.in_sample
 
@@ -220,4 +220,10 @@ def test_a_part_that_falls_short_of_the_goal_is_measured_all_the_same() -> None:
 
 def test_one_question_is_too_few() -> None:
     with pytest.raises(DataError, match="too few questions"):
-        fit(*sides(GOOD, ["问"] * 8), CascadeGoal(calls=1))
+        fit(*sides(GOOD * 3, ["问"] * 24), CascadeGoal(calls=1))
+
+
+@pytest.mark.parametrize(("rows", "found"), [(GOOD, "4 unsafe and 4 safe"), (GOOD[:4] * 5, "0 unsafe and 20 safe")])
+def test_without_enough_rows_of_both_labels_nothing_is_fitted(rows: list[Row], found: str) -> None:
+    with pytest.raises(DataError, match=f"^{found} rows .*at least 10 of each"):
+        fit(*sides(rows), CascadeGoal(calls=1))

@@ -18,6 +18,7 @@ from pydantic import BaseModel
 from libra_guard.backends._options import shares
 from libra_guard.data.base import question_bucket
 from libra_guard.errors import DataError, UsageError
+from libra_guard.evaluate.calibration_fit import FEWEST
 from libra_guard.evaluate.metrics import Bools, Outcomes, decide, measure
 from libra_guard.evaluate.predictions import Matched
 from libra_guard.evaluate.report import join_run
@@ -135,7 +136,8 @@ def read_runs(fast: str | Path, strong: str | Path, labels: str | Path, label_fi
 
     Raises:
         UsageError: A file is missing, the runs judged different things, the shards of one were judged by different
-            guards, or the questions were judged and no field was named that has their labels.
+            guards, or both runs by the same one, or the questions were judged and no field was named that has their
+            labels.
         DataError: There is no row that both judged.
     """
     runs = read_run(Path(fast)), read_run(Path(strong))
@@ -143,6 +145,8 @@ def read_runs(fast: str | Path, strong: str | Path, labels: str | Path, label_fi
     for run in runs:
         if run.mixed:
             raise UsageError(f"{run.path}: {run.mixed[0]}")
+    if runs[0].guard and runs[0].guard == runs[1].guard:
+        raise UsageError(f"{fast} and {strong} were judged by the same guard; a cascade is made of two")
     labels = pinned(labels)
     first, second = (join_run(run, labels, label_field) for run in runs)
     partners = {row.truth.number: row for row in second.rows}
@@ -170,9 +174,14 @@ def fit(rows: list[Matched], partners: list[Matched], goal: CascadeGoal) -> Fit:
 
     Raises:
         UsageError: No limits reach the goal; the message says what can be reached.
-        DataError: There are too few questions.
+        DataError: There are too few questions, or fewer than ``FEWEST`` rows of a label: with none, the limit beyond
+            which the fast guard is not asked about it would be anywhere.
     """
     both = _rows(rows, partners)
+    n_unsafe = int(both.fast.unsafe.sum())
+    if min(n_unsafe, len(both) - n_unsafe) < FEWEST:
+        told = f"{n_unsafe} unsafe and {len(both) - n_unsafe} safe rows that both guards have judged"
+        raise DataError(f"{told}; at least {FEWEST} of each are needed")
     limits = choose(both, goal)
     stands = _cross_validated(both, goal)
     return Fit(
