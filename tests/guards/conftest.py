@@ -56,6 +56,36 @@ def tiny_llm(tmp_path_factory: pytest.TempPathFactory) -> MakeModel:
 
 
 @pytest.fixture
+def taught_llm(tmp_path: Path) -> Callable[[Path, Sequence[int], str], Path]:
+    """Folder of a tiny model that has learnt to write a text: ``taught_llm(tiny_llm("Llama", …), prompt, text)``."""
+
+    def folder(untaught: Path, prompt: Sequence[int], text: str) -> Path:
+        import torch
+        import transformers
+
+        tokenizer = transformers.AutoTokenizer.from_pretrained(untaught)
+        auto: Any = transformers.AutoModelForCausalLM
+        model = auto.from_pretrained(untaught, dtype=torch.float32)
+        answer = [*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id]
+        ids = torch.tensor([[*prompt, *answer]])
+        optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
+        for _ in range(400):
+            logits = model(ids).logits[0, len(prompt) - 1 : -1]
+            if (logits.softmax(-1)[range(len(answer)), answer] > 0.9).all():
+                break
+            torch.nn.functional.cross_entropy(logits, torch.tensor(answer)).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        else:
+            pytest.fail(f"not learnt: {text}")
+        model.save_pretrained(tmp_path / "taught")
+        tokenizer.save_pretrained(tmp_path / "taught")
+        return tmp_path / "taught"
+
+    return folder
+
+
+@pytest.fixture
 def member(tmp_path: Path) -> Member:
     """A guard for a file of guards: ``member("fast", {"毒": 0.9}, guard="policy")`` gives a text with 毒 that score.
 

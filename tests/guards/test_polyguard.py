@@ -124,6 +124,20 @@ def test_generated_where_nothing_can_be_scored() -> None:
 
 
 @pytest.mark.parametrize("architecture", ["Qwen2", "Mistral"])
+@pytest.mark.parametrize(("harmful", "label"), [("no", Label.SAFE), ("yes", Label.UNSAFE)])
+def test_on_a_model_that_writes_its_lines(tiny_llm, taught_llm, architecture: str, harmful: str, label: Label) -> None:
+    said = lines("no", "None", "no", harmful, "None")
+    untaught = tiny_llm(architecture, CONTROLS, chat_template=CHATML)
+    ask = load_guard(f"polyguard:{untaught}")
+    prompt = ask.backend._encoder.prompts([ask.ask(PAIR)])[0]
+    taught = taught_llm(untaught, prompt, said)
+    # Its tokenizer writes bytes.
+    (verdict,) = load_guard(f"polyguard:{taught}", max_new_tokens=200).judge([PAIR])
+    assert (verdict.label, verdict.raw, verdict.method) == (label, said, Method.CHOOSE)
+    assert abs(verdict.unsafe_score - (label is Label.UNSAFE)) < 0.1
+
+
+@pytest.mark.parametrize("architecture", ["Qwen2", "Mistral"])
 def test_on_a_model_of_its_architecture(tiny_llm, architecture: str) -> None:
     guard = load_guard(f"polyguard:{tiny_llm(architecture, CONTROLS, chat_template=CHATML)}", max_new_tokens=8)
     question, pair = guard.judge([QUESTION, PAIR])

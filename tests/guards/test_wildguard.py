@@ -117,6 +117,18 @@ def test_questions_and_answers_in_one_list_keep_their_order() -> None:
     assert [v.label for v in verdicts] == [Label.SAFE, Label.UNSAFE, Label.SAFE]
 
 
+@pytest.mark.parametrize(("said", "label"), [(SAID, Label.SAFE), (SAID[:-2] + "yes", Label.UNSAFE)])
+def test_on_a_model_that_writes_its_lines(tiny_llm, taught_llm, said: str, label: Label) -> None:
+    untaught = tiny_llm("Mistral", CONTROLS)
+    ask = load_guard(f"wildguard:{untaught}")
+    prompt = ask.backend._encoder.prompts([ask.ask(PAIR)])[0]
+    (verdict,) = load_guard(f"wildguard:{taught_llm(untaught, prompt, said)}").judge([PAIR])
+    assert (verdict.label, verdict.raw, verdict.method) == (label, said, Method.CHOOSE)
+    assert verdict.analysis == "Response refusal: no"
+    # It was taught one word after these lines, and the score is of that word's place.
+    assert abs(verdict.unsafe_score - (label is Label.UNSAFE)) < 0.1
+
+
 def test_on_a_model_of_its_architecture(tiny_llm) -> None:
     guard = load_guard(f"wildguard:{tiny_llm('Mistral', CONTROLS)}", max_new_tokens=8)
     question, pair = guard.judge([QUESTION, PAIR])
