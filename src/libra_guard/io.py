@@ -30,6 +30,8 @@ from libra_guard.records import as_json
 SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".parquet")
 CALIBRATION = "calibration.json"
 """File beside a model that says what its scores are worth."""
+ADAPTER = "adapter_config.json"
+"""File that makes a folder a LoRA adapter."""
 _ABOUT = (CALIBRATION, "README.md")
 """Files beside a model that change nothing of what it says."""
 _CARD = ("card.json", "README.md")
@@ -180,6 +182,8 @@ def bytes_hash(content: bytes) -> str:
 def model_hash(folder: str | Path) -> str:
     """Identifies a model folder by its files, as ``sha256:…``; its card and a calibration are none of them.
 
+    Of an adapter's configuration the name of its base does not count: the same base has another name on another disk.
+
     Files up to 64 MB count whole. Of larger ones the size and the first and last megabyte count: enough to tell two
     trained models apart, without reading gigabytes before each run.
     """
@@ -187,6 +191,10 @@ def model_hash(folder: str | Path) -> str:
     files = (f for f in Path(folder).iterdir() if f.is_file() and not f.name.startswith("."))
     for file in sorted(f for f in files if f.name not in _ABOUT):
         size = file.stat().st_size
+        if file.name == ADAPTER:
+            settings = adapter_settings(file)
+            digest.update(f"{file.name}\0{len(settings)}\0".encode() + settings)
+            continue
         digest.update(f"{file.name}\0{size}\0".encode())
         with file.open("rb") as stream:
             if size <= _WHOLE:
@@ -196,6 +204,18 @@ def model_hash(folder: str | Path) -> str:
                 stream.seek(-_CHUNK, os.SEEK_END)
                 digest.update(stream.read())
     return "sha256:" + digest.hexdigest()
+
+
+def adapter_settings(file: Path) -> bytes:
+    """An adapter's configuration without the name of its base; as it is, where it cannot be read."""
+    text = file.read_bytes()
+    try:
+        settings = json.loads(text)
+    except ValueError:
+        return text
+    if not isinstance(settings, dict) or settings.pop("base_model_name_or_path", None) is None:
+        return text
+    return json.dumps(settings, sort_keys=True).encode()
 
 
 def dumps(record: Any) -> str:

@@ -179,6 +179,23 @@ def test_a_folder_is_not_told_to_the_hub(tmp_path: Path, monkeypatch: pytest.Mon
     assert "Its encoder is cut from `name`" in text
 
 
+def test_the_way_to_a_folder_stays_out_of_the_card(tmp_path: Path) -> None:
+    (tmp_path / "models" / "small").mkdir(parents=True)
+    parts = {
+        "encoder": {"base": str(tmp_path / "models" / "small")},
+        "stages": [{"name": "s", "data": [SEED]}],
+    }
+    text = card(tmp_path, provenance=recipe(**parts))
+    assert "base: small\n" in text
+    assert str(tmp_path) not in text
+
+
+def test_a_guard_without_a_base_gets_none(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"--base owner/name: the guard in .* from no pretrained model"):
+        rewrite_cards(run(tmp_path), base="owner/name")
+    assert "owner/name" not in (tmp_path / "train.json").read_text(encoding="utf-8")
+
+
 def test_data_sets_on_the_hub_are_named(tmp_path: Path) -> None:
     (tmp_path / "guard").mkdir()
     fitted = Recipe.model_validate(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,21 @@ def test_another_guard_moves_what_lay_beside_the_earlier_one_and_says_so(
         ": .gitattributes, calibration.json, notes; a calibration serves only the guard that it was fitted on"
     )
     assert {path.name for path in tmp_path.iterdir()} == {"guard", "guard.old"}
+
+
+def test_an_adapter_whose_base_has_another_name_is_the_same(tmp_path: Path) -> None:
+    place, made = folder(tmp_path / "guard"), folder(tmp_path / ".guard")
+    for path, base in ((place, "owner/name"), (made, "/models/copy")):
+        put(path, {"adapter_config.json": json.dumps({"r": 4, "base_model_name_or_path": base})})
+    put(place, THEIRS)
+    before = model_hash(place)
+    put_in_place(made, place, own=OWN, report=str)
+    assert texts(place).items() >= THEIRS.items()
+    assert "/models/copy" in texts(place)["adapter_config.json"]
+    # So a calibration still fits.
+    assert model_hash(place) == before
+    put(place, {"adapter_config.json": json.dumps({"r": 8, "base_model_name_or_path": "/models/copy"})})
+    assert model_hash(place) != before
 
 
 def test_nothing_that_was_moved_before_is_written_over(tmp_path: Path) -> None:

@@ -13,11 +13,11 @@ from jinja2 import TemplateError
 from libra_guard.configuration import read_object
 from libra_guard.data.registry import load_importer
 from libra_guard.errors import UsageError
-from libra_guard.io import write_atomic
+from libra_guard.io import ADAPTER, write_atomic
 from libra_guard.plaintext import plain_text
 from libra_guard.train.generative_recipe import GenerativeRecipe
 from libra_guard.train.outputs import Outputs
-from libra_guard.train.provenance import hub_name
+from libra_guard.train.provenance import hub_name, named_base
 from libra_guard.train.recipe import Recipe
 
 _HUB_ADDRESS = re.compile(r"(?:hf://|https://huggingface\.co/datasets/)([\w.-]+/[\w.-]+)")
@@ -67,7 +67,7 @@ def rewrite_cards(run: Path, *, base: str | None = None) -> list[Path]:
         The files.
 
     Raises:
-        UsageError: No training is told of there, its guard is gone, or the base's name is none.
+        UsageError: No training is told of there, its guard is gone, the base's name is none, or the guard has no base.
     """
     path = run / "train.json"
     try:
@@ -83,6 +83,8 @@ def rewrite_cards(run: Path, *, base: str | None = None) -> list[Path]:
         if not (run / folder).is_dir():
             raise UsageError(f"{run / folder}: no such folder; a card stands beside its model")
     if base is not None:
+        if "model" not in settings and not settings.get("encoder"):
+            raise UsageError(f"--base {base}: the guard in {run} was started from no pretrained model")
         _name_base(run, result, base)
     try:
         if "model" in settings:
@@ -97,7 +99,7 @@ def _name_base(run: Path, result: dict[str, Any], base: str) -> None:
     if "/" not in base or not hub_name(base):
         raise UsageError(f"--base {base}: a name on the model hub is OWNER/NAME")
     result |= {"base": base, "base_model": base}
-    adapter = run / "guard" / "adapter_config.json"
+    adapter = run / "guard" / ADAPTER
     if adapter.exists():
         settings = read_object(adapter) | {"base_model_name_or_path": base}
         write_atomic(adapter, json.dumps(settings, ensure_ascii=False, indent=2) + "\n")
@@ -105,13 +107,13 @@ def _name_base(run: Path, result: dict[str, Any], base: str) -> None:
 
 
 def _write(path: Path, name: str, recipe: Recipe | GenerativeRecipe, result: dict[str, Any], **more: Any) -> Path:
-    base = result.get("base") or recipe.base
+    named = result.get("base") or recipe.base
     # Earlier versions' runs do not tell whether their base was a folder.
-    base_model = result.get("base_model", base and hub_name(base))
+    base, base_model = named and named_base(named), result.get("base_model", named and hub_name(named))
     template = plain_text("train").get_template(name)
     text = template.render(
         recipe=recipe,
-        recipe_yaml=yaml.safe_dump(recipe.brief, allow_unicode=True, sort_keys=False).strip(),
+        recipe_yaml=yaml.safe_dump(_brief(recipe), allow_unicode=True, sort_keys=False).strip(),
         sets=(sets := _sets(recipe)),
         datasets=[found[1] for one in sets if (found := _HUB_ADDRESS.match(one["address"]))],
         languages=list(dict.fromkeys(one["language"] for one in sets)),
@@ -119,6 +121,15 @@ def _write(path: Path, name: str, recipe: Recipe | GenerativeRecipe, result: dic
     )
     write_atomic(path, text)
     return path
+
+
+def _brief(recipe: Recipe | GenerativeRecipe) -> dict[str, Any]:
+    """The recipe's settings; of a base in a folder the name alone, for the way to it is nobody else's."""
+    told = recipe.brief
+    for part in ("model", "encoder"):
+        if part in told and recipe.base:
+            told[part]["base"] = named_base(recipe.base)
+    return told
 
 
 def _sets(recipe: Recipe | GenerativeRecipe) -> list[dict[str, str]]:

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from libra_guard.io import CALIBRATION
+from libra_guard.io import ADAPTER, CALIBRATION, adapter_settings
 
 CARD = "README.md"
 """A card changes nothing of what a guard says."""
@@ -37,7 +37,8 @@ def written(out: Path, folder: str, *, record: str = "train.json") -> Collection
 def put_in_place(made: Path, place: Path, *, own: Collection[str], report: Report) -> None:
     """Puts a new folder in the place of an earlier one.
 
-    Where both are the same to the byte, cards apart, all that lies beside it stays: a calibration still holds.
+    Where both are the same to the byte, cards apart and an adapter's name for its base, all that lies beside it stays:
+    a calibration still holds.
 
     Args:
         made: The new one, on the same disk.
@@ -46,9 +47,10 @@ def put_in_place(made: Path, place: Path, *, own: Collection[str], report: Repor
         report: Told what was moved, and where.
     """
     names = [path.relative_to(made) for path in made.rglob("*") if path.is_file() and path != made / CARD]
-    if all((place / name).is_file() and filecmp.cmp(made / name, place / name, shallow=False) for name in names):
-        if (made / CARD).exists():
-            (made / CARD).replace(place / CARD)
+    if all((place / name).is_file() and _same(made / name, place / name) for name in names):
+        for name in (CARD, ADAPTER):
+            if (made / name).exists():
+                (made / name).replace(place / name)
         shutil.rmtree(made)
         return
     clear(place, own={*own, *names_of(made)}, report=report)
@@ -73,6 +75,12 @@ def clear(place: Path, *, own: Collection[str], report: Report) -> None:
         for path in others:
             path.rename(aside / path.name)
     shutil.rmtree(place, ignore_errors=True)
+
+
+def _same(one: Path, other: Path) -> bool:
+    if one.name == ADAPTER:
+        return adapter_settings(one) == adapter_settings(other)
+    return filecmp.cmp(one, other, shallow=False)
 
 
 def _free(place: Path) -> Path:
