@@ -471,6 +471,21 @@ def test_stages_are_kept(trained: Callable[[str], Trained], finished: Path, data
     assert json.loads((finished / "train.json").read_text()) == run.result
 
 
+@pytest.mark.parametrize("cut", [0, 5000, None])
+def test_a_finished_stage_that_is_damaged_is_trained_anew(
+    trained: Callable[[str], Trained], finished: Path, data: Path, cut: int | None
+) -> None:
+    run, weights = trained("encoder"), finished / "stage-first" / "encoder.safetensors"
+    whole = weights.read_bytes()
+    weights.unlink() if cut is None else weights.write_bytes(whole[:cut])
+    lines: list[str] = []
+    result = train_classifier(run.recipe, data, finished, report=lines.append)
+    (told,) = [line for line in lines if "damaged" in line]
+    assert told.startswith(f"stage 'first': {finished / 'stage-first'} is damaged and is trained anew: ")
+    assert weights.read_bytes() == whole
+    assert result == run.result
+
+
 @pytest.mark.parametrize(
     ("change", "kept"),
     [

@@ -282,7 +282,7 @@ def test_what_is_told(trained: Callable[[str], Trained], data: Path, kind: str) 
     assert provenance["base"] == model_hash(run.recipe.model.base)
     assert provenance["data"] == {name: file_hash(data / name) for name in ("analysed.jsonl", "smile.jsonl")}
     assert {"torch", "transformers", "trl", "peft"} <= set(provenance["versions"])
-    assert run.lines[:3] == [
+    assert [*run.lines[:2], run.lines[3]] == [
         "rows left out, by set: {'smile': 1}",
         f"  {data}/smile.jsonl:81: there are no fields question and response",
         "stage 'first': 204 samples; 0 are longer than 256 tokens and left out",
@@ -290,6 +290,27 @@ def test_what_is_told(trained: Callable[[str], Trained], data: Path, kind: str) 
     second = run.lines[run.lines.index("stage 'second': 204 samples; 0 are longer than 256 tokens and left out") + 1]
     for setting in ("epochs 2.0 (its own)", "length 256 (from 'first')", "batch_size 8 (default)"):
         assert setting in second
+
+
+def test_every_setting_that_is_no_stage_s_is_told(
+    data: Path, make_generative: MakeGenerative, causal_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Seen(Exception):
+        pass
+
+    def stop(line: str) -> None:
+        if line.startswith("  model.base"):
+            raise Seen(line.strip())
+
+    typed = {"teaching.label_weight": 3, "model.lora.rank": 4}
+    recipe = make_generative(**QUICK, model={"lora": {"alpha": 8}}).changed(typed, "here")
+    with pytest.raises(Seen) as seen:
+        train_generative(recipe, data, tmp_path, base=str(causal_base), typed=list(typed), report=stop)
+    told = str(seen.value).split("), ")
+    assert told[0] == f"model.base {causal_base} (the command line"
+    assert {"teaching.label_weight 3.0 (the command line", "teaching.rules False (default"} <= set(told)
+    assert {"model.lora.rank 4 (the command line", "model.lora.alpha 8 (the recipe's"} <= set(told)
+    assert told[-1].startswith("seed 42 (")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -542,6 +563,27 @@ def test_a_changed_recipe_trains_what_depends_on_it(
     taken = [line for line in lines if "taken from" in line]
     assert len(taken) == sum(kept)
     assert ("stage 'first': training" in lines) == (not kept[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "cut"),
+    [("model/model.safetensors", 5000), ("model/config.json", 3), ("losses.json", 0), ("model", None)],
+)
+def test_a_finished_stage_that_is_damaged_is_trained_anew(
+    trained: Callable[[str], Trained], finished: Path, data: Path, name: str, cut: int | None
+) -> None:
+    (stage,) = finished.glob("stage-first-*")
+    if cut is None:
+        shutil.rmtree(stage / name)
+    else:
+        (stage / name).write_bytes((stage / name).read_bytes()[:cut])
+    lines: list[str] = []
+    result = train_generative(trained("full").recipe, data, finished, report=lines.append)
+    (told,) = [line for line in lines if "damaged" in line]
+    assert told.startswith(f"stage 'first': {stage} is damaged and is trained anew: {Path(name).name}")
+    assert "stage 'first': training" in lines
+    assert any(line.startswith("stage 'second': taken from") for line in lines)
+    assert result["losses"]["first"] == pytest.approx(trained("full").result["losses"]["first"], abs=1e-6)
 
 
 @pytest.mark.parametrize("kind", KINDS)

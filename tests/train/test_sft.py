@@ -23,7 +23,7 @@ from libra_guard.errors import BackendError
 from libra_guard.records import Label, Sample
 from libra_guard.train.generative_recipe import GenerativeStage, Model, Teaching
 from libra_guard.train.lessons import IGNORED, Lesson, Teacher
-from libra_guard.train.sft import Collator, GuardSFTTrainer, Order, fit, last_checkpoint
+from libra_guard.train.sft import Collator, GuardSFTTrainer, Order, fit, last_checkpoint, losses_of
 
 SOURCE = {"set": "libra-seed", "path": "seed.jsonl"}
 
@@ -37,7 +37,7 @@ class Fitted:
 
     @property
     def losses(self) -> list[float]:
-        return [row["loss"] for row in self.trainer.state.log_history if "loss" in row]
+        return losses_of(self.trainer.state)
 
     @property
     def weights(self) -> dict[str, torch.Tensor]:
@@ -307,6 +307,20 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(
     assert_same(whole, again, within=1e-6)
 
 
+def test_losses_do_not_hang_on_where_a_checkpoint_was(train: Callable[..., Fitted], lessons: list[Lesson]) -> None:
+    whole = train(lessons, folder="whole", epochs=2, save_steps=6)
+    with pytest.raises(Killed):
+        train(lessons, epochs=2, save_steps=6, report=killed_at(20))
+    again = train(lessons, epochs=2, save_steps=6)
+    assert again.lines[0] == "  going on from update 18 of 32"
+    assert [line.partition(" minutes")[0].rpartition(",")[0] for line in again.lines[1:]] == [
+        f"  update {update} of 32, loss {whole.losses[update // 10 - 1]:.3f}" for update in (20, 30)
+    ]
+    assert again.losses == pytest.approx(whole.losses, abs=1e-6)
+    each = [row["loss"] for row in whole.trainer.state.log_history if "loss" in row]
+    assert whole.losses == pytest.approx([sum(each[i : i + 10]) / 10 for i in (0, 10, 20)])
+
+
 def test_a_finished_run_trains_nothing(train: Callable[..., Fitted], lessons: list[Lesson]) -> None:
     first = train(lessons)
     again = train(lessons)
@@ -396,7 +410,7 @@ def test_a_checkpoint_of_fsdp_or_deepspeed_is_not_removed(saved: Path, tmp_path:
 
 def test_a_checkpoint_holds_what_was_logged(saved: Path) -> None:
     state = json.loads((saved / "checkpoint-16" / "trainer_state.json").read_text())
-    assert [row["step"] for row in state["log_history"] if "loss" in row] == [10]
+    assert [row["step"] for row in state["log_history"] if "loss" in row] == list(range(1, 17))
 
 
 # A full disk

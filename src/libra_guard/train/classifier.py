@@ -292,15 +292,27 @@ def _train_stages(
         folder = shared / f"{stage.name}-{key[:12]}" if shared else out / f"stage-{stage.name}"
         mark = folder / "done"
         if mark.exists() and mark.read_text() == key:
-            report(f"stage '{stage.name}': taken from {folder}")
-            trainer.load(folder)
-            continue
+            if (damage := _loaded(trainer, folder)) is None:
+                report(f"stage '{stage.name}': taken from {folder}")
+                continue
+            report(f"stage '{stage.name}': {folder} is damaged and is trained anew: {damage}")
         trainer.fit(stage, examples)
         # An earlier recipe's mark must not stand beside these weights, not even for a moment.
         mark.unlink(missing_ok=True)
         with full_disk(folder):
             trainer.save(folder)
         write_atomic(mark, key)
+
+
+def _loaded(trainer: Any, folder: Path) -> str | None:
+    """Takes up a finished stage; what is wrong where its file cannot be read, for a copy or a disk may have cut it."""
+    from safetensors import SafetensorError
+
+    try:
+        trainer.load(folder)
+    except (OSError, SafetensorError) as error:
+        return str(error)
+    return None
 
 
 def _limits(examples: list[Example], thresholds: dict[str, float]) -> NDArray[np.float64]:

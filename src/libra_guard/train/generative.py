@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import PartialState
+from safetensors import SafetensorError, safe_open
 
 from libra_guard.errors import UsageError
 from libra_guard.evaluate.metrics import Outcomes
@@ -35,7 +36,7 @@ from libra_guard.train.mixture import Reader, Split, as_example
 from libra_guard.train.placing import names_of, put_in_place, written
 from libra_guard.train.provenance import hub_name, named_base, provenance_of
 from libra_guard.train.recipe import Source
-from libra_guard.train.sft import fit
+from libra_guard.train.sft import fit, losses_of
 
 Report = Callable[[str], None]
 _NAMED = 3
@@ -83,6 +84,7 @@ def train_generative(
     say: Report = report if first else _silent
     if (seen := torch.cuda.device_count()) > PartialState().num_processes:
         say(f"{PartialState().num_processes} of {seen} GPUs in use; `accelerate launch` uses more")
+    typed = [*typed, "model.base"] if base else typed
     out, base = Path(out), base or recipe.model.base
     if Path(base).is_dir():
         # An adapter names its base, and is used from other folders than this one.
@@ -97,6 +99,7 @@ def train_generative(
     for line in reader.left_out:
         say(line)
 
+    say(_common(recipe, base, typed))
     tokenizer = load_base_tokenizer(base, recipe.model)
     check_model(base, recipe.model, tokenizer, {stage.name: stage.length for stage in stages})
     teacher = Teacher(tokenizer, base, recipe.teaching)
@@ -205,6 +208,15 @@ def _need_both_labels(part: str, pairs: Sequence[_Pair]) -> None:
         raise UsageError(f"{part}: {found}; both labels are needed")
 
 
+def _common(recipe: GenerativeRecipe, base: str, typed: Collection[str]) -> str:
+    """Every setting that is not a stage's, and where it comes from."""
+    lora = {f"model.lora.{k}": v for k, v in recipe.model.lora or ()}
+    values = {f"model.{k}": v for k, v in recipe.model if k not in ("base", "lora")} | (lora or {"model.lora": None})
+    values |= {f"teaching.{k}": v for k, v in recipe.teaching}
+    told = {"model.base": base, **values, "seed": recipe.seed}
+    return "  " + ", ".join(f"{path} {value} ({recipe.whence(path, typed)})" for path, value in told.items())
+
+
 def _settings(recipe: GenerativeRecipe, stage: GenerativeStage, typed: Collection[str]) -> str:
     """Every setting of a stage and where it comes from."""
     values = {name: getattr(stage, name) for name in Training.model_fields}
@@ -238,6 +250,13 @@ def _train_stages(
         key = hashlib.sha256(f"{key}{stage}{made}".encode()).hexdigest()
         folder = home / f"stage-{stage.name}-{key[:12]}"
         mark, logged = folder / "done", folder / "losses.json"
+        damage = _damage(folder) if mark.exists() else None
+        state.wait_for_everyone()
+        if damage:
+            say(f"stage '{stage.name}': {folder} is damaged and is trained anew: {damage}")
+            if state.is_main_process:
+                shutil.rmtree(folder, ignore_errors=True)
+            state.wait_for_everyone()
         if mark.exists():
             say(f"stage '{stage.name}': taken from {folder}")
             model = None
@@ -254,8 +273,7 @@ def _train_stages(
             with full_disk(folder):
                 trainer.save_model(str(folder / "model"))
             if state.is_main_process:
-                history = [row["loss"] for row in trainer.state.log_history if "loss" in row]
-                write_atomic(logged, json.dumps(history) + "\n")
+                write_atomic(logged, json.dumps(losses_of(trainer.state)) + "\n")
                 write_atomic(mark, key)
                 shutil.rmtree(checkpoints, ignore_errors=True)
             state.wait_for_everyone()
@@ -269,6 +287,20 @@ def _train_stages(
         before = folder / "model"
     assert before is not None
     return before, losses
+
+
+def _damage(folder: Path) -> str | None:
+    """What is wrong with a finished stage: a copy or a disk may have cut its files. None where all can be read."""
+    weights = list((folder / "model").glob("*.safetensors"))
+    try:
+        for file in weights:
+            with safe_open(file, "pt") as tensors:
+                tensors.keys()
+        for file in (folder / "losses.json", *(folder / "model").glob("*.json")):
+            json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, SafetensorError) as error:
+        return f"{file.name}: {error}"
+    return None if weights else "model: no weights"
 
 
 def _ends(losses: list[float]) -> str:

@@ -154,6 +154,22 @@ class GenerativeRecipe(TrainingRecipe):
             found.append(stage.model_copy(update=settings))
         return found
 
+    def whence(self, path: str, typed: Collection[str] = ()) -> str:
+        """Where a setting of no stage comes from, in words.
+
+        Args:
+            path: Dotted.
+            typed: Dotted paths of what the command line set.
+        """
+        if any(path == one or path.startswith(f"{one}.") for one in typed):
+            return "the command line"
+        part: Any = self
+        for name in path.split("."):
+            if name not in part.model_fields_set:
+                return "default"
+            part = getattr(part, name)
+        return "the recipe's"
+
     def origin(self, stage: str, setting: str, typed: Collection[str] = ()) -> str:
         """Where a stage's setting comes from, in words.
 

@@ -12,6 +12,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import torch
@@ -32,6 +33,8 @@ from libra_guard.train.lessons import IGNORED, Lesson
 Report = Callable[[str], None]
 STATE = "trainer_state.json"
 """The file of a checkpoint that is written last."""
+TOGETHER = 10
+"""Updates whose mean loss is told."""
 # What FSDP and DeepSpeed write in place of the optimiser's file, before the trainer's state.
 _SHARDED = ("optimizer.bin", "optimizer_0", "latest")
 
@@ -106,6 +109,12 @@ class GuardSFTTrainer(SFTTrainer):  # type: ignore[misc]
         return (loss, outputs) if return_outputs else loss
 
 
+def losses_of(state: transformers.TrainerState) -> list[float]:
+    """The mean losses of ``TOGETHER`` updates each, over the whole stage, whatever checkpoint it went on from."""
+    found = [float(row["loss"]) for row in state.log_history if "loss" in row]
+    return [mean(found[end - TOGETHER : end]) for end in range(TOGETHER, len(found) + 1, TOGETHER)]
+
+
 class Reporter(transformers.TrainerCallback):
     """Says how a stage goes on, in the project's own words and place; the trainer itself would print to stdout."""
 
@@ -120,12 +129,12 @@ class Reporter(transformers.TrainerCallback):
             self._report(f"  going on from update {state.global_step} of {state.max_steps}")
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        """One line for each loss that is logged."""
-        if "loss" in logs:
+        """One line for each mean loss."""
+        if "loss" in logs and state.global_step % TOGETHER == 0:
             since, step = self._began
             rate = (state.global_step - step) / (time.monotonic() - since)
             self._report(
-                f"  update {state.global_step} of {state.max_steps}, loss {float(logs['loss']):.3f}, "
+                f"  update {state.global_step} of {state.max_steps}, loss {losses_of(state)[-1]:.3f}, "
                 f"{(state.max_steps - state.global_step) / rate / 60:.0f} minutes to go"
             )
 
@@ -214,7 +223,8 @@ def fit(
         data_seed=seed,
         save_steps=stage.save_steps,
         save_total_limit=2,
-        logging_steps=10,
+        # Each one's, so that what is told of ten does not hang on where a checkpoint was.
+        logging_steps=1,
         remove_unused_columns=False,
         report_to="none",
         disable_tqdm=True,
