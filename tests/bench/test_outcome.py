@@ -41,7 +41,7 @@ def returned(one: Round, answers: dict[str, list[str | None]], category: str = "
 
 
 def settled(one: Round, **options: Any) -> Outcome:
-    return agree(one, **{"min_share": MIN_SHARE, "resamples": 50, "seed": 0} | options)
+    return agree(one, **{"min_share": MIN_SHARE, "resamples": 100, "seed": 0} | options)
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -200,6 +200,12 @@ def test_what_was_settled_is_bound_to_what_was_collected(one: Round) -> None:
     returned(one, {"甲": [S, S, S, S, S]})
     with pytest.raises(UsageError, match="have changed since"):
         read_outcome(one)
+
+
+def test_a_bootstrap_of_few_is_refused_before_anything_is_written(one: Round) -> None:
+    with pytest.raises(UsageError, match="--resamples 99: at least 100"):
+        settled(one, resamples=99)
+    assert not (one.folder / "labels.jsonl").exists()
 
 
 def test_twice_the_same_bytes(one: Round) -> None:

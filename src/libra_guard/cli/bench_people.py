@@ -81,7 +81,7 @@ def agree(
         float | None,
         typer.Option(min=0, max=1, help="Share of annotators that have to give a label; as last time, else 2/3."),
     ] = None,
-    resamples: Annotated[int, typer.Option(min=0, help="Of the bootstrap; 0: no intervals.")] = 1000,
+    resamples: Annotated[int, typer.Option(min=0, help="Of the bootstrap: 100 or more; 0: no intervals.")] = 1000,
     seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
 ) -> None:
     """Settle labels by majority, measure agreement, and queue the rest for an adjudicator.
