@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tables import markdown
 
 from libra_guard import Conversation, load_guard
 from libra_guard.evaluate.metrics import Outcomes
@@ -58,19 +59,6 @@ def measured(spec: str, rows: list[tuple[Sample, str]]) -> dict[str, Any]:
     return {"guard": guard.provenance(), "test": {n: rounded(found.where(sets == n)) for n in dict.fromkeys(sets)}}
 
 
-def markdown(systems: dict[str, dict[str, Any]]) -> str:
-    """A row a system: accuracy, F1-unsafe and AUC; of sets without an unsafe row, how many were flagged."""
-    sets = list(next(iter(systems.values())))
-    lines = ["| | " + " | ".join(sets) + " |", "|---|" + "--:|" * len(sets)]
-    for name, found in systems.items():
-        cells = []
-        for one in (found[s] for s in sets):
-            two_classes = 0 < one["n_unsafe"] < one["n"]
-            cells.append(" / ".join(f"{one[m]:.3f}" for m in SHOWN) if two_classes else f"{one['over_refusal']:.1%}")
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
 def main() -> None:
     """Judges, writes and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -88,7 +76,7 @@ def main() -> None:
     others = {spec.partition(":")[0]: measured(spec, rows) for spec in options.guard}
     result = {"command": shlex.join(["python", *sys.argv]), "trained": record, "others": others}
     write_atomic(options.out, json.dumps(result, ensure_ascii=False, indent=1) + "\n")
-    print(markdown(record["test"] | {name: found["test"] for name, found in others.items()}))
+    print(markdown(record["test"] | {name: found["test"] for name, found in others.items()}, SHOWN))
 
 
 if __name__ == "__main__":

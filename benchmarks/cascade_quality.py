@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 from machine import machine
+from tables import markdown
 
 from libra_guard import load_guard
 from libra_guard.evaluate.cascade import CascadeGoal, fit, read_runs
@@ -95,19 +96,6 @@ def by_set(rows: list[Matched]) -> dict[str, Any]:
     return {"all": rounded(found)} | {name: rounded(found.where(sets == name)) for name in dict.fromkeys(sets.tolist())}
 
 
-def shown(figures: dict[str, dict[str, Any]]) -> str:
-    """Accuracy and F1-unsafe of a row's sets; of sets without an unsafe row the share that was flagged."""
-    names = list(next(iter(figures.values())))
-    lines = ["| | " + " | ".join(names) + " |", "|---|" + "--:|" * len(names)]
-    for system, found in figures.items():
-        cells = [
-            f"{one['accuracy']:.3f} / {one['f1_unsafe']:.3f}" if one["n_unsafe"] else f"{one['over_refusal']:.1%}"
-            for one in found.values()
-        ]
-        lines.append(f"| {system} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
 def main() -> None:
     """Judges, fits, writes and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -152,7 +140,7 @@ def main() -> None:
         "versions": {n: version(n) for n in ("libra-guard", "onnxruntime", "numpy")},
     }
     write_atomic(options.out, json.dumps(result, ensure_ascii=False, indent=1) + "\n")
-    print(shown(figures))
+    print(markdown(figures, ("accuracy", "f1_unsafe")))
     for name in ("fast", "strong", "in_sample", "cross_validated"):
         one = getattr(found, name)
         print(f"{name}: accuracy {one.accuracy:.4f}, strong guard asked {one.calls:.1%}")
