@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 
 from libra_guard.backends._running import failures, first_line
 from libra_guard.errors import UsageError, require
-from libra_guard.io import model_hash
+from libra_guard.io import ADAPTER, model_hash
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 CAUSAL = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
@@ -51,7 +51,7 @@ def load(
         raise UsageError(f"there is no dtype '{dtype}'; there are: {', '.join(DTYPES)}")
     place = find_device(device)
     named = model
-    if adapter is None and (Path(model).expanduser() / "adapter_config.json").is_file():
+    if adapter is None and (Path(model).expanduser() / ADAPTER).is_file():
         model, adapter = _base_of(model), model
     if adapter is not None:
         _check_adapter(adapter)
@@ -129,8 +129,7 @@ def check_folder(model: str) -> str:
     if model and path.is_dir():
         if not (path / "config.json").is_file():
             raise UsageError(
-                f"'{model}' is no model folder: it has neither config.json (a model) "
-                "nor adapter_config.json (a LoRA adapter)"
+                f"'{model}' is no model folder: it has neither config.json (a model) nor {ADAPTER} (a LoRA adapter)"
             )
         if not any(path.glob("*.safetensors")):
             if any(path.glob("*.onnx")):
@@ -144,7 +143,7 @@ def check_folder(model: str) -> str:
 
 
 def _base_of(adapter: str) -> str:
-    path = Path(adapter).expanduser() / "adapter_config.json"
+    path = Path(adapter).expanduser() / ADAPTER
     try:
         base = json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"]
     except (ValueError, KeyError, TypeError) as error:
@@ -160,7 +159,7 @@ def _check_adapter(adapter: str) -> None:
     if not path.is_dir():
         check_folder(adapter)
     else:
-        for name in ("adapter_config.json", "adapter_model.safetensors"):
+        for name in (ADAPTER, "adapter_model.safetensors"):
             if not (path / name).is_file():
                 raise UsageError(f"'{adapter}' is no LoRA adapter folder: it has no {name}")
 

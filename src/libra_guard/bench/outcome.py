@@ -16,7 +16,7 @@ from libra_guard.bench.rounds import ADJUDICATOR, Round
 from libra_guard.bench.rows import as_csv, as_lines, row_keys
 from libra_guard.configuration import read_object
 from libra_guard.errors import UsageError
-from libra_guard.evaluate.significance import LEAST
+from libra_guard.evaluate.significance import check_resamples
 from libra_guard.io import BadRow, bytes_hash, read_rows, write_atomic
 
 LABELLED = "labels.jsonl"
@@ -53,15 +53,14 @@ def agree(
         one: The round, collected.
         adjudicated: The queue, filled in. It is kept under ``returned/``.
         min_share: See ``settle``; by default that of the last time, and ``MIN_SHARE`` the first time.
-        resamples: Of the bootstrap, at least ``LEAST``; 0 gives no intervals.
+        resamples: Of the bootstrap, at least 100; 0 gives no intervals.
         seed: Of the bootstrap.
 
     Raises:
         UsageError: The round has not been collected, or the queue holds answers that were not handed in; or the
             resamples are too few.
     """
-    if 0 < resamples < LEAST:
-        raise UsageError(f"--resamples {resamples}: at least {LEAST} make an interval; 0 for none")
+    check_resamples("--resamples", resamples)
     annotations = read_collected(one)
     if min_share is None:
         report = one.folder / AGREEMENT

@@ -80,14 +80,27 @@ def fit(rows: Sequence[Matched], method: FitMethod, goal: CalibrationGoal, *, se
         DataError: There are too few rows or questions, the scores do not rank the rows, or the goal cannot be met.
     """
     outcomes = decide(rows, Rules())
-    n_unsafe, n_safe = int(outcomes.unsafe.sum()), int((~outcomes.unsafe).sum())
-    if min(n_unsafe, n_safe) < FEWEST:
-        raise DataError(f"{n_unsafe} unsafe and {n_safe} safe rows with a score; at least {FEWEST} of each are needed")
+    check_enough(outcomes, "rows with a score")
     found = fit_map(method, outcomes.score, outcomes.unsafe)
     threshold = choose_threshold(goal, found.apply(outcomes.score), outcomes.unsafe)
     found = found.model_copy(update={"threshold": threshold})
     held_out = _cross_validated(outcomes, _groups(rows), method, goal, seed)
     return Fitted(found, measure(outcomes), measure(held_out), measure(_mapped(outcomes, found)))
+
+
+def check_enough(rows: Outcomes, what: str) -> None:
+    """Sees to it that there are ``FEWEST`` rows of each label.
+
+    Args:
+        rows: To be fitted on.
+        what: They are, in words.
+
+    Raises:
+        DataError: There are fewer.
+    """
+    n_unsafe, n_safe = int(rows.unsafe.sum()), int((~rows.unsafe).sum())
+    if min(n_unsafe, n_safe) < FEWEST:
+        raise DataError(f"{n_unsafe} unsafe and {n_safe} safe {what}; at least {FEWEST} of each are needed")
 
 
 def measure_on(found: ScoreMap, rows: Sequence[Matched], fitted_on: Sequence[Matched]) -> tuple[Metrics, Metrics]:

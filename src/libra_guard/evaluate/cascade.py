@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from libra_guard.backends._options import shares
 from libra_guard.data.base import question_bucket
 from libra_guard.errors import DataError, UsageError
-from libra_guard.evaluate.calibration_fit import FEWEST
+from libra_guard.evaluate.calibration_fit import check_enough
 from libra_guard.evaluate.metrics import Bools, Outcomes, decide, measure
 from libra_guard.evaluate.predictions import Matched
 from libra_guard.evaluate.report import join_run
@@ -174,14 +174,11 @@ def fit(rows: list[Matched], partners: list[Matched], goal: CascadeGoal) -> Fit:
 
     Raises:
         UsageError: No limits reach the goal; the message says what can be reached.
-        DataError: There are too few questions, or fewer than ``FEWEST`` rows of a label: with none, the limit beyond
-            which the fast guard is not asked about it would be anywhere.
+        DataError: There are too few questions, or too few rows of a label (see ``check_enough``): with none, the limit
+            beyond which the strong guard is not asked would be anywhere.
     """
     both = _rows(rows, partners)
-    n_unsafe = int(both.fast.unsafe.sum())
-    if min(n_unsafe, len(both) - n_unsafe) < FEWEST:
-        told = f"{n_unsafe} unsafe and {len(both) - n_unsafe} safe rows that both guards have judged"
-        raise DataError(f"{told}; at least {FEWEST} of each are needed")
+    check_enough(both.fast, "rows that both guards have judged")
     limits = choose(both, goal)
     stands = _cross_validated(both, goal)
     return Fit(

@@ -29,7 +29,7 @@ from libra_guard.evaluate.predictions import (
 )
 from libra_guard.evaluate.rules import Rules, Unreadable
 from libra_guard.evaluate.runs import Run, check_targets, read_run
-from libra_guard.evaluate.significance import LEAST, Comparison, compare, intervals
+from libra_guard.evaluate.significance import Comparison, check_resamples, compare, intervals
 from libra_guard.hub import pinned
 from libra_guard.io import file_hash, passed_over, unread
 from libra_guard.records import Label
@@ -183,8 +183,7 @@ def evaluate(
         DataError: Nothing can be scored.
     """
     rules = rules or Rules()
-    if resamples and resamples < LEAST:
-        raise UsageError(f"--bootstrap {resamples}: at least {LEAST} resamples make an interval; 0 for none")
+    check_resamples("--bootstrap", resamples)
     first, second = read_run(Path(predictions)), None if other is None else read_run(Path(other))
     check_targets(first, second, label_field)
     labelled = _Labels(pinned(labels), label_field or "label")

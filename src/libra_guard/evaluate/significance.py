@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
+from libra_guard.errors import UsageError
 from libra_guard.evaluate.metrics import Outcomes
 
 LEVEL = 0.95
@@ -65,6 +66,20 @@ def intervals(groups: Sequence[Cells], *, resamples: int, seed: int) -> dict[str
         return {}
     bounds = {name: _bounds(values) for name, values in zip(RATES, drawn, strict=True)}
     return {name: pair for name, pair in bounds.items() if pair is not None}
+
+
+def check_resamples(option: str, resamples: int) -> None:
+    """Sees to it that a bootstrap tells something, where one is asked for.
+
+    Args:
+        option: By which it was asked for.
+        resamples: Number of its samples; 0 where none is.
+
+    Raises:
+        UsageError: They are fewer than ``LEAST``.
+    """
+    if resamples and resamples < LEAST:
+        raise UsageError(f"{option} {resamples}: at least {LEAST} resamples make an interval; 0 for none")
 
 
 def compare(first: Outcomes, second: Outcomes, *, resamples: int, seed: int) -> Comparison:

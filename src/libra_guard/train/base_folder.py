@@ -8,6 +8,7 @@ from pathlib import Path
 from libra_guard.backends._pretrained import check_folder
 from libra_guard.backends._running import first_line
 from libra_guard.errors import UsageError
+from libra_guard.io import ADAPTER
 
 
 def check_base(base: str) -> None:
@@ -20,7 +21,7 @@ def check_base(base: str) -> None:
         UsageError: It is a folder that is not there or holds no model, or an adapter.
     """
     try:
-        about = json.loads((Path(base) / "adapter_config.json").read_text(encoding="utf-8"))
+        about = json.loads((Path(base) / ADAPTER).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         check_folder(base)
         return

@@ -10,14 +10,14 @@ import hashlib
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import PartialState
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from libra_guard.errors import UsageError
 from libra_guard.evaluate.metrics import Outcomes
@@ -32,11 +32,11 @@ from libra_guard.train.disk import full_disk
 from libra_guard.train.generative_recipe import GenerativeRecipe, GenerativeStage, Training
 from libra_guard.train.join import choose_threshold
 from libra_guard.train.lessons import Lesson, Teacher, lessons
-from libra_guard.train.mixture import Reader, Split, as_example
+from libra_guard.train.mixture import Reader, Split, as_example, need_both_labels
 from libra_guard.train.placing import names_of, put_in_place, written
 from libra_guard.train.provenance import hub_name, named_base, provenance_of
 from libra_guard.train.recipe import Source
-from libra_guard.train.sft import fit, losses_of
+from libra_guard.train.sft import check_weights, fit, losses_of
 
 Report = Callable[[str], None]
 _NAMED = 3
@@ -91,11 +91,11 @@ def train_generative(
         base = str(Path(base).resolve())
     reader = Reader(data, seed=recipe.draws)
     stages = recipe.resolved
-    drawn = [_draw(reader, stage.data, Split.TRAIN) for stage in stages]
+    drawn = [reader.pairs(stage.data, Split.TRAIN) for stage in stages]
     calibrated = recipe.calibration
-    calibration = _draw(reader, calibrated.data if calibrated else [], Split.CALIBRATE)
-    benign = _draw(reader, calibrated.benign if calibrated else [], Split.CALIBRATE)
-    test = _draw(reader, recipe.test, Split.TEST)
+    calibration = reader.pairs(calibrated.data if calibrated else [], Split.CALIBRATE)
+    benign = reader.pairs(calibrated.benign if calibrated else [], Split.CALIBRATE)
+    test = reader.pairs(recipe.test, Split.TEST)
     for line in reader.left_out:
         say(line)
 
@@ -110,7 +110,7 @@ def train_generative(
         shown.append(kept)
         taught.append(made)
     if calibration:
-        _need_both_labels("calibration", calibration)
+        need_both_labels("calibration", calibration)
     provenance = provenance_of(recipe, data, base, command)
 
     folder, losses = _train_stages(recipe, base, tokenizer, taught, provenance, shared_stages or out, say)
@@ -165,10 +165,6 @@ def _silent(_: str) -> None: ...
 _Pair = tuple[Sample, Source]
 
 
-def _draw(reader: Reader, sources: Iterable[Source], split: Split) -> list[_Pair]:
-    return [(sample, source) for source in sources for sample in reader.samples(source, split)]
-
-
 def _teach(
     teacher: Teacher, pairs: list[_Pair], recipe: GenerativeRecipe, stage: GenerativeStage, say: Report
 ) -> tuple[list[_Pair], list[Lesson]]:
@@ -179,7 +175,7 @@ def _teach(
     longer = len(made) - len(kept)
     if longer and not kept:
         raise UsageError(f"stage '{stage.name}': all {longer} samples are longer than its {stage.length} tokens")
-    _need_both_labels(f"stage '{stage.name}'", kept)
+    need_both_labels(f"stage '{stage.name}'", kept)
     say(f"stage '{stage.name}': {len(kept)} samples; {longer} are longer than {stage.length} tokens and left out")
     return kept, [lesson for lesson in made if lesson]
 
@@ -199,13 +195,6 @@ def _consistent(
         say(f"stage '{stage.name}': {len(wrong)} samples left out, whose analysis comes to the other label")
     left_out = {id(sample) for sample in wrong}
     return [(sample, source) for sample, source in pairs if id(sample) not in left_out]
-
-
-def _need_both_labels(part: str, pairs: Sequence[_Pair]) -> None:
-    labels = {sample.label for sample, _ in pairs}
-    if len(labels) < 2:
-        found = f"all {len(pairs)} samples are {labels.pop().value}" if labels else "no samples are left"
-        raise UsageError(f"{part}: {found}; both labels are needed")
 
 
 def _common(recipe: GenerativeRecipe, base: str, typed: Collection[str]) -> str:
@@ -294,8 +283,7 @@ def _damage(folder: Path) -> str | None:
     weights = list((folder / "model").glob("*.safetensors"))
     try:
         for file in weights:
-            with safe_open(file, "pt") as tensors:
-                tensors.keys()
+            check_weights(file)
         for file in (folder / "losses.json", *(folder / "model").glob("*.json")):
             json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, SafetensorError) as error:

@@ -214,22 +214,33 @@ def check_mixture(recipe: Recipe | GenerativeRecipe, reader: Reader) -> None:
         taught = {"the stages": [source for stage in recipe.stages for source in stage.data]}
         taught["ngrams"] = recipe.ngrams.data if recipe.ngrams else []
     for part, sources in taught.items():
-        _need_both_labels(part, reader.pairs(sources, Split.TRAIN))
+        if sources:
+            need_both_labels(part, reader.pairs(sources, Split.TRAIN))
     if recipe.calibration:
         pairs, benign = (
             reader.pairs(sources, Split.CALIBRATE) for sources in (recipe.calibration.data, recipe.calibration.benign)
         )
         # A join is fitted on both.
-        _need_both_labels("calibration", pairs if isinstance(recipe, GenerativeRecipe) else pairs + benign)
+        need_both_labels("calibration", pairs if isinstance(recipe, GenerativeRecipe) else pairs + benign)
     if isinstance(recipe, Recipe):
         reader.pairs(recipe.calibration.questions, Split.CALIBRATE)
     reader.pairs(recipe.test, Split.TEST)
 
 
-def _need_both_labels(part: str, pairs: Sequence[tuple[Sample, Source]]) -> None:
+def need_both_labels(part: str, pairs: Sequence[tuple[Sample, Source]]) -> None:
+    """Sees to it that what is learnt, or fitted on, has something of either label.
+
+    Args:
+        part: Of the recipe, in words.
+        pairs: The samples with their sources.
+
+    Raises:
+        UsageError: There is one label only, or nothing.
+    """
     labels = {_label(sample, source) for sample, source in pairs}
-    if len(labels) == 1:
-        raise UsageError(f"{part}: all {len(pairs)} samples are {labels.pop().value}; both labels are needed")
+    if len(labels) < 2:
+        found = f"all {len(pairs)} samples are {labels.pop().value}" if labels else "no samples are left"
+        raise UsageError(f"{part}: {found}; both labels are needed")
 
 
 class _Rows(NamedTuple):

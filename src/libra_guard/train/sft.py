@@ -260,13 +260,23 @@ def last_checkpoint(folder: Path) -> str | None:
     return None
 
 
+def check_weights(file: Path) -> None:
+    """Opens a file of weights, which is refused where it is not as long as its head says.
+
+    Raises:
+        SafetensorError: It is not.
+        OSError: It cannot be opened.
+    """
+    with safe_open(file, "pt") as tensors:
+        tensors.keys()
+
+
 def _whole(checkpoint: Path) -> bool:
     try:
         transformers.TrainerState.load_from_json(str(checkpoint / STATE))
         weights = list(checkpoint.glob("*.safetensors"))
         for file in weights:
-            with safe_open(file, "pt") as tensors:
-                tensors.keys()
+            check_weights(file)
         torch.load(checkpoint / "scheduler.pt", weights_only=True)
         if any((checkpoint / name).exists() for name in _SHARDED):
             return True
